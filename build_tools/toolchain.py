@@ -39,6 +39,8 @@ _ARCH_FAMILIES = {
     "Blackwell": "10.0;10.3;12.0;12.1+PTX",
 }
 
+_USUAL_TOOLKIT = Path("/usr/local/cuda")
+
 _GIB = 1024**3
 _BYTES_PER_JOB = 2 * _GIB
 
@@ -322,9 +324,10 @@ def cuda_mode(env: Mapping[str, str] = os.environ) -> str:
 
 
 def find_nvcc(env: Mapping[str, str] = os.environ) -> str | None:
-    """The CUDA compiler: ``CUDACXX``, else ``CUDA_HOME`` or ``CUDA_PATH``, else nvcc on PATH.
+    """The CUDA compiler.
 
-    A toolkit that is named but not there counts as none: another one is never taken in its place.
+    ``CUDACXX``, else ``CUDA_HOME`` or ``CUDA_PATH``, else nvcc on PATH, else /usr/local/cuda. A
+    toolkit that is named but not there counts as none: another one is never taken in its place.
     """
     path = env.get("PATH")
     if env.get("CUDACXX"):
@@ -332,18 +335,18 @@ def find_nvcc(env: Mapping[str, str] = os.environ) -> str | None:
     for variable in ("CUDA_HOME", "CUDA_PATH"):
         if env.get(variable):
             return shutil.which("nvcc", path=str(Path(env[variable]) / "bin"))
-    return shutil.which("nvcc", path=path)
+    return shutil.which("nvcc", path=path) or shutil.which("nvcc", path=str(_USUAL_TOOLKIT / "bin"))
 
 
 def _toolkit_hint(env: Mapping[str, str]) -> str:
     for variable in ("CUDACXX", "CUDA_HOME", "CUDA_PATH"):
         if env.get(variable):
             return f"{variable}={env[variable]} holds no nvcc"
-    return "there is no nvcc on PATH, and neither CUDACXX nor CUDA_HOME is set"
+    return f"there is no nvcc on PATH or in {_USUAL_TOOLKIT}, and CUDA_HOME is not set"
 
 
 def choose_cuda(env: Mapping[str, str] = os.environ) -> tuple[str, str | None]:
-    """The CUDA mode and the compiler to use, None for a build without CUDA kernels.
+    """The CUDA mode and the compiler to use; OFF and None for a build without CUDA kernels.
 
     Asks for a toolkit, never for a GPU.
 
@@ -353,13 +356,12 @@ def choose_cuda(env: Mapping[str, str] = os.environ) -> tuple[str, str | None]:
     mode = cuda_mode(env)
     nvcc = None if mode == "OFF" else find_nvcc(env)
     if mode == "ON" and nvcc is None:
-        cure = "put the toolkit's bin folder on PATH or run `export CUDA_HOME=/usr/local/cuda`"
         raise BuildProblem(
-            f"PULLBACK_CUDA=ON needs the CUDA toolkit, and {_toolkit_hint(env)}: {cure} (with "
-            "conda: `conda install -c nvidia cuda-nvcc cuda-cudart-dev`), or build for the CPU "
-            "alone with `PULLBACK_CUDA=OFF`."
+            f"PULLBACK_CUDA=ON needs the CUDA toolkit, and {_toolkit_hint(env)}: install it (with "
+            "conda: `conda install -c nvidia cuda-toolkit`) and run `export CUDA_HOME=<its folder>`"
+            ", or build for the CPU alone with `PULLBACK_CUDA=OFF`."
         )
-    return mode, nvcc
+    return mode if nvcc else "OFF", nvcc
 
 
 def translate_arch_list(arch_list: str) -> str:
