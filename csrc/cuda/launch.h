@@ -1,0 +1,41 @@
+// Kernel launches, in one spelling for nvcc and for the host emulation of the tests.
+//
+//   PULLBACK_SHARED(name)                              the block's shared memory, a char*, 16-byte
+//   aligned PULLBACK_LAUNCH(kernel, grid, block, bytes, stream, arguments...)
+#pragma once
+
+#if defined(PULLBACK_EMULATION)
+#include "emulation.h"
+#else
+#include <cuda_runtime.h>
+#define PULLBACK_SHARED(name) extern __shared__ __align__(16) char name[]
+#define PULLBACK_LAUNCH(kernel, grid, block, bytes, stream, ...) \
+  kernel<<<(grid), (block), (bytes), static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
+#endif
+
+#include <cstdint>
+
+namespace pullback::cuda {
+
+constexpr int64_t kMostBlocks = 2147483647;  // gridDim.x; kernels walk over what is beyond
+
+inline unsigned grid_of(int64_t items) {
+  return static_cast<unsigned>(items < kMostBlocks ? items : kMostBlocks);
+}
+
+// nullptr, or the text of the error of the launch just made.
+inline const char* launch_error() {
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+// This library has its own CUDA runtime. It follows the context that torch made current; should it
+// not, tell it. Torch's own guard, held by the caller, puts the thread's device back afterwards.
+inline const char* select_device(int device) {
+  int current = -1;
+  cudaError_t error = cudaGetDevice(&current);
+  if (error == cudaSuccess && current != device) error = cudaSetDevice(device);
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+}  // namespace pullback::cuda

@@ -1,0 +1,112 @@
+#include "ops/gram.h"
+
+#include <array>
+
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "common/check.h"
+#include "common/current_stream.h"
+#include "cpu/gram.h"
+#include "cuda/gram.h"
+
+namespace pullback::ops {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+Dtype dtype_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return Dtype::kFloat32;
+    case ScalarType::Double:
+      return Dtype::kFloat64;
+    case ScalarType::Half:
+      return Dtype::kFloat16;
+    case ScalarType::BFloat16:
+      return Dtype::kBFloat16;
+    default:
+      fail("gram", "expected a of dtype float32, float64, float16 or bfloat16, got ",
+           dtype_text(tensor));
+  }
+}
+
+Rows rows_of(const Tensor& tensor) {
+  return {tensor.const_data_ptr(), tensor.size(1), tensor.stride(0), tensor.stride(1),
+          tensor.stride(2)};
+}
+
+void validate(const Tensor& a, const std::optional<Tensor>& b) {
+  check(a.dim() == 3, "gram", "expected a of shape [B, k, N], got ", shape_text(a));
+  if (!b) return;
+  check(b->dim() == 3 && b->size(0) == a.size(0) && b->size(2) == a.size(2), "gram",
+        "expected b of shape [", a.size(0), ", p, ", a.size(2), "] beside a of shape ",
+        shape_text(a), ", got ", shape_text(*b));
+  check(b->scalar_type() == a.scalar_type(), "gram", "expected b of dtype ", dtype_text(a),
+        " like a, got ", dtype_text(*b));
+  check(device_text(*b) == device_text(a), "gram", "expected b on ", device_text(a),
+        " like a, got ", device_text(*b));
+}
+
+struct Prepared {
+  Tensor out;
+  Tensor partial;
+  GramParams params;
+  bool empty;
+};
+
+Prepared prepare(const Tensor& a, const std::optional<Tensor>& b) {
+  validate(a, b);
+  GramParams params{};
+  params.dtype = dtype_of(a);
+  params.symmetric = !b;
+  params.a = rows_of(a);
+  params.b = rows_of(b ? *b : a);
+  params.batch = a.size(0);
+  params.columns = a.size(2);
+  const int64_t k = params.a.rows, p = params.b.rows;
+  const std::array<int64_t, 3> shape{params.batch, k, p};
+  const bool empty = params.batch == 0 || k == 0 || p == 0 || params.columns == 0;
+  Tensor out = empty ? torch::stable::new_zeros(a, shape, ScalarType::Double)
+                     : torch::stable::new_empty(a, shape, ScalarType::Double);
+  params.out = static_cast<double*>(out.mutable_data_ptr());
+  return {out, out, params, empty};
+}
+
+void plan(Prepared& work, int64_t most_splits, bool partial_always) {
+  GramParams& params = work.params;
+  const GramSplits splits = gram_splits(params.columns, most_splits);
+  params.splits = splits.splits;
+  params.split = splits.split;
+  if (params.splits == 1 && !partial_always) return;
+  const std::array<int64_t, 4> shape{params.batch, params.splits, params.a.rows, params.b.rows};
+  work.partial = torch::stable::new_empty(work.out, shape, ScalarType::Double);
+  params.partial = static_cast<double*>(work.partial.mutable_data_ptr());
+}
+
+}  // namespace
+
+Tensor gram_cpu(const Tensor& a, const std::optional<Tensor>& b) {
+  Prepared work = prepare(a, b);
+  if (work.empty) return work.out;
+  plan(work, cpu::kGramMostSplits, false);
+  cpu::gram(work.params);
+  return work.out;
+}
+
+#if defined(PULLBACK_WITH_CUDA)
+Tensor gram_cuda(const Tensor& a, const std::optional<Tensor>& b) {
+  const torch::stable::accelerator::DeviceGuard guard(a.get_device_index());
+  Prepared work = prepare(a, b);
+  if (work.empty) return work.out;
+  GramParams& params = work.params;
+  plan(work, cuda::gram_most_splits(params.a.rows, params.b.rows, params.symmetric), true);
+  params.device = a.get_device_index();
+  const char* error = cuda::gram(params, current_cuda_stream(params.device));
+  check(error == nullptr, "gram", "CUDA: ", error == nullptr ? "" : error);
+  return work.out;
+}
+#endif
+
+}  // namespace pullback::ops
