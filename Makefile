@@ -1,0 +1,118 @@
+# make demo       local latent bases of the bundled model, with figures, in ./pullback-demo
+# make test       all tests                      (make test ARGS="-m 'not slow'" for the quick ones)
+# make lint       ruff, clang-format, mypy       (make format to apply the first two)
+# make bench      against the published loop     (ARGS are handed on, as everywhere)
+# make gpu-check  on a machine with a GPU: kernels against references, GPU tests, benchmarks
+#
+# Each sets up what it needs: in the active virtual or conda environment if there is one, where it
+# installs only what is missing, and else in .venv, from the versions in constraints.txt.
+#
+#   make test PYTHON=python3.12     another interpreter for .venv
+#   make test VENV=none             use $(PYTHON) as it stands, such as a container's own
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+ARGS ?=
+
+# ---------------------------------------------------------------------------------- environment
+ifeq ($(VENV),none)
+  ENV := $(shell $(PYTHON) -c 'import sys; print(sys.prefix)')
+  PY := $(PYTHON)
+else ifneq ($(filter-out $(CURDIR)/.venv,$(VIRTUAL_ENV)),)
+  ENV := $(VIRTUAL_ENV)
+  PY := $(VIRTUAL_ENV)/bin/python
+else ifneq ($(and $(CONDA_PREFIX),$(filter-out base,$(CONDA_DEFAULT_ENV))),)
+  ENV := $(CONDA_PREFIX)
+  PY := $(CONDA_PREFIX)/bin/python
+else
+  ENV := $(CURDIR)/.venv
+  PY := $(ENV)/bin/python
+  OWN := yes
+endif
+
+# What has been installed is remembered inside .venv, or in build/ for an environment not ours.
+ifdef OWN
+  STAMPS := $(ENV)/stamps
+else
+  STAMPS := build/stamps/$(subst /,_,$(ENV))
+endif
+
+# An interpreter that is asked for and is not the one of .venv makes a new .venv.
+ifdef OWN
+ifneq ($(origin PYTHON),file)
+  VERSION_OF = $(shell $(1) -c 'import sys; print(sys.version_info[:3], sys.base_prefix)' 2>/dev/null)
+  ifneq ($(call VERSION_OF,$(PYTHON)),$(call VERSION_OF,$(PY)))
+    REMAKE := remake
+  endif
+endif
+endif
+
+ANCHOR := $(if $(OWN),$(ENV)/pyvenv.cfg,$(wildcard $(ENV)/pyvenv.cfg))
+
+NATIVE := CMakeLists.txt setup.py $(wildcard build_tools/*.py) \
+  $(shell find csrc -type f -not -name '*.md' 2>/dev/null)
+INSTALL = $(PY) build_tools/workshop.py $(if $(OWN),--pinned)
+
+SCRIPTS = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("scripts"))')
+
+.NOTPARALLEL:
+.PHONY: help demo test lint format bench gpu-check clean remake
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+ifdef OWN
+$(ENV)/pyvenv.cfg: $(REMAKE)
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 14) else "pullback needs Python 3.10 to 3.13 and $(PYTHON) is " + sys.version.split()[0] + ": run make with PYTHON=python3.11, say.")'
+	@$(PYTHON) -m venv --clear $(ENV) || { echo "$(PYTHON) cannot make virtual environments: run 'sudo apt-get install python3-venv' (Debian, Ubuntu), or activate an environment of your own." >&2; exit 1; }
+endif
+
+# The package itself, in place, with what it runs on; installs what the native build needs too.
+$(STAMPS)/run: pyproject.toml constraints.txt $(NATIVE) $(ANCHOR)
+	@mkdir -p $(@D)
+	$(INSTALL) --package
+	@touch $@
+$(STAMPS)/%: pyproject.toml constraints.txt $(ANCHOR)
+	@mkdir -p $(@D)
+	$(INSTALL) --extra $*
+	@touch $@
+
+# ------------------------------------------------------------------------------------- commands
+demo: $(STAMPS)/run
+	$(SCRIPTS)/pullback demo $(ARGS)
+
+test: $(STAMPS)/run $(STAMPS)/test
+	$(PY) -m pytest $(ARGS)
+
+CLANG_FORMAT = $(PY) -c 'import clang_format; clang_format.clang_format()'
+CPP = $(shell git ls-files -co --exclude-standard csrc 2>/dev/null | grep -E '\.(cpp|h|cu|cuh)$$')
+lint: $(STAMPS)/run $(STAMPS)/lint
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(CLANG_FORMAT) --dry-run -Werror $(CPP)
+	$(PY) -m mypy
+
+format: $(STAMPS)/lint
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(CLANG_FORMAT) -i $(CPP)
+
+bench: $(STAMPS)/run $(STAMPS)/bench
+	$(PY) -m benchmarks $(ARGS)
+
+gpu-check: $(STAMPS)/run $(STAMPS)/test $(STAMPS)/bench
+	@$(PY) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make gpu-check needs an NVIDIA GPU that torch can use, and torch " + torch.__version__ + " finds none.")'
+	@mkdir -p gpu-check
+	$(PY) -m pullback_ext
+	$(PY) -m pytest -m cuda
+	@if command -v compute-sanitizer >/dev/null; then set -x; \
+	  compute-sanitizer --tool memcheck --error-exitcode 1 $(PY) -m pullback_ext; \
+	else echo "compute-sanitizer is not on PATH: memory check left out"; fi
+	$(PY) -m benchmarks --json gpu-check/benchmarks.json $(ARGS)
+
+clean:
+	rm -rf build dist *.egg-info pullback_ext/_native.*.so

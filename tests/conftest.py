@@ -1,0 +1,63 @@
+"""Devices, seeds and threads for all tests."""
+
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+
+
+def _why_no_gpu() -> str | None:
+    """Why the tests marked ``cuda`` cannot run here, or None when they can."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    if not torch.cuda.is_available():
+        return "torch finds no usable NVIDIA GPU or driver"
+    return None
+
+
+def pytest_report_header():
+    reason = _why_no_gpu()
+    return [
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
+        f"GPU: {reason or torch.cuda.get_device_name()}"
+    ]
+
+
+def pytest_collection_modifyitems(items):
+    reason = _why_no_gpu()
+    if reason is None:
+        return
+    skip = pytest.mark.skip(reason=f"needs a GPU: {reason}")
+    for item in items:
+        if "cuda" in item.keywords and item.get_closest_marker("cuda"):
+            item.add_marker(skip)
+
+
+def pytest_configure():
+    """Threads as many as this process may use: a container's share, not the machine's cores."""
+    if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """The same random numbers in every test, whatever ran before it; returns the seed."""
+    value = 20230712
+    random.seed(value)
+    np.random.seed(value)  # noqa: NPY002  (libraries under test use the global state)
+    torch.manual_seed(value)
+    return value
+
+
+@pytest.fixture
+def rng(seed):
+    """A torch generator of the test's own."""
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request):
+    """Runs a test on the CPU and, where there is one, on a GPU."""
+    return torch.device(request.param)
