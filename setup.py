@@ -67,7 +67,7 @@ class CMakeBuild(build_ext):
         """Builds ``pullback_ext._native``."""
         try:
             module = self._build_native()
-        except toolchain.BuildProblem as problem:
+        except toolchain.BuildError as problem:
             # SystemExit, and not an error class of setuptools: those are printed with a traceback.
             sys.exit(f"pullback: {problem}")
         target = Path(self.get_ext_fullpath(ext.name))
@@ -77,7 +77,7 @@ class CMakeBuild(build_ext):
     def _build_native(self) -> Path:
         """Configures and builds; returns the path of the module."""
         if not (ROOT / "CMakeLists.txt").is_file():
-            raise toolchain.BuildProblem(
+            raise toolchain.BuildError(
                 f"{ROOT} has no CMakeLists.txt: build from a complete checkout or source archive."
             )
         compiler = toolchain.require_compiler()
@@ -141,7 +141,7 @@ class CMakeBuild(build_ext):
             )
         module = output / f"_native{suffix}"
         if not module.is_file():
-            raise toolchain.BuildProblem(f"CMake ended well and wrote no {module}.")
+            raise toolchain.BuildError(f"CMake ended well and wrote no {module}.")
         return module
 
     @staticmethod
@@ -149,7 +149,7 @@ class CMakeBuild(build_ext):
         print("+ " + shlex.join(command), flush=True)
         done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, check=False)
         if done.returncode:
-            raise toolchain.BuildProblem(
+            raise toolchain.BuildError(
                 f"{complaint} (the cause stands above): to repeat it alone, run "
                 f"`{shlex.join(command)}`."
             )

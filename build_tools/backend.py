@@ -7,7 +7,6 @@ below ask for torch only where the target environment has none; see ``toolchain.
 
 from __future__ import annotations
 
-import toolchain
 from setuptools.build_meta import (
     build_editable,
     build_sdist,
@@ -16,6 +15,8 @@ from setuptools.build_meta import (
     prepare_metadata_for_build_editable,
     prepare_metadata_for_build_wheel,
 )
+
+import toolchain
 
 __all__ = [
     "build_editable",

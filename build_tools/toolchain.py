@@ -45,7 +45,7 @@ _GIB = 1024**3
 _BYTES_PER_JOB = 2 * _GIB
 
 
-class BuildProblem(Exception):
+class BuildError(Exception):
     """Something is missing or wrong; the text is one sentence with the command that cures it."""
 
 
@@ -150,25 +150,25 @@ def require_torch(env: Mapping[str, str] = os.environ) -> Torch:
     """The torch to build against.
 
     Raises:
-        BuildProblem: there is none, or it is too old.
+        BuildError: there is none, or it is too old.
     """
     torch = installed_torch(env)
     cure = f"{_python()} -m pip install '{TORCH_REQUIREMENT}'"
     minimum = ".".join(map(str, MIN_TORCH))
     if torch is None:
-        raise BuildProblem(
+        raise BuildError(
             f"torch {minimum} or newer is needed to build and was not found in "
             f"{sysconfig.get_path('purelib')}: run `{cure}`, or install with build isolation, "
             "which fetches it."
         )
     if not torch.recent_enough:
-        raise BuildProblem(
+        raise BuildError(
             f"torch {minimum} or newer is needed to build and {torch.folder} holds "
             f"torch {torch.version}: run `{cure}`, or install with build isolation, which fetches "
             "a newer one."
         )
     if not torch.complete:
-        raise BuildProblem(
+        raise BuildError(
             f"torch {torch.version} in {torch.folder} comes without its C++ headers "
             f"(include/torch/csrc/stable): run `{_python()} -m pip install --force-reinstall "
             f"'torch=={torch.version.partition('+')[0]}'`."
@@ -234,7 +234,7 @@ def require_tools() -> tuple[str, str]:
     """Paths of cmake and ninja.
 
     Raises:
-        BuildProblem: one of them is missing.
+        BuildError: one of them is missing.
     """
     cmake, ninja = find_cmake(), find_ninja()
     if cmake is None or ninja is None:
@@ -244,7 +244,7 @@ def require_tools() -> tuple[str, str]:
             for name, path in ((f"CMake {oldest} or newer", cmake), ("Ninja", ninja))
             if path is None
         )
-        raise BuildProblem(
+        raise BuildError(
             f"{missing} is needed to build and was not found on PATH: "
             f"run `{_python()} -m pip install cmake ninja`."
         )
@@ -255,7 +255,7 @@ def require_compiler(env: Mapping[str, str] = os.environ) -> str:
     """Path of the C++ compiler: ``CXX`` if set, else c++, g++ or clang++ on PATH.
 
     Raises:
-        BuildProblem: there is none.
+        BuildError: there is none.
     """
     asked = env.get("CXX", "").split()
     for name in asked[:1] or ("c++", "g++", "clang++"):
@@ -263,7 +263,7 @@ def require_compiler(env: Mapping[str, str] = os.environ) -> str:
         if found:
             return found
     what = f"the C++ compiler CXX={env['CXX']}" if asked else "a C++ compiler"
-    raise BuildProblem(
+    raise BuildError(
         f"{what} is needed to build and was not found on PATH: run `sudo apt-get install g++` "
         "(Debian, Ubuntu), `sudo dnf install gcc-c++` (Fedora) or "
         "`conda install -c conda-forge cxx-compiler`."
@@ -274,12 +274,12 @@ def require_python_headers() -> Path:
     """Folder that holds ``Python.h``.
 
     Raises:
-        BuildProblem: the interpreter was installed without its headers.
+        BuildError: the interpreter was installed without its headers.
     """
     folder = Path(sysconfig.get_path("include"))
     if not (folder / "Python.h").is_file():
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        raise BuildProblem(
+        raise BuildError(
             f"Python.h is needed to build and is not in {folder}: run "
             f"`sudo apt-get install python{version}-dev` (Debian, Ubuntu) or "
             f"`sudo dnf install python{version}-devel` (Fedora)."
@@ -291,14 +291,14 @@ def require_pybind11() -> Path:
     """Folder with pybind11's headers.
 
     Raises:
-        BuildProblem: pybind11 is not installed.
+        BuildError: pybind11 is not installed.
     """
     spec = importlib.util.find_spec("pybind11")
     for location in (spec.submodule_search_locations or ()) if spec else ():
         folder = Path(location) / "include"
         if (folder / "pybind11/pybind11.h").is_file():
             return folder
-    raise BuildProblem(
+    raise BuildError(
         "pybind11 is needed to build without isolation and is not installed: "
         f"run `{_python()} -m pip install '{BASE_REQUIREMENTS[1]}'`."
     )
@@ -311,12 +311,12 @@ def cuda_mode(env: Mapping[str, str] = os.environ) -> str:
     """What ``PULLBACK_CUDA`` asks for: AUTO (the default), ON or OFF.
 
     Raises:
-        BuildProblem: it says something else.
+        BuildError: it says something else.
     """
     mode = env.get("PULLBACK_CUDA", "").strip().upper() or "AUTO"
     mode = {"1": "ON", "0": "OFF", "TRUE": "ON", "FALSE": "OFF"}.get(mode, mode)
     if mode not in ("AUTO", "ON", "OFF"):
-        raise BuildProblem(
+        raise BuildError(
             f"PULLBACK_CUDA must be AUTO, ON or OFF and is {env['PULLBACK_CUDA']!r}: "
             "run `unset PULLBACK_CUDA` for the default, AUTO."
         )
@@ -351,12 +351,12 @@ def choose_cuda(env: Mapping[str, str] = os.environ) -> tuple[str, str | None]:
     Asks for a toolkit, never for a GPU.
 
     Raises:
-        BuildProblem: ``PULLBACK_CUDA=ON`` and there is no toolkit.
+        BuildError: ``PULLBACK_CUDA=ON`` and there is no toolkit.
     """
     mode = cuda_mode(env)
     nvcc = None if mode == "OFF" else find_nvcc(env)
     if mode == "ON" and nvcc is None:
-        raise BuildProblem(
+        raise BuildError(
             f"PULLBACK_CUDA=ON needs the CUDA toolkit, and {_toolkit_hint(env)}: install it (with "
             "conda: `conda install -c nvidia cuda-toolkit`) and run `export CUDA_HOME=<its folder>`"
             ", or build for the CPU alone with `PULLBACK_CUDA=OFF`."
@@ -371,7 +371,7 @@ def translate_arch_list(arch_list: str) -> str:
     '80-real;90-real;90-virtual'
 
     Raises:
-        BuildProblem: an entry is neither a compute capability nor a family that torch names.
+        BuildError: an entry is neither a compute capability nor a family that torch names.
     """
     words = re.split(r"[;,\s]+", arch_list.strip())
     words = [part for word in words for part in _ARCH_FAMILIES.get(word, word).split(";")]
@@ -379,7 +379,7 @@ def translate_arch_list(arch_list: str) -> str:
     for word in filter(None, words):
         found = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", word)
         if found is None:
-            raise BuildProblem(
+            raise BuildError(
                 f"TORCH_CUDA_ARCH_LIST={arch_list!r} has the unknown entry {word!r}: write compute "
                 "capabilities, such as `export TORCH_CUDA_ARCH_LIST='8.0;9.0+PTX'`."
             )
@@ -423,7 +423,7 @@ def parallel_jobs(env: Mapping[str, str] = os.environ) -> int:
         try:
             return max(1, int(env["MAX_JOBS"]))
         except ValueError:
-            raise BuildProblem(
+            raise BuildError(
                 f"MAX_JOBS must be a whole number and is {env['MAX_JOBS']!r}: run `unset MAX_JOBS`."
             ) from None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
