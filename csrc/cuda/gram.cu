@@ -22,6 +22,7 @@ struct Traits {
   static constexpr int kStage = 256 / sizeof(Real);  // columns per stage: 64 or 32
   static constexpr int kPitch = kStage + kVector;    // 8 rows apart by 16 bytes touch all 32 banks
   static_assert(kChunk % kStage == 0 && kGramSplit % kChunk == 0);
+  static_assert(kStage % kVector == 0 && kPitch % kVector == 0);  // 16-byte reads stay aligned
 };
 
 template <class Real>

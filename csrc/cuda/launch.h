@@ -17,7 +17,11 @@
 
 namespace pullback::cuda {
 
-constexpr int64_t kMostBlocks = 2147483647;  // gridDim.x; kernels walk over what is beyond
+// Limit of gridDim.x; kernels walk over what is beyond. Tests make it small to see them walk.
+#if !defined(PULLBACK_MOST_BLOCKS)
+#define PULLBACK_MOST_BLOCKS 2147483647
+#endif
+constexpr int64_t kMostBlocks = PULLBACK_MOST_BLOCKS;
 
 inline unsigned grid_of(int64_t items) {
   return static_cast<unsigned>(items < kMostBlocks ? items : kMostBlocks);

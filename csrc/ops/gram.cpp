@@ -39,6 +39,7 @@ Rows rows_of(const Tensor& tensor) {
 
 void validate(const Tensor& a, const std::optional<Tensor>& b) {
   check(a.dim() == 3, "gram", "expected a of shape [B, k, N], got ", shape_text(a));
+  dtype_of(a);
   if (!b) return;
   check(b->dim() == 3 && b->size(0) == a.size(0) && b->size(2) == a.size(2), "gram",
         "expected b of shape [", a.size(0), ", p, ", a.size(2), "] beside a of shape ",
@@ -57,7 +58,6 @@ struct Prepared {
 };
 
 Prepared prepare(const Tensor& a, const std::optional<Tensor>& b) {
-  validate(a, b);
   GramParams params{};
   params.dtype = dtype_of(a);
   params.symmetric = !b;
@@ -88,6 +88,7 @@ void plan(Prepared& work, int64_t most_splits, bool partial_always) {
 }  // namespace
 
 Tensor gram_cpu(const Tensor& a, const std::optional<Tensor>& b) {
+  validate(a, b);
   Prepared work = prepare(a, b);
   if (work.empty) return work.out;
   plan(work, cpu::kGramMostSplits, false);
@@ -97,6 +98,7 @@ Tensor gram_cpu(const Tensor& a, const std::optional<Tensor>& b) {
 
 #if defined(PULLBACK_WITH_CUDA)
 Tensor gram_cuda(const Tensor& a, const std::optional<Tensor>& b) {
+  validate(a, b);  // first: with b on a GPU and a on the CPU there is no device to guard
   const torch::stable::accelerator::DeviceGuard guard(a.get_device_index());
   Prepared work = prepare(a, b);
   if (work.empty) return work.out;

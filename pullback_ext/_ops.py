@@ -1,0 +1,197 @@
+"""The op table: what every operator answers besides its kernels.
+
+The only file that touches ``torch.ops.pullback``. Importing it loads the native library and
+registers each row's fake rule, vmap rule, guard and plain-torch fallback.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+from pullback_ext import _loader, reference
+
+Rule = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operator.
+
+    Attributes:
+        name: its stem, the same in schema, host function, kernel, reference and test.
+        schema: as registered by the native library.
+        reference: the plain-torch twin, which also serves devices without a kernel.
+        fake: shape, dtype and device of the result from those of the inputs; checks them as well.
+        vmap: ``(info, in_dims, *args) -> (result, out_dim)``.
+        no_derivative: what to do instead, told to those who differentiate; every operator in this
+            table is raw, its Autograd key raises when an input carries a derivative.
+    """
+
+    name: str
+    schema: str
+    reference: Rule
+    fake: Rule
+    vmap: Rule
+    no_derivative: str
+
+
+# ------------------------------------------------------------------------------------------- gram
+
+
+def _gram_fake(a: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
+    reference.check_gram(a, b)
+    rows = a if b is None else b
+    return a.new_empty((a.shape[0], a.shape[1], rows.shape[1]), dtype=torch.float64)
+
+
+def _gram_vmap(
+    info: Any,  # noqa: ARG001  (torch's signature)
+    in_dims: tuple[int | None, ...],
+    a: torch.Tensor,
+    b: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, int]:
+    """Folds the mapped dimension, V long, into the batch or into the rows.
+
+    A row's products do not depend on what else is in the call, so either gives the same bits. Rows
+    of the operand that is not mapped are not repeated.
+    """
+    a_dim, b_dim = (*in_dims, None)[:2]
+    op = overload("gram")
+    if b is None:
+        assert a_dim is not None
+        folded, unfold = _fold_batch(a.movedim(a_dim, 0))
+        return unfold(op(folded)), 0
+    if a_dim is None:
+        assert b_dim is not None
+        rows = b.movedim(b_dim, 1)  # [B, V, p, N]
+        return op(a, rows.flatten(1, 2)).unflatten(2, rows.shape[1:3]), 2
+    if b_dim is None:
+        rows = a.movedim(a_dim, 1)  # [B, V, k, N]
+        return op(rows.flatten(1, 2), b).unflatten(1, rows.shape[1:3]), 1
+    left, unfold = _fold_batch(a.movedim(a_dim, 0))
+    right = b.movedim(b_dim, 0)
+    return unfold(op(left, right.reshape(-1, *right.shape[2:]))), 0
+
+
+def _fold_batch(x: torch.Tensor) -> tuple[torch.Tensor, Rule]:
+    """[V, B, ...] as [V * B, ...], and the function that undoes it on a result."""
+    shape = x.shape[:2]
+    return x.reshape(shape[0] * shape[1], *x.shape[2:]), lambda y: y.unflatten(0, shape)
+
+
+# ------------------------------------------------------------------------------------------ table
+
+OPS: dict[str, Op] = {
+    op.name: op
+    for op in (
+        Op(
+            name="gram",
+            schema="gram(Tensor a, Tensor? b=None) -> Tensor",
+            reference=reference.gram,
+            fake=_gram_fake,
+            vmap=_gram_vmap,
+            no_derivative="pass detached tensors, or differentiate pullback_ext.reference.gram",
+        ),
+    )
+}
+
+
+def overload(name: str) -> Any:
+    """The dispatcher's entry of an operator, callable."""
+    return getattr(torch.ops.pullback, name).default
+
+
+def has_kernel(name: str, device_type: str) -> bool:
+    """Whether a native kernel, not the plain-torch twin, serves a device type ("cpu", "cuda")."""
+    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device_type)
+    return key is not None and torch._C._dispatch_has_kernel_for_dispatch_key(
+        f"pullback::{name}", key
+    )
+
+
+def why_no_kernel(device_type: str) -> str:
+    """Why the plain-torch twin serves a device type, and the command that cures it."""
+    failure = _loader.failure()
+    if failure is not None:
+        return str(failure)
+    if device_type == "cuda":
+        return (
+            "the native library of pullback was built without CUDA kernels. To cure it: set "
+            "CUDA_HOME to a CUDA toolkit and run PULLBACK_CUDA=ON pip install --force-reinstall "
+            "--no-deps --no-cache-dir pullback (in a checkout: PULLBACK_CUDA=ON pip install .)"
+        )
+    if device_type == "cpu":
+        return "this processor has none of AVX2, FMA and F16C, which the native kernels need"
+    return f"pullback has no native kernels for devices of type {device_type}"
+
+
+# ---------------------------------------------------------------------------------- registration
+
+
+def _guard(op: Op) -> Rule:
+    """The Autograd-key kernel: raises where a derivative would be lost without a word."""
+    entry = overload(op.name)
+    names = [argument.name for argument in entry._schema.arguments]
+    below = torch._C._after_autograd_keyset
+
+    def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+        grad = torch.is_grad_enabled()
+        for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+            if not isinstance(value, torch.Tensor):
+                continue
+            if forward_ad.unpack_dual(value).tangent is not None:
+                carries = "carries a forward-mode tangent (torch.func.jvp or forward_ad)"
+            elif grad and value.requires_grad:
+                carries = "requires grad (directly, or under torch.func.vjp or grad)"
+            else:
+                continue
+            raise RuntimeError(
+                f"{op.name}: expected inputs without derivatives, got {name} that {carries}. It "
+                f"has no derivative and would answer with a silent zero: {op.no_derivative}."
+            )
+        return entry.redispatch(keyset & below, *args, **kwargs)
+
+    return kernel
+
+
+def _fallback(op: Op) -> Rule:
+    """The plain-torch twin, which says once per device type why it is needed."""
+    warned: set[str] = set()
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        device_type = tensors[0].device.type
+        if device_type not in warned:
+            warned.add(device_type)
+            warnings.warn(
+                f"{op.name} runs on {device_type} in plain torch, slowly: "
+                f"{why_no_kernel(device_type)}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return op.reference(*args, **kwargs)
+
+    return kernel
+
+
+def _register() -> torch.library.Library:
+    """Registers all rows; returns the registration, which lives as long as it is referenced."""
+    loaded = _loader.native() is not None
+    library = torch.library.Library("pullback", "FRAGMENT")
+    for op in OPS.values():
+        if not loaded:
+            library.define(op.schema)
+        torch.library.register_fake(f"pullback::{op.name}", op.fake, lib=library)
+        torch.library.register_vmap(f"pullback::{op.name}", op.vmap, lib=library)
+        library.impl(op.name, _fallback(op), "CompositeExplicitAutograd")
+        library.impl(op.name, _guard(op), "Autograd", with_keyset=True)
+    return library
+
+
+_library = _register()
