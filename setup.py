@@ -117,7 +117,7 @@ class CMakeBuild(build_ext):
                 "-DCMAKE_BUILD_TYPE=Release",
                 f"-DCMAKE_MAKE_PROGRAM={ninja}",
                 f"-DPULLBACK_CUDA={mode}",
-                f"-DPULLBACK_TORCH_DIR={torch.folder}",
+                f"-DPULLBACK_TORCH_DIR={torch.folder.resolve()}",
                 f"-DPULLBACK_PYTHON_INCLUDE={headers}",
                 f"-DPULLBACK_PYBIND11_INCLUDE={self._keep_headers(pybind11, folder)}",
                 f"-DPULLBACK_EXT_SUFFIX={suffix}",
