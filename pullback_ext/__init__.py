@@ -80,9 +80,9 @@ def build_info() -> dict[str, Any]:
         ``version`` (of pullback), ``torch_target`` (the oldest torch it runs with),
         ``torch_version`` (whose headers it was built with), ``cuda`` (version of the toolkit, None
         if built without), ``cuda_architectures`` (as CMake spells them), ``isa`` (CPU instruction
-        sets compiled), ``isa_in_use`` (None if the processor has none of them), ``compiler``, ``openmp``
-        (whether the library brings its own OpenMP; its threads are torch's), ``build_type``,
-        ``torch_has_cuda`` (whether torch's CUDA library is in this process).
+        sets compiled), ``isa_in_use`` (None if the processor has none of them), ``compiler``,
+        ``openmp`` (whether the library brings its own OpenMP; its threads are torch's),
+        ``build_type``, ``torch_has_cuda`` (whether torch's CUDA library is in this process).
 
     Raises:
         RuntimeError: the library is not loaded; or ``PULLBACK_ISA`` names an instruction set that

@@ -14,7 +14,7 @@ namespace pullback::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kChunk = 256;  // products per float32 accumulator
+constexpr int kChunk = 128;  // products per float32 accumulator
 
 template <class Real>
 struct Traits {

@@ -1,0 +1,263 @@
+"""Proofs from the binary itself: what it needs, what it exports, which GPU code it holds."""
+
+import re
+import struct
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from pullback_ext import build_info
+
+EXECUTABLE_KINDS = {1: "virtual", 2: "real"}  # of a fat binary's entries: PTX, machine code
+UNDEFINED, WEAK = 0, 2
+
+
+class Elf:
+    """As much of a 64-bit little-endian ELF file as is needed here."""
+
+    def __init__(self, data):
+        assert data[:6] == b"\x7fELF\x02\x01"
+        self.data = data
+        (table,) = struct.unpack_from("<Q", data, 40)
+        size, count, names = struct.unpack_from("<HHH", data, 58)
+        rows = [struct.unpack_from("<IIQQQQIIQQ", data, table + i * size) for i in range(count)]
+        strings = rows[names][4]
+        self.sections = {self._string(strings + row[0]): row for row in rows}
+        self.rows = rows
+
+    def _string(self, at):
+        return self.data[at : self.data.index(b"\0", at)].decode()
+
+    def section(self, name):
+        row = self.sections[name]
+        return self.data[row[4] : row[4] + row[5]]
+
+    def symbols(self, name):
+        """(name, binding, defined) of a symbol table."""
+        row = self.sections[name]
+        strings = self.rows[row[6]][4]
+        for at in range(row[4] + 24, row[4] + row[5], 24):
+            label, info, _, section = struct.unpack_from("<IBBH", self.data, at)
+            yield self._string(strings + label), info >> 4, section != UNDEFINED
+
+    def dynamic(self, tag):
+        """Texts of the entries with this tag: 1 NEEDED, 15 RPATH, 29 RUNPATH."""
+        row = self.sections[".dynamic"]
+        strings = self.rows[row[6]][4]
+        for at in range(row[4], row[4] + row[5], 16):
+            found, value = struct.unpack_from("<QQ", self.data, at)
+            if found == tag:
+                yield self._string(strings + value)
+
+
+def fat_binary(data):
+    """(architecture, code) of every entry; as CMake spells it, so "90-virtual" for PTX."""
+    at = 0
+    while (at := data.find(struct.pack("<I", 0xBA55ED50), at)) >= 0:
+        header, size = struct.unpack_from("<6xHQ", data, at)
+        entry, end = at + header, at + header + size
+        while entry < end:
+            kind, _, length, payload = struct.unpack_from("<HHIQ", data, entry)
+            (architecture,) = struct.unpack_from("<I", data, entry + 28)
+            code = data[entry + length : entry + length + payload]
+            yield f"{architecture}-{EXECUTABLE_KINDS[kind]}", code
+            entry += length + payload
+        at = end
+
+
+def kernels(architecture, code):
+    """Names of the kernels in one entry."""
+    if architecture.endswith("virtual"):
+        assert f".target sm_{architecture.split('-')[0]}".encode() in code
+        return {name.decode() for name in re.findall(rb"\.entry\s+([\w$]+)", code)}
+    names = (name for name, _, _ in Elf(code).symbols(".symtab"))
+    sections = Elf(code).sections
+    return {name for name in names if f".text.{name}" in sections}
+
+
+@pytest.fixture(scope="module")
+def elf(binary):
+    return Elf(binary.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def undefined(elf):
+    """Undefined symbols: name -> whether weak."""
+    return {
+        name: binding == WEAK for name, binding, defined in elf.symbols(".dynsym") if not defined
+    }
+
+
+def test_it_needs_torch_and_the_c_and_cpp_runtimes_and_nothing_else(elf):
+    needed = set(elf.dynamic(1))
+    assert "libtorch_cpu.so" in needed
+    runtimes = re.compile(r"(libstdc\+\+|libgcc_s|libc|libm|libdl|libpthread|librt|ld-linux.*)\.so")
+    others = {name for name in needed if not runtimes.match(name)} - {"libtorch_cpu.so"}
+    assert not others  # above all no libcudart, libcuda, libtorch_cuda, libgomp or libpython
+
+
+def test_it_looks_for_libraries_nowhere_of_its_own(elf):
+    assert [*elf.dynamic(15), *elf.dynamic(29)] == []
+
+
+def test_it_exports_its_module_and_nothing_else(elf):
+    exported = {name for name, _, defined in elf.symbols(".dynsym") if defined}
+    assert exported == {"PyInit__native"}
+
+
+def test_no_cuda_symbol_is_needed_to_load_it(undefined):
+    cuda = re.compile(r"_*(cuda|cu[A-Z]|nvrtc|cublas|cusolver)|.*[cC]uda", re.ASCII)
+    weak = {name for name, is_weak in undefined.items() if is_weak}
+    needed = {name for name in undefined if cuda.match(name)} - weak
+    # A constant function of libtorch_cpu, which says how torch numbers its device types.
+    assert needed <= {"aoti_torch_device_type_cuda"}
+    assert "aoti_torch_get_current_cuda_stream" in weak
+
+
+# ------------------------------------------------------------------------- the stable set of torch
+
+HEADERS = ("torch/csrc/inductor/aoti_torch/c/shim.h", "torch/csrc/stable/c/shim.h")
+TARGET = (2, 10)
+
+
+def declared(text, target):
+    """C functions that a header declares for this torch release, version guards obeyed."""
+    shown = [True]  # one entry per open #if: whether its text counts
+    kept = []
+    for line in text.splitlines():
+        if re.match(r"\s*#\s*if", line):
+            version = re.search(r"TORCH_FEATURE_VERSION >= TORCH_VERSION_(\d+)_(\d+)", line)
+            above = version is not None and (int(version[1]), int(version[2])) > target
+            shown.append(shown[-1] and not above and "USE_CUDA" not in line)
+        elif re.match(r"\s*#\s*endif", line):
+            shown.pop()
+        elif shown[-1]:
+            kept.append(line)
+    assert shown == [True]
+    return set(re.findall(r"\b((?:aoti_)?torch_\w+)\s*\(", "\n".join(kept)))
+
+
+@pytest.fixture(scope="module")
+def stable_set():
+    include = Path(torch.__file__).parent / "include"
+    texts = [(include / header).read_text() for header in HEADERS]
+    # Names like aoti_torch_dtype_float32 are made by macros: spelled out by the compiler only.
+    made = {
+        f"aoti_torch_{kind}_{name}"
+        for text in texts
+        for kind, name in re.findall(r"aoti_torch_(\w+?)_(\w+)\(\)", text)
+    }
+    return set().union(made, *(declared(text, TARGET) for text in texts))
+
+
+def test_the_guards_of_the_headers_are_obeyed():
+    text = """
+AOTI int torch_old(int x);
+#if TORCH_FEATURE_VERSION >= TORCH_VERSION_2_10_0
+AOTI int torch_ten(
+    int x);
+#ifdef USE_CUDA
+AOTI int torch_ten_cuda(int x);
+#endif
+#endif // TORCH_FEATURE_VERSION >= TORCH_VERSION_2_10_0
+#if TORCH_FEATURE_VERSION >= TORCH_VERSION_2_11_0
+AOTI int torch_eleven(int x);
+#endif
+"""
+    assert declared(text, (2, 10)) == {"torch_old", "torch_ten"}
+    assert declared(text, (2, 9)) == {"torch_old"}
+    assert "torch_eleven" in declared(text, (2, 11))
+
+
+def test_the_stable_set_is_read_with_its_limits(stable_set):
+    assert {"aoti_torch_get_sizes", "torch_call_dispatcher", "torch_parallel_for"} <= stable_set
+    assert "torch_from_blob" not in stable_set  # 2.11
+    assert "torch_stream_native_handle" not in stable_set  # 2.13
+    assert "torch_c10_cuda_check_msg" not in stable_set  # not in a CPU-only torch
+
+
+def test_every_torch_symbol_is_in_the_stable_set(undefined, stable_set):
+    of_torch = {name for name in undefined if re.match(r"(aoti_)?torch_", name)}
+    assert of_torch  # it does call torch
+    assert of_torch - stable_set - {"aoti_torch_get_current_cuda_stream"} == set()
+
+
+def test_no_cpp_symbol_of_torch_is_used(undefined):
+    inside = re.compile(r"_Z\w*?(3c10|2at|5torch|6caffe2)\d")
+    assert [name for name in undefined if inside.match(name)] == []
+
+
+# ------------------------------------------------------------------------------------- GPU code
+
+needs_cuda_build = pytest.mark.skipif(
+    "not __import__('pullback_ext').available() "
+    "or __import__('pullback_ext').build_info()['cuda'] is None",
+    reason="the native library was built without a CUDA toolkit",
+)
+
+
+@pytest.fixture(scope="module")
+def gpu_code(elf):
+    found = defaultdict(set)
+    for architecture, code in fat_binary(elf.section(".nv_fatbin")):
+        found[architecture] |= kernels(architecture, code)
+    return dict(found)
+
+
+@pytest.fixture(scope="module")
+def source_kernels(repository):
+    """Names of the kernels in the CUDA sources."""
+    names = set()
+    for source in sorted((repository / "csrc" / "cuda").glob("*.cu")):
+        found = re.findall(
+            r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(", source.read_text()
+        )
+        assert len(found) == source.read_text().count("__global__")
+        names.update(found)
+    assert names
+    return names
+
+
+@needs_cuda_build
+def test_gpu_code_is_there_for_every_declared_architecture(gpu_code):
+    declared = set()
+    for spelled in build_info()["cuda_architectures"]:
+        number = re.match(r"\d+", spelled)[0]
+        for kind in EXECUTABLE_KINDS.values():
+            if spelled.endswith(kind) or "-" not in spelled:
+                declared.add(f"{number}-{kind}")
+    assert set(gpu_code) == declared
+
+
+@needs_cuda_build
+def test_every_kernel_is_there_for_every_architecture(gpu_code, source_kernels):
+    every = set.union(*gpu_code.values())
+    assert all(found == every for found in gpu_code.values())
+    for name in source_kernels:
+        assert any(re.search(rf"\d{name}(?=[IEv])", mangled) for mangled in every), name
+    stems = {s for s in source_kernels for m in every if re.search(rf"\d{s}(?=[IEv])", m)}
+    assert stems == source_kernels
+    # gram: four input types with three tile sizes each, and the sum of the parts.
+    assert len([m for m in every if "10gram_split" in m]) == 12
+
+
+def test_a_cpu_build_holds_no_gpu_code(elf):
+    if build_info()["cuda"] is None:
+        assert ".nv_fatbin" not in elf.sections
+    else:
+        assert ".nv_fatbin" in elf.sections
+
+
+def test_no_kernel_was_compiled_with_fast_math(repository):
+    text = (repository / "CMakeLists.txt").read_text()
+    assert not re.search(r"use_fast_math|ffast-math|march=native", text)
+
+
+def test_avx512_code_shares_no_function_with_the_rest(repository):
+    """An inline function compiled for AVX-512 must not become the copy that all callers use."""
+    for name in ("gram_kernel.h", "gram_avx512.cpp", "gram_avx2.cpp"):
+        text = (repository / "csrc" / "cpu" / name).read_text()
+        assert "std::" not in text, name
+        assert re.search(r"namespace \{", text), name

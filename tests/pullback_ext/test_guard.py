@@ -1,0 +1,107 @@
+"""Raw operators refuse to lose a derivative; what they are without the guard."""
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+
+from pullback_ext import _ops, gram, reference
+
+pytestmark = pytest.mark.usefixtures("native")
+
+DERIVATIVE = "gram: expected inputs without derivatives, got {} that "
+
+
+def refuses(name="a"):
+    return pytest.raises(RuntimeError, match=DERIVATIVE.format(name))
+
+
+@pytest.fixture
+def a(rng):
+    return torch.randn(2, 3, 50, generator=rng)
+
+
+@pytest.fixture
+def b(rng):
+    return torch.randn(2, 4, 50, generator=rng)
+
+
+def test_refuses_a_forward_mode_tangent(a, b):
+    with refuses():
+        torch.func.jvp(gram, (a,), (a,))
+    with refuses("b"):
+        torch.func.jvp(lambda y: gram(a, y), (b,), (b,))
+    with forward_ad.dual_level(), refuses():
+        gram(forward_ad.make_dual(a, a))
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_refuses_a_tangent_in_every_grad_mode(a, context):
+    with context(), refuses():
+        torch.func.jvp(gram, (a,), (a,))
+
+
+def test_refuses_a_tangent_under_vmap(a):
+    tangents = torch.randn(5, *a.shape)
+    with refuses():
+        torch.func.vmap(lambda t: torch.func.jvp(gram, (a,), (t,))[1])(tangents)
+    with refuses():
+        torch.func.jacfwd(lambda x: gram(x).sum())(a)
+
+
+def test_refuses_reverse_mode(a, b):
+    with refuses():
+        torch.func.vjp(gram, a)
+    with refuses("b"):
+        torch.func.grad(lambda y: gram(a, y).sum())(b)
+    with refuses():
+        gram(a.requires_grad_())
+
+
+def test_refuses_an_input_computed_from_one_that_requires_grad(a):
+    with refuses():
+        gram(a.requires_grad_() * 2)
+
+
+def test_keyword_arguments_are_watched_too(a, b):
+    with refuses("b"):
+        torch.ops.pullback.gram(a, b=b.requires_grad_())
+
+
+def test_passes_where_there_is_nothing_to_lose(a, b):
+    want = gram(a, b)
+    watched = a.clone().requires_grad_()
+    with torch.no_grad():
+        assert torch.equal(gram(watched, b), want)
+    with torch.inference_mode():
+        got = gram(watched, b)
+        assert torch.equal(got, want)
+        assert got.is_inference()
+    assert torch.equal(gram(watched.detach(), b), want)
+    # Other inputs of the function have tangents, these have none.
+    value, tangent = torch.func.jvp(lambda x: x.sum() + gram(a, b).sum(), (a,), (a,))
+    assert torch.isfinite(value)
+    torch.testing.assert_close(tangent, a.sum().double())
+
+
+def test_the_reference_is_differentiable(a):
+    a = a.double()
+    value, tangent = torch.func.jvp(reference.gram, (a,), (a,))
+    torch.testing.assert_close(tangent, 2 * value)
+    assert torch.autograd.gradcheck(
+        reference.gram, (a[:1, :2, :3].clone().requires_grad_(),), check_forward_ad=True
+    )
+
+
+def test_an_unguarded_operator_would_be_silently_wrong(a):
+    """The reason for the guard; should torch change its mind, this says so."""
+    library = torch.library.Library("pullback_unguarded", "DEF")
+    library.define("double(Tensor x) -> Tensor")
+    library.impl("double", lambda x: torch.from_numpy(2 * x.numpy()), "CPU")
+    op = torch.ops.pullback_unguarded.double.default
+    _, tangent = torch.func.jvp(op, (a,), (torch.ones_like(a),))
+    assert not tangent.any()
+
+
+def test_every_operator_is_guarded():
+    for name in _ops.OPS:
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"pullback::{name}", "Autograd")

@@ -1,0 +1,123 @@
+"""The op table: every cell is there and agrees with the library."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from pullback_ext import __main__ as command
+from pullback_ext import _ops, build_info, gram, reference
+
+pytestmark = pytest.mark.usefixtures("native")
+
+OPS = pytest.mark.parametrize("op", _ops.OPS.values(), ids=_ops.OPS)
+
+
+def cases(op):
+    return list(command.CASES[op.name](torch.device("cpu")))
+
+
+@OPS
+def test_no_cell_is_empty(op):
+    for field in dataclasses.fields(op):
+        value = getattr(op, field.name)
+        assert callable(value) or (isinstance(value, str) and value), field.name
+    assert getattr(reference, op.name) is op.reference
+    assert len(cases(op)) > 0
+
+
+@OPS
+def test_the_schema_is_the_registered_one(op):
+    assert str(_ops.overload(op.name)._schema) == f"pullback::{op.schema}"
+
+
+def test_the_table_holds_all_operators_of_the_library():
+    names = {name for name in torch._C._dispatch_get_all_op_names() if "pullback::" in name}
+    natively = {
+        name.removeprefix("pullback::")
+        for name in names
+        if torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU")
+    }
+    assert natively == set(_ops.OPS) == set(command.CASES)
+
+
+@OPS
+def test_kernels_are_registered_for_what_was_built(op):
+    assert _ops.has_kernel(op.name, "cpu")
+    assert _ops.has_kernel(op.name, "cuda") == (build_info()["cuda"] is not None)
+    assert not _ops.has_kernel(op.name, "mps")
+
+
+@OPS
+def test_opcheck(op):
+    for case in cases(op):
+        torch.library.opcheck(_ops.overload(op.name), case.args)
+
+
+@OPS
+def test_fake_results_look_like_real_ones(op):
+    for case in cases(op):
+        real = _ops.overload(op.name)(*case.args)
+        meta = _ops.overload(op.name)(
+            *(x.to("meta") if isinstance(x, torch.Tensor) else x for x in case.args)
+        )
+        with FakeTensorMode() as mode:
+            args = [mode.from_tensor(x) if isinstance(x, torch.Tensor) else x for x in case.args]
+            fake = _ops.overload(op.name)(*args)
+        for other in (meta, fake):
+            assert other.shape == real.shape
+            assert other.dtype == real.dtype
+            assert other.stride() == real.stride()
+
+
+@pytest.mark.parametrize(
+    ("a_dim", "b_dim"),
+    [(0, 0), (1, 0), (3, 2), (0, None), (2, None), (None, 0), (None, 3), (-1, -2)],
+)
+def test_vmap_of_gram_gives_the_bits_of_a_loop(rng, a_dim, b_dim):
+    count, k, p = 3, 4, 5
+    a, b = torch.randn(2, k, 300, generator=rng), torch.randn(2, p, 300, generator=rng)
+    if a_dim is not None:
+        a = torch.randn(count, 2, k, 300, generator=rng).movedim(0, a_dim)
+    if b_dim is not None:
+        b = torch.randn(count, 2, p, 300, generator=rng).movedim(0, b_dim)
+
+    def select(x, dim, i):
+        return x if dim is None else x.select(dim, i)
+
+    got = torch.func.vmap(gram, in_dims=(a_dim, b_dim))(a, b)
+    want = [gram(select(a, a_dim, i), select(b, b_dim, i)) for i in range(count)]
+    assert torch.equal(got, torch.stack(want))
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, 3])
+def test_vmap_of_gram_with_itself(rng, dim):
+    a = torch.randn(3, 2, 4, 300, generator=rng).movedim(0, dim)
+    got = torch.func.vmap(gram, in_dims=dim)(a)
+    assert torch.equal(got, torch.stack([gram(a.select(dim, i)) for i in range(3)]))
+    assert torch.equal(got, got.mT)
+
+
+def test_nested_and_chunked_vmap(rng):
+    a = torch.randn(3, 6, 2, 4, 100, generator=rng)
+    b = torch.randn(6, 2, 5, 100, generator=rng)
+    inner = torch.func.vmap(gram, in_dims=(0, None))
+    got = torch.func.vmap(inner, in_dims=(1, 0), chunk_size=4)(a, b)  # [6, 3, 2, 4, 5]
+    want = torch.stack([torch.stack([gram(a[i, j], b[j]) for i in range(3)]) for j in range(6)])
+    assert torch.equal(got, want)
+
+
+def test_vmap_is_a_rule_and_not_a_loop(rng, recwarn):
+    torch.func.vmap(gram)(torch.randn(3, 2, 4, 100, generator=rng))
+    assert not [w for w in recwarn if "performance drop" in str(w.message)]
+
+
+def test_make_fx_keeps_the_operator_whole(rng):
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    a = torch.randn(2, 3, 40, generator=rng)
+    graph = make_fx(lambda x: gram(x) + 1, tracing_mode="symbolic")(a)
+    assert [n.target for n in graph.graph.nodes].count(torch.ops.pullback.gram.default) == 1
+    other = torch.randn(5, 7, 90, generator=rng)
+    assert torch.equal(graph(other), gram(other) + 1)
