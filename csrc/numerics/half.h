@@ -21,7 +21,7 @@ struct BFloat16 {
 
 namespace detail {
 
-PULLBACK_HD inline float float_of_bits(uint32_t bits) {
+PULLBACK_HD static inline float float_of_bits(uint32_t bits) {
   float value;
   memcpy(&value, &bits, sizeof value);
   return value;
@@ -29,17 +29,18 @@ PULLBACK_HD inline float float_of_bits(uint32_t bits) {
 
 }  // namespace detail
 
-// Widening is exact in every case, subnormal numbers and NaN payloads included.
-PULLBACK_HD inline float widen(float value) {
+// Widening is exact in every case, subnormal numbers and NaN payloads included. Static, because this
+// is compiled for several instruction sets: no copy may serve them all.
+PULLBACK_HD static inline float widen(float value) {
   return value;
 }
-PULLBACK_HD inline double widen(double value) {
+PULLBACK_HD static inline double widen(double value) {
   return value;
 }
-PULLBACK_HD inline float widen(BFloat16 value) {
+PULLBACK_HD static inline float widen(BFloat16 value) {
   return detail::float_of_bits(static_cast<uint32_t>(value.bits) << 16);
 }
-PULLBACK_HD inline float widen(Half value) {
+PULLBACK_HD static inline float widen(Half value) {
 #if defined(__CUDA_ARCH__)
   float wide;
   asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value.bits));

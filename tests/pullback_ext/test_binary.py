@@ -1,7 +1,10 @@
 """Proofs from the binary itself: what it needs, what it exports, which GPU code it holds."""
 
+import platform
 import re
+import shutil
 import struct
+import subprocess
 from collections import defaultdict
 from pathlib import Path
 
@@ -11,7 +14,8 @@ import torch
 from pullback_ext import build_info
 
 EXECUTABLE_KINDS = {1: "virtual", 2: "real"}  # of a fat binary's entries: PTX, machine code
-UNDEFINED, WEAK = 0, 2
+UNDEFINED = 0  # section index
+LOCAL, WEAK = 0, 2  # bindings
 
 
 class Elf:
@@ -255,9 +259,16 @@ def test_no_kernel_was_compiled_with_fast_math(repository):
     assert not re.search(r"use_fast_math|ffast-math|march=native", text)
 
 
-def test_avx512_code_shares_no_function_with_the_rest(repository):
-    """An inline function compiled for AVX-512 must not become the copy that all callers use."""
-    for name in ("gram_kernel.h", "gram_avx512.cpp", "gram_avx2.cpp"):
-        text = (repository / "csrc" / "cpu" / name).read_text()
-        assert "std::" not in text, name
-        assert re.search(r"namespace \{", text), name
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="instruction sets of x86-64")
+@pytest.mark.parametrize("source", ["gram_avx2.cpp", "gram_avx512.cpp"])
+def test_code_for_one_instruction_set_is_not_shared_with_others(repository, tmp_path, source):
+    """An inline function compiled for AVX-512 could become the copy that all callers use."""
+    compiler = shutil.which("g++") or pytest.skip("there is no g++")
+    obj = tmp_path / "kernel.o"
+    flags = ["-std=c++20", "-O0", "-march=x86-64-v3", "-mavx512f", "-mavx512dq"]  # -O0 inlines none
+    command = [compiler, *flags, f"-I{repository / 'csrc'}", "-c"]
+    subprocess.run([*command, repository / "csrc" / "cpu" / source, "-o", obj], check=True)
+    symbols = list(Elf(obj.read_bytes()).symbols(".symtab"))
+    assert any("gram_item" in name for name, _, _ in symbols)
+    shared = {name for name, binding, defined in symbols if defined and binding != LOCAL}
+    assert len(shared) == 1, shared  # the entry point: gram_items_<instruction set>

@@ -51,7 +51,7 @@ def test_kernels_are_registered_for_what_was_built(op):
 
 @OPS
 def test_opcheck(op):
-    for case in cases(op):
+    for case in cases(op)[::5]:  # one of each dtype, with and without b; half a second each
         torch.library.opcheck(_ops.overload(op.name), case.args)
 
 

@@ -1,0 +1,128 @@
+"""CMakeLists.txt: what it asks for, what it says when that is missing, the build without CUDA."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+
+
+def tool(name):
+    """An executable of this environment or of the system."""
+    return shutil.which(name, path=os.path.dirname(sys.executable)) or shutil.which(name)
+
+
+pytestmark = pytest.mark.skipif(
+    not (tool("cmake") and tool("ninja") and tool("c++")),
+    reason="configuring needs cmake, ninja and a C++ compiler",
+)
+
+
+@pytest.fixture
+def configure(repository, tmp_path):
+    """Runs the configuration step with changed options."""
+    pybind11 = pytest.importorskip("pybind11", reason="the module is built with pybind11")
+
+    def run(environment=None, **options):
+        defaults = {
+            "PULLBACK_CUDA": "OFF",
+            "PULLBACK_TORCH_DIR": Path(torch.__file__).parent,
+            "PULLBACK_PYTHON_INCLUDE": sysconfig.get_paths()["include"],
+            "PULLBACK_PYBIND11_INCLUDE": pybind11.get_include(),
+            "PULLBACK_EXT_SUFFIX": SUFFIX,
+            "PULLBACK_OUTPUT_DIR": tmp_path / "out",
+            "PULLBACK_VERSION": "1.2.3",
+            "CMAKE_MAKE_PROGRAM": tool("ninja"),
+        }
+        command = [tool("cmake"), "-G", "Ninja", "-S", repository, "-B", tmp_path / "build"]
+        command += [f"-D{key}={value}" for key, value in {**defaults, **options}.items()]
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("CUDA")}
+        result = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**kept, **(environment or {})},
+        )
+        return result.returncode, " ".join((result.stdout + result.stderr).split())
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("PULLBACK_TORCH_DIR", "/nowhere", "torch >= 2.10 (its headers) was expected at"),
+        ("PULLBACK_PYTHON_INCLUDE", "/nowhere", "apt-get install python3-dev"),
+        ("PULLBACK_PYBIND11_INCLUDE", "/nowhere", "pip install pybind11"),
+        ("PULLBACK_CUDA", "MAYBE", "expected to be AUTO, ON or OFF, got 'MAYBE'"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_cure(configure, option, value, said):
+    code, out = configure(**{option: value})
+    assert code != 0
+    assert "pullback: " in out
+    assert said in out
+
+
+def test_on_without_a_toolkit_fails_in_one_sentence(configure):
+    code, out = configure(PULLBACK_CUDA="ON", CMAKE_CUDA_COMPILER="/nowhere/nvcc")
+    assert code != 0
+    assert "PULLBACK_CUDA=ON needs a CUDA toolkit (nvcc) and there is no /nowhere/nvcc" in out
+    assert "or build with PULLBACK_CUDA=OFF" in out
+
+
+def test_auto_without_a_toolkit_leaves_the_kernels_out(configure):
+    code, out = configure(PULLBACK_CUDA="AUTO", environment={"CUDACXX": "/nowhere/nvcc"})
+    assert code == 0, out
+    assert "the CUDA kernels are left out" in out
+    assert "pullback: CUDA kernels OFF" in out
+
+
+def test_auto_with_a_broken_toolkit_leaves_the_kernels_out(configure, tmp_path):
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("#!/bin/sh\nexit 1\n")
+    nvcc.chmod(0o755)
+    code, out = configure(PULLBACK_CUDA="AUTO", CMAKE_CUDA_COMPILER=nvcc)
+    assert code == 0, out
+    assert f"{nvcc} compiles nothing" in out
+    assert "pullback: CUDA kernels OFF" in out
+
+
+@pytest.mark.slow
+def test_a_build_without_cuda_works_and_says_so(configure, tmp_path, binary, python):
+    code, out = configure()
+    assert code == 0, out
+    assert "pullback: CUDA kernels OFF" in out
+    subprocess.run(
+        [tool("cmake"), "--build", tmp_path / "build", "--parallel", "2"],
+        check=True,
+        capture_output=True,
+    )
+    built = tmp_path / "out" / f"_native{SUFFIX}"
+    package = shutil.copytree(
+        binary.parent,
+        tmp_path / "site" / "pullback_ext",
+        ignore=shutil.ignore_patterns("*.so", "__pycache__"),
+    )
+    shutil.copy(built, package)
+    code = """
+import torch, pullback_ext
+from pullback_ext import _ops
+info = pullback_ext.build_info()
+assert (info["version"], info["cuda"], info["cuda_architectures"]) == ("1.2.3", None, [])
+assert _ops.has_kernel("gram", "cpu") and not _ops.has_kernel("gram", "cuda")
+assert "built without CUDA kernels" in _ops.why_no_kernel("cuda")
+a = torch.randn(2, 3, 50)
+assert (pullback_ext.gram(a) - pullback_ext.reference.gram(a)).abs().max() < 1e-5
+data = open(pullback_ext._loader.native().__file__, "rb").read()
+assert b".nv_fatbin" not in data
+print("fine")
+"""
+    assert python(code, path=str(package.parent)).stdout.strip() == "fine"
