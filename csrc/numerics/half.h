@@ -29,8 +29,8 @@ PULLBACK_HD static inline float float_of_bits(uint32_t bits) {
 
 }  // namespace detail
 
-// Widening is exact in every case, subnormal numbers and NaN payloads included. Static, because this
-// is compiled for several instruction sets: no copy may serve them all.
+// Widening is exact in every case, subnormal numbers and NaN payloads included. Static, because
+// this is compiled for several instruction sets: no copy may serve them all.
 PULLBACK_HD static inline float widen(float value) {
   return value;
 }
