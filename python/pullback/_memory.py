@@ -1,0 +1,86 @@
+"""How much memory a pass may use, how much it does use, and what to do when there is none left."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+_CPU_SHARE, _GPU_SHARE = 0.5, 0.8
+_FALLBACK_BUDGET = 2 << 30
+
+
+def default_budget(device: torch.device) -> int:
+    """Bytes that one pass may use on a device: a share of what is free now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * _GPU_SHARE)
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(int(line.split()[1]) * 1024 * _CPU_SHARE)
+    except OSError:
+        pass
+    return _FALLBACK_BUDGET
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # The CPU allocator has no error class of its own.
+    return "DefaultCPUAllocator" in str(error) and "memory" in str(error)
+
+
+def release(device: torch.device) -> None:
+    """Give cached blocks back to the device, so that a smaller pass finds them."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all storages made inside it that are alive, and their maximum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        # A storage first met as an argument (weights, inputs) was made outside: it costs nothing.
+        self._meet((args, kwargs), made_inside=False)
+        result = func(*args, **(kwargs or {}))
+        self._meet(result, made_inside=True)
+        return result
+
+    def _meet(self, tree: object, made_inside: bool) -> None:
+        for tensor in tree_leaves(tree):
+            if isinstance(tensor, torch.Tensor):
+                self._add(tensor.untyped_storage(), made_inside)
+
+    def _add(self, storage: torch.UntypedStorage, made_inside: bool) -> None:
+        key, size = storage._cdata, storage.nbytes() if made_inside else 0
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.live -= size
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The most bytes alive at one time in tensors that `run` makes.
+
+    What `run` returns is alive until the end, so the activations of a vjp closure count in full.
+    """
+    with _LiveBytes() as mode:
+        result = run()
+    del result
+    return mode.peak

@@ -1,0 +1,316 @@
+"""Local latent bases: the leading singular vectors of the Jacobian of x -> h at given latents."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from pullback import krylov
+from pullback._version import __version__
+from pullback.jacobian import JacobianOperator
+from pullback.model import Condition, LatentModel
+
+_FORMAT = "pullback.LocalBasis/1"
+_TENSORS = ("u", "s", "v", "residual", "angle_bound", "converged", "rank", "products")
+
+
+@dataclass(frozen=True)
+class LocalBasis:
+    """Leading singular triplets of the Jacobians J = dh/dx at B latents: J ≈ Σ s_i u_i v_iᵀ.
+
+    The rows v_i are the local latent basis, the u_i the local tangent basis of the feature space,
+    and s_i² the eigenvalues of the pullback metric JᵀJ (Park et al. 2023, arXiv:2307.12868).
+
+    Attributes:
+        u: `[B, k, *h_shape]`, orthonormal per sample.
+        s: `[B, k]`, descending; exact zeros beyond the numerical rank.
+        v: `[B, k, *x_shape]`, orthonormal per sample; in each the entry of largest magnitude is
+            positive.
+        residual: `[B, k]`, ‖Jᵀu_i − s_i v_i‖ / s_1.
+        angle_bound: `[B]`, bound on the sine of the largest principal angle between the span of
+            the first `rank` rows of v and the true leading space.
+        converged: `[B]`, bool, whether the bound is at most `tol`.
+        rank: `[B]`, int64, number of singular values that are not zero.
+        products: `[B]`, int64, products with J and Jᵀ that the sample took, checks included.
+        stopped: per sample "converged", "floor" or "max_products".
+        tol: the bound on the sine that was asked for.
+        provenance: model, fingerprint, tap, t, seed and versions.
+    """
+
+    u: torch.Tensor
+    s: torch.Tensor
+    v: torch.Tensor
+    residual: torch.Tensor
+    angle_bound: torch.Tensor
+    converged: torch.Tensor
+    rank: torch.Tensor
+    products: torch.Tensor
+    stopped: tuple[str, ...]
+    tol: float
+    provenance: dict[str, Any]
+    _source: _Source | None = field(default=None, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.s)
+
+    def __getitem__(self, index: int | slice | list[int] | torch.Tensor) -> LocalBasis:
+        """The basis of some of the samples; an int keeps the batch dimension, with one sample."""
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"Expected a sample below {len(self)}, got {index}.")
+            index = [index % len(self)]
+        rows = torch.arange(len(self))[index]
+        chosen = {name: getattr(self, name)[rows.to(self.s.device)] for name in _TENSORS}
+        stopped = tuple(self.stopped[row] for row in rows.tolist())
+        timesteps = self.provenance["t"]
+        provenance = {**self.provenance, "t": [timesteps[row] for row in rows.tolist()]}
+        source = None if self._source is None else self._source.select(rows)
+        return replace(self, **chosen, stopped=stopped, provenance=provenance, _source=source)
+
+    def to(self, *args: Any, **kwargs: Any) -> LocalBasis:
+        """The basis on another device or with u, s, v and residual in another floating dtype.
+
+        Takes what `torch.Tensor.to` takes.
+        """
+        moved = {}
+        for name in _TENSORS:
+            tensor = getattr(self, name)
+            moved[name] = tensor.to(*args, **kwargs)
+            if name not in ("u", "s", "v", "residual"):
+                moved[name] = moved[name].to(tensor.dtype)
+        return replace(self, **moved)
+
+    def metric(self, v: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        """The pullback metric ⟨v, w⟩ = vᵀJᵀJw of two tangents, within the span of the basis.
+
+        Args:
+            v: tangents `[B, *x_shape]`.
+            w: tangents `[B, *x_shape]`.
+
+        Returns:
+            `[B]`: Σ_i s_i² ⟨v, v_i⟩ ⟨w, v_i⟩. What lies outside the leading k directions is left
+            out, so the value is exact for tangents inside their span only.
+        """
+        shape = (len(self), *self.v.shape[2:])
+        for name, tangent in (("v", v), ("w", w)):
+            if tuple(tangent.shape) != shape:
+                raise ValueError(f"Expected {name} of shape {shape}, got {tuple(tangent.shape)}.")
+        rows = self.v.flatten(2)
+        left = torch.einsum("bkn,bn->bk", rows, v.to(rows).flatten(1))
+        right = torch.einsum("bkn,bn->bk", rows, w.to(rows).flatten(1))
+        return (self.s.square() * left * right).sum(1)
+
+    def extend(
+        self, rank: int, progress: Callable[[krylov.Progress], None] | None = None
+    ) -> LocalBasis:
+        """A basis of higher rank at the same latents, started from this one.
+
+        Raises:
+            ValueError: rank is not above the present one.
+            RuntimeError: the basis was loaded from a file and no longer knows its model.
+
+        Cost: fewer products than a new basis of that rank.
+        """
+        if self._source is None:
+            raise RuntimeError(
+                "This basis was read from a file, which holds no network. Compute the larger one "
+                "with local_basis(model, x, t, rank, init=basis.v)."
+            )
+        if rank <= self.s.shape[1]:
+            raise ValueError(f"Expected a rank above {self.s.shape[1]}, got {rank}.")
+        return self._source.compute(rank, init=self.v, progress=progress)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the basis to a safetensors file, with its provenance in the header.
+
+        The file appears complete or not at all.
+        """
+        path = Path(path)
+        metadata = {
+            "format": _FORMAT,
+            "stopped": json.dumps(self.stopped),
+            "tol": repr(self.tol),
+            "provenance": json.dumps(self.provenance),
+        }
+        tensors = {name: getattr(self, name).contiguous().cpu() for name in _TENSORS}
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            save_file(tensors, temporary, metadata)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LocalBasis:
+        """Read a basis that `save` wrote, onto the CPU.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: the file is damaged or is not a basis.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"No basis file at {path}. Expected a .safetensors file that LocalBasis.save "
+                "wrote; `pullback basis` writes them."
+            )
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise ValueError(
+                        f"{path} is not a local basis: expected the format {_FORMAT!r} in its "
+                        f"header, got {metadata.get('format')!r}. Was it written by a later "
+                        "version, or by something else?"
+                    )
+                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is damaged or is no safetensors file ({error}). Copy it again, or "
+                "compute the basis again."
+            ) from error
+        return cls(
+            **tensors,
+            stopped=tuple(json.loads(metadata["stopped"])),
+            tol=float(metadata["tol"]),
+            provenance=json.loads(metadata["provenance"]),
+        )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a basis was computed from, so that it can be extended."""
+
+    model: LatentModel
+    x: torch.Tensor
+    t: torch.Tensor
+    cond: dict[str, torch.Tensor]
+    tap: str
+    options: dict[str, Any]
+    chunk: int | str
+    memory: int | None
+
+    def select(self, rows: torch.Tensor) -> _Source:
+        """The same for some of the samples."""
+        cond = {name: value[rows] for name, value in self.cond.items()}
+        return replace(self, x=self.x[rows], t=self.t[rows], cond=cond)
+
+    def compute(
+        self,
+        rank: int,
+        init: torch.Tensor | None,
+        progress: Callable[[krylov.Progress], None] | None,
+    ) -> LocalBasis:
+        """Run the solver and dress its result as a basis."""
+        encoder = self.model.encoder(self.tap, tuple(self.cond))
+        operator = JacobianOperator(
+            encoder, self.x, self.t, *self.cond.values(), chunk=self.chunk, memory=self.memory
+        )
+        checks = operator.count.total
+        result = krylov.svd(operator, rank, init=init, progress=progress, **self.options)
+        parts = {f.name: getattr(result, f.name) for f in fields(krylov.SVDResult)}
+        parts["u"] = result.u.unflatten(2, operator.h_shape)
+        parts["v"] = result.v.unflatten(2, operator.x_shape)
+        parts["products"] = result.products + -(-checks // len(self.x))
+        provenance = {
+            "model": self.model.name,
+            "fingerprint": self.model.fingerprint,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "tap": self.tap,
+            "t": self.t.tolist(),
+            "seed": self.options["seed"],
+            "pullback": __version__,
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+        }
+        return LocalBasis(**parts, provenance=provenance, _source=self)
+
+
+def local_basis(
+    model: LatentModel,
+    x: torch.Tensor,
+    t: int | torch.Tensor,
+    rank: int,
+    tap: str | None = None,
+    cond: Condition | None = None,
+    *,
+    quality: str = "standard",
+    tol: float | None = None,
+    init: torch.Tensor | None = None,
+    seed: int = 0,
+    max_products: int | None = None,
+    chunk: int | str = "auto",
+    memory: int | None = None,
+    progress: Callable[[krylov.Progress], None] | None = None,
+) -> LocalBasis:
+    """The local latent bases at a batch of latents, found together.
+
+    Args:
+        model: the model whose features define the geometry.
+        x: latents x_t, `[B, C, H, W]`, in the model's dtype and on its device.
+        t: their timestep in training units: one for all, or int64 `[B]`.
+        rank: directions per sample, at most min(n, m) of x and h.
+        tap: where h is read (default: the middle block); see `LatentModel.taps`.
+        cond: the network's further arguments, batch first; None is the null condition.
+        quality: "draft", "standard" or "tight": 5e-2, 2e-3 or 1e-4 as bound on the sine of the
+            largest principal angle to the true space.
+        tol: an explicit bound instead.
+        init: vectors `[B, p, *x_shape]` to start from, such as the v of a neighbouring timestep.
+        seed: seed of the random start; the same seed on the same device gives the same basis.
+        max_products: products per sample after which to give up (default 100 times the rank).
+        chunk: tangents in one pass, or "auto" to plan them from the memory budget.
+        memory: memory budget of a pass, in bytes.
+        progress: called after every step with a `krylov.Progress`.
+
+    Returns:
+        A `LocalBasis`; a sample's basis does not depend on the others in its batch, up to
+        rounding.
+
+    Raises:
+        ValueError: x, t, rank, tap, cond or a setting is not what the model takes, the network
+            is in training mode, it is not deterministic, or its samples are not independent.
+        MemoryError: one tangent of one sample does not fit the device.
+
+    Cost: about 9 products per direction and sample at rank 10 and "standard", half with J
+    (about 2 to 3 forward passes up to the tap each), half with its transpose (1 to 2).
+
+    Source: Park et al. 2023, arXiv:2307.12868; the solver is `pullback.krylov.svd`.
+    """
+    model.check_mode()
+    model.check_latents(x)
+    timesteps = torch.as_tensor(t)
+    if timesteps.dim() > 1 or (timesteps.dim() == 1 and len(timesteps) != len(x)):
+        raise ValueError(
+            f"Expected t as one timestep or one per sample, [{len(x)}], got shape "
+            f"{list(timesteps.shape)}."
+        )
+    for value in timesteps.reshape(-1).tolist():
+        model.check_timestep(value)
+    timesteps = timesteps.to(model.device, torch.int64).expand(len(x)).contiguous()
+    options = {
+        "quality": quality,
+        "tol": krylov.tolerance(quality, tol),
+        "seed": seed,
+        "max_products": max_products,
+    }
+    source = _Source(
+        model,
+        x.detach(),
+        timesteps,
+        model.condition(cond, len(x)),
+        model.default_tap if tap is None else tap,
+        options,
+        chunk,
+        memory,
+    )
+    return source.compute(rank, init, progress)

@@ -1,0 +1,488 @@
+"""Batched products with the Jacobian of a map, and with its transpose."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator
+
+from pullback import _memory
+from pullback_ext.intercept import forward_mode_ready
+
+#: Bounds on the relative disagreement of two results that should agree: well above rounding
+#: along different code paths, well below what dropout or a missing rule does.
+_AGREEMENT = {
+    torch.float64: 1e-9,
+    torch.float32: 1e-4,
+    torch.float16: 2e-2,
+    torch.bfloat16: 1e-1,
+}
+
+
+@dataclass
+class ProductCount:
+    """How many single-sample products an operator and its selections have made."""
+
+    jvp: int = 0
+    vjp: int = 0
+
+    @property
+    def total(self) -> int:
+        """Products with J and with its transpose together."""
+        return self.jvp + self.vjp
+
+
+@dataclass
+class Chunk:
+    """How a product is cut into passes: samples and tangents (or cotangents) in one pass.
+
+    `bytes_per_tangent` and `bytes_per_closure` are what one sample needs, in bytes: measured
+    live memory of a forward pass with one tangent, and activations that a vjp closure keeps.
+    """
+
+    samples: int
+    tangents: int
+    budget: int
+    bytes_per_tangent: int
+    bytes_per_closure: int
+
+    @property
+    def keep_closure(self) -> bool:
+        """Whether the activations of all samples may stay in memory between products."""
+        return self.samples * self.bytes_per_closure <= self.budget // 2
+
+    def halve(self) -> bool:
+        """Ask for half as much in one pass; False when there is nothing left to halve."""
+        if self.tangents > 1:
+            self.tangents = (self.tangents + 1) // 2
+        elif self.samples > 1:
+            self.samples = (self.samples + 1) // 2
+        else:
+            return False
+        return True
+
+    def __str__(self) -> str:
+        mib = 2.0**20
+        return (
+            f"{self.samples} samples x {self.tangents} tangents a pass within "
+            f"{self.budget / mib:.0f} MiB (about {self.bytes_per_tangent / mib:.2f} MiB a tangent "
+            f"and sample; activations {self.bytes_per_closure / mib:.2f} MiB a sample, "
+            f"{'kept' if self.keep_closure else 'recomputed'} between products)"
+        )
+
+
+@dataclass
+class _Closure:
+    """The vjp closure of some samples, kept between products."""
+
+    samples: slice
+    pull: Callable[[torch.Tensor], tuple[torch.Tensor]] = field(repr=False)
+
+
+class JacobianOperator:
+    """The Jacobians J = df/dx of a map at a batch of points, as linear operators.
+
+    `f(x, *args)` maps `[B, *x_shape]` to `[B, *h_shape]` and treats every sample by itself; each
+    tensor of `args` has the batch first and is indexed together with `x`. Products share one
+    primal evaluation between all tangents (`vmap` over `jvp`), and the activations that the
+    transpose needs are kept between calls where the memory budget allows it.
+
+    Args:
+        f: the map; a plain function or module, deterministic, differentiable in its first
+            argument with forward and reverse mode.
+        x: the points, `[B, *x_shape]`, floating point, finite. Products run in its dtype.
+        *args: further arguments of `f`: tensors `[B, ...]` or anything that is not a tensor.
+        chunk: tangents in one pass, or "auto" to plan them from the budget.
+        memory: budget in bytes for one pass; by default half of the CPU's available memory, or
+            80 % of a GPU's free memory.
+        check: make one product with J and one with its transpose, and compare: samples must not
+            influence one another, `f` must be deterministic and the two must be adjoint.
+
+    Raises:
+        TypeError: x is not floating point.
+        ValueError: x is empty or not finite, a tensor of args has another batch size, f's output
+            does not start with the batch, or one of the checks failed.
+
+    Cost: the check takes one product of each kind per sample in a pass; the plan two more with
+    one sample.
+    """
+
+    def __init__(
+        self,
+        f: Callable[..., torch.Tensor],
+        x: torch.Tensor,
+        *args: object,
+        chunk: int | str = "auto",
+        memory: int | None = None,
+        check: bool = True,
+    ) -> None:
+        _check_point(x)
+        for position, value in enumerate(args):
+            if isinstance(value, torch.Tensor) and (
+                value.dim() == 0 or value.shape[0] != x.shape[0]
+            ):
+                raise ValueError(
+                    f"Expected every tensor of args to have the batch of x, {x.shape[0]}, as its "
+                    f"first size; argument {position} has shape {tuple(value.shape)}. Expand it "
+                    "to one row per sample."
+                )
+        if chunk != "auto" and (not isinstance(chunk, int) or chunk < 1):
+            raise ValueError(f'Expected chunk to be "auto" or a positive integer, got {chunk!r}.')
+        self.f = f
+        self.x = x.detach()
+        self.args = args
+        self.count = ProductCount()
+        self._closure: _Closure | None = None
+        self.h_shape = tuple(self._evaluate(slice(0, 1)).shape[1:])
+        self.chunk = self._plan(chunk, memory)
+        if check:
+            # Two samples at least, or nothing would show that they are independent.
+            self._check(slice(0, min(self.batch, max(2, self.chunk.samples))))
+
+    @property
+    def batch(self) -> int:
+        """Number of samples B."""
+        return self.x.shape[0]
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        """Shape of one point."""
+        return tuple(self.x.shape[1:])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype in which the products run."""
+        return self.x.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device on which the products run."""
+        return self.x.device
+
+    def select(self, index: torch.Tensor) -> JacobianOperator:
+        """The operator of some of the samples; it adds to the same product count.
+
+        Args:
+            index: int64 `[B']` indices of samples.
+        """
+        chosen = object.__new__(JacobianOperator)
+        chosen.f, chosen.count, chosen.h_shape = self.f, self.count, self.h_shape
+        chosen.x = self.x[index]
+        chosen.args = tuple(a[index] if isinstance(a, torch.Tensor) else a for a in self.args)
+        chosen.chunk = Chunk(**vars(self.chunk))
+        chosen.chunk.samples = max(1, min(self.chunk.samples, len(index)))
+        chosen._closure = None
+        return chosen
+
+    def matmat(self, v: torch.Tensor) -> torch.Tensor:
+        """Products J v.
+
+        Args:
+            v: tangents `[B, k, *x_shape]`, any floating dtype; computed in the dtype of x.
+
+        Returns:
+            `[B, k, *h_shape]` in the dtype of f's output.
+
+        Raises:
+            ValueError: v has another shape.
+            MemoryError: one tangent of one sample does not fit the device.
+
+        Cost: B k products with J; one primal evaluation per pass.
+        """
+        self._check_block(v, self.x_shape, "v", "x_shape")
+        return self._retry(self._matmat, v.to(self.dtype))
+
+    def rmatmat(self, u: torch.Tensor) -> torch.Tensor:
+        """Products with the transpose of J.
+
+        Args:
+            u: cotangents `[B, k, *h_shape]`, any floating dtype.
+
+        Returns:
+            `[B, k, *x_shape]` in the dtype of x.
+
+        Raises:
+            ValueError: u has another shape.
+            MemoryError: one cotangent of one sample does not fit the device.
+
+        Cost: B k products with the transpose; one primal evaluation, unless it was kept.
+        """
+        self._check_block(u, self.h_shape, "u", "h_shape")
+        return self._retry(self._rmatmat, u)
+
+    def to_scipy(self, sample: int) -> LinearOperator:
+        """The Jacobian of one sample as a `scipy.sparse.linalg.LinearOperator` (m, n).
+
+        Vectors are flattened points and features in float64 or float32 numpy arrays; products
+        run on this operator's device and in its dtype.
+        """
+        if not -self.batch <= sample < self.batch:
+            raise IndexError(
+                f"Expected a sample between 0 and {self.batch - 1}, got {sample}: the operator "
+                f"holds {self.batch} samples."
+            )
+        single = self.select(torch.tensor([sample % self.batch], device=self.device))
+
+        def product(
+            columns: np.ndarray,
+            shape: tuple[int, ...],
+            multiply: Callable[[torch.Tensor], torch.Tensor],
+        ) -> np.ndarray:
+            block = torch.as_tensor(np.ascontiguousarray(columns.T), device=self.device)
+            result = multiply(block.reshape(1, -1, *shape))
+            return result[0].flatten(1).T.double().cpu().numpy()
+
+        def forward(columns: np.ndarray) -> np.ndarray:
+            return product(columns, self.x_shape, single.matmat)
+
+        def transposed(columns: np.ndarray) -> np.ndarray:
+            return product(columns, self.h_shape, single.rmatmat)
+
+        return LinearOperator(
+            shape=(math.prod(self.h_shape), math.prod(self.x_shape)),
+            matvec=lambda v: forward(v.reshape(-1, 1)).ravel(),
+            rmatvec=lambda u: transposed(u.reshape(-1, 1)).ravel(),
+            matmat=forward,
+            rmatmat=transposed,
+            dtype=np.float64,
+        )
+
+    # ---------------------------------------------------------------- products, pass by pass
+
+    def _evaluate(self, samples: slice) -> torch.Tensor:
+        """f at some of the samples, with its shape checked."""
+        x, f = self._of(samples)
+        with torch.no_grad(), forward_mode_ready():
+            value = f(x)
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(
+                f"Expected f to return a tensor [B, *h_shape], got {type(value).__name__}. Wrap "
+                "it in a function that picks the tensor you want to study."
+            )
+        if value.dim() < 2 or value.shape[0] != x.shape[0]:
+            raise ValueError(
+                f"Expected f to map {tuple(x.shape)} to [{x.shape[0]}, *h_shape], got "
+                f"{tuple(value.shape)}. Keep the batch as the first size, and flatten nothing "
+                "across samples."
+            )
+        return value
+
+    def _passes(self, columns: int) -> Iterator[tuple[slice, slice]]:
+        for first in range(0, self.batch, self.chunk.samples):
+            samples = slice(first, min(first + self.chunk.samples, self.batch))
+            for column in range(0, columns, self.chunk.tangents):
+                yield samples, slice(column, min(column + self.chunk.tangents, columns))
+
+    def _of(self, samples: slice) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+        """The points of some samples, and f with their arguments bound."""
+        args = tuple(a[samples] if isinstance(a, torch.Tensor) else a for a in self.args)
+        return self.x[samples], lambda x: self.f(x, *args)
+
+    def _matmat(self, v: torch.Tensor) -> torch.Tensor:
+        pieces: dict[int, list[torch.Tensor]] = {}
+        with torch.no_grad(), forward_mode_ready():
+            for samples, columns in self._passes(v.shape[1]):
+                x, f = self._of(samples)
+
+                def push(
+                    tangent: torch.Tensor, x: torch.Tensor = x, f: Callable = f
+                ) -> torch.Tensor:
+                    return torch.func.jvp(f, (x,), (tangent,))[1]
+
+                tangents = v[samples, columns]
+                product = torch.func.vmap(push, in_dims=1, out_dims=1)(tangents)
+                pieces.setdefault(samples.start, []).append(product)
+                self.count.jvp += tangents.shape[0] * tangents.shape[1]
+        return _assemble(pieces, self.batch, v.shape[1], self.h_shape, v)
+
+    def _rmatmat(self, u: torch.Tensor) -> torch.Tensor:
+        pieces: dict[int, list[torch.Tensor]] = {}
+        with torch.no_grad(), forward_mode_ready():
+            for samples, columns in self._passes(u.shape[1]):
+                pull = self._pull(samples)
+                cotangents = u[samples, columns]
+                product = torch.func.vmap(lambda w, pull=pull: pull(w)[0], in_dims=1, out_dims=1)(
+                    cotangents
+                )
+                pieces.setdefault(samples.start, []).append(product)
+                self.count.vjp += cotangents.shape[0] * cotangents.shape[1]
+        if not self.chunk.keep_closure:
+            self._closure = None
+        return _assemble(pieces, self.batch, u.shape[1], self.x_shape, u)
+
+    def _pull(self, samples: slice) -> Callable[[torch.Tensor], tuple[torch.Tensor]]:
+        if self._closure is None or self._closure.samples != samples:
+            self._closure = None  # free the old activations before the new ones are made
+            x, f = self._of(samples)
+            value, pull = torch.func.vjp(f, x)
+
+            def cast_and_pull(w: torch.Tensor) -> tuple[torch.Tensor]:
+                return pull(w.to(value.dtype))
+
+            self._closure = _Closure(samples, cast_and_pull)
+        return self._closure.pull
+
+    def _retry(
+        self, product: Callable[[torch.Tensor], torch.Tensor], block: torch.Tensor
+    ) -> torch.Tensor:
+        """Run a product; after an out-of-memory error shrink the pass and start it again."""
+        while True:
+            before = ProductCount(self.count.jvp, self.count.vjp)
+            try:
+                return product(block)
+            except (RuntimeError, MemoryError) as error:
+                if not _memory.is_out_of_memory(error):
+                    raise
+                reason = str(error)
+            # Outside the except clause, so that the traceback no longer holds the tensors.
+            self.count.jvp, self.count.vjp = before.jvp, before.vjp
+            self._closure = None
+            gc.collect()
+            _memory.release(self.device)
+            if not self.chunk.halve():
+                raise MemoryError(
+                    "One tangent of one sample does not fit the memory of "
+                    f"{self.device}: {reason.splitlines()[0]} Use a smaller dtype, an earlier "
+                    "tap, or a device with more memory."
+                )
+
+    # ------------------------------------------------------------------------ plan and checks
+
+    def _plan(self, chunk: int | str, memory: int | None) -> Chunk:
+        budget = _memory.default_budget(self.device) if memory is None else int(memory)
+        if budget <= 0:
+            raise ValueError(f"Expected a positive memory budget in bytes, got {memory}.")
+        if chunk != "auto":
+            return Chunk(self.batch, int(chunk), budget, 0, 0)
+        x, f = self._of(slice(0, 1))
+        with torch.no_grad(), forward_mode_ready():
+            closure = _memory.peak_bytes(lambda: torch.func.vjp(f, x))
+            # Two tangents, so that what the primal needs by itself counts half.
+            pair = torch.ones_like(x).expand(2, *x.shape)
+            tangent = _memory.peak_bytes(
+                lambda: torch.func.vmap(lambda v: torch.func.jvp(f, (x,), (v,))[1])(pair)
+            )
+        # A cotangent needs about what a tangent needs; both stand beside the activations.
+        tangent, closure = max(tangent // 2, 1), max(closure, 1)
+        samples = max(1, min(self.batch, budget // (tangent + closure)))
+        left = budget - samples * closure
+        return Chunk(samples, max(1, left // (samples * tangent)), budget, tangent, closure)
+
+    def _check_block(
+        self, block: torch.Tensor, shape: tuple[int, ...], name: str, shape_name: str
+    ) -> None:
+        if block.dim() != len(shape) + 2 or (block.shape[0], *block.shape[2:]) != (
+            self.batch,
+            *shape,
+        ):
+            expected = ", ".join(map(str, (self.batch, "k", *shape)))
+            raise ValueError(
+                f"Expected {name} of shape [B, k, *{shape_name}] = [{expected}], got "
+                f"{list(block.shape)}."
+            )
+        if not block.is_floating_point():
+            raise TypeError(
+                f"Expected {name} in a floating dtype, got {block.dtype}. Convert it with "
+                f"{name}.to(torch.float32)."
+            )
+
+    def _check(self, samples: slice) -> None:
+        """One product with J and one with its transpose, and what must hold between them."""
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(like: torch.Tensor) -> torch.Tensor:
+            return torch.randn(like.shape, generator=generator).to(like)
+
+        x, f = self._of(samples)
+        value = self._evaluate(samples)
+        if not torch.isfinite(value).all():
+            raise ValueError(
+                "f(x) is not finite: it contains NaN or Inf. Expected a finite feature; check "
+                f"the weights, and whether {self.dtype} is wide enough for this network."
+            )
+        # The tangent lives in the first sample alone, so the others must answer with zeros.
+        v, u = torch.zeros_like(x), torch.zeros_like(value)
+        v[0] = draw(x[0])
+        with torch.no_grad(), forward_mode_ready():
+            again, jv = torch.func.jvp(f, (x,), (v,))
+            # <J v, J v> = <J^T J v, v> is far from zero; with a random u both sides nearly were.
+            u[0] = jv[0] if _norm(jv[0]) > 0 else draw(value[0])
+            (ju,) = torch.func.vjp(f, x)[1](u)
+        self.count.jvp += x.shape[0]
+        self.count.vjp += x.shape[0]
+        tolerance = _AGREEMENT[self.dtype]
+        difference = _norm(again - value) / max(_norm(value), torch.finfo(torch.float64).tiny)
+        if not difference <= tolerance:
+            raise ValueError(
+                f"f is not deterministic: two evaluations at the same x differ by "
+                f"{difference:.1e} relative. Expected the same value twice; call .eval() on the "
+                "network and switch off dropout and any noise that is drawn inside."
+            )
+        leak = max((float(rest.abs().max()) for rest in (jv[1:], ju[1:]) if len(rest)), default=0.0)
+        if leak > 0:
+            raise ValueError(
+                "The samples are not independent: a tangent that lives in one sample changed "
+                f"another one by {leak:.1e}. Expected f to treat every row of the batch by "
+                "itself; remove batch normalisation in training mode and other operations "
+                "across the batch, or pass one sample at a time."
+            )
+        forward = torch.dot(u.double().flatten(), jv.double().flatten()).item()
+        backward = torch.dot(ju.double().flatten(), v.double().flatten()).item()
+        size = max(_norm(u) * _norm(jv), _norm(v) * _norm(ju))
+        if not abs(forward - backward) <= tolerance * size:
+            raise ValueError(
+                f"Forward and reverse mode disagree: <u, J v> = {forward:.6e} but <J^T u, v> = "
+                f"{backward:.6e}. Some operation inside f has a wrong or missing derivative rule "
+                "(a custom operator without a forward rule gives a silent zero); compare f's "
+                "parts with finite differences to find it."
+            )
+        if _norm(jv) == 0 and _norm(ju) == 0:
+            step = 1e-2 * max(_norm(x[0]), 1.0) / _norm(v)
+            with torch.no_grad(), forward_mode_ready():
+                change = _norm(f(x + step * v) - value)
+            if change > tolerance * _norm(value):
+                raise ValueError(
+                    "Both products with the Jacobian are zero, but f itself changes when x does "
+                    f"(by {change:.1e}). Some operation inside f drops its derivative: look for "
+                    ".detach(), torch.no_grad(), rounding, or a custom operator without rules."
+                )
+
+
+def _check_point(x: torch.Tensor) -> None:
+    if not x.is_floating_point():
+        raise TypeError(
+            f"Expected x in a floating dtype, got {x.dtype}. Convert it with x.to(torch.float32)."
+        )
+    if x.dim() < 2 or x.numel() == 0:
+        raise ValueError(
+            f"Expected x of shape [B, *x_shape] with at least one sample, got {tuple(x.shape)}. "
+            "Add a batch dimension with x.unsqueeze(0)."
+        )
+    if not torch.isfinite(x).all():
+        bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
+        raise ValueError(
+            f"x contains NaN or Inf in samples {bad}. Expected finite points; the usual causes "
+            "are a half-precision overflow while sampling and a wrong scaling of the input."
+        )
+
+
+def _norm(tensor: torch.Tensor) -> float:
+    return torch.linalg.vector_norm(tensor.double()).item()
+
+
+def _assemble(
+    pieces: dict[int, list[torch.Tensor]],
+    batch: int,
+    columns: int,
+    shape: tuple[int, ...],
+    like: torch.Tensor,
+) -> torch.Tensor:
+    if columns == 0:
+        return like.new_zeros((batch, 0, *shape))
+    rows = [torch.cat(row, dim=1) if len(row) > 1 else row[0] for row in pieces.values()]
+    return torch.cat(rows) if len(rows) > 1 else rows[0]

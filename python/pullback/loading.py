@@ -1,0 +1,163 @@
+"""From a name, a folder, a hub id or an object of diffusers to a `LatentModel`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, UNet2DModel
+from diffusers.utils import logging as diffusers_logging
+
+from pullback import zoo
+from pullback.model import Condition, LatentModel
+
+_PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+
+
+def load(
+    source: Any,
+    *,
+    scheduler: Any = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    null_cond: Condition | None = None,
+) -> LatentModel:
+    """A `LatentModel` from whatever holds a diffusion model.
+
+    Args:
+        source: a name of the zoo ("digits"), a local folder in diffusers format, a hub id, a
+            diffusers pipeline with `unet` and `scheduler`, a `UNet2DModel` (with `scheduler=`),
+            or a `LatentModel`, which is returned as it is. A network or pipeline that is passed
+            in is used as it stands: neither moved nor converted.
+        scheduler: the scheduler, where the source has none.
+        device: where to put a model that is read from files.
+        dtype: its dtype; by default the one it was saved in.
+        null_cond: the condition that stands for "no condition", per sample.
+
+    Raises:
+        FileNotFoundError: no such folder, or a folder without a model.
+        ValueError: the folder holds pickled weights only.
+        OSError: the hub id could not be fetched.
+        TypeError: the object is not a diffusion model that is known.
+    """
+    if isinstance(source, LatentModel):
+        return source
+    if not isinstance(source, (str, Path)):
+        return _from_object(source, scheduler, null_cond)
+    name = str(source)
+    if name in zoo.MODELS:
+        folder, null = zoo.MODELS[name]
+        null_cond = null if null_cond is None else null_cond
+    elif Path(name).expanduser().is_dir():
+        folder = Path(name).expanduser()
+    elif isinstance(source, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise FileNotFoundError(
+            f"Expected a model folder, a hub id (owner/name) or one of the zoo's names "
+            f"({', '.join(zoo.MODELS)}); {name!r} is none of them, and no such folder exists."
+        )
+    else:
+        return _place(_from_object(_from_hub(name), scheduler, null_cond, name), device, dtype)
+    return _place(_from_object(_from_folder(folder), scheduler, null_cond, name), device, dtype)
+
+
+def _from_folder(folder: Path) -> Any:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    if not any(path.suffix == ".safetensors" for path in files):
+        pickled = sorted(path.name for path in files if path.suffix in _PICKLED)
+        if pickled:
+            raise ValueError(
+                f"{folder} holds pickled weights only ({', '.join(pickled[:3])}), which can run "
+                "code when they are read. Expected safetensors: load the model once where you "
+                "trust it and call save_pretrained(folder, safe_serialization=True)."
+            )
+        raise FileNotFoundError(
+            f"{folder} holds no model: expected a diffusers folder with model_index.json or "
+            "config.json and *.safetensors weights."
+        )
+    if (folder / "model_index.json").exists():
+        kind: Any = DiffusionPipeline
+    elif (folder / "config.json").exists():
+        kind = UNet2DModel
+    else:
+        raise FileNotFoundError(
+            f"{folder} has neither model_index.json (a pipeline) nor config.json (a network): "
+            "expected one of them beside the weights."
+        )
+    try:
+        with _quiet():
+            return kind.from_pretrained(
+                str(folder), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+            )
+    except Exception as error:  # diffusers passes on whatever its parts raise
+        raise ValueError(
+            f"{folder} could not be read as a diffusers model: {_first_line(error)} Expected the "
+            "files that save_pretrained writes; write them again, or copy the folder again."
+        ) from error
+
+
+def _from_hub(name: str) -> Any:
+    try:
+        return DiffusionPipeline.from_pretrained(name, use_safetensors=True)
+    except Exception as error:  # the hub's client has no common error class
+        raise OSError(
+            f"The hub model {name!r} could not be fetched: {_first_line(error)} Check the name "
+            "and the network, or download the model elsewhere and pass the folder's path."
+        ) from error
+
+
+def _from_object(
+    source: Any, scheduler: Any, null_cond: Condition | None, name: str | None = None
+) -> LatentModel:
+    if isinstance(source, torch.nn.Module):
+        network = source
+    elif isinstance(getattr(source, "unet", None), torch.nn.Module):
+        network = source.unet
+        scheduler = source.scheduler if scheduler is None else scheduler
+    else:
+        raise TypeError(
+            "Expected a diffusers pipeline with a unet, a UNet2DModel, a folder, a hub id or one "
+            f"of the zoo's names ({', '.join(zoo.MODELS)}), got {type(source).__name__}."
+        )
+    if scheduler is None:
+        raise ValueError(
+            "A network alone does not say how noise was added in training. Pass scheduler=, for "
+            "example diffusers.DDPMScheduler() with the settings it was trained with."
+        )
+    return LatentModel(network, scheduler, name=name or type(network).__name__, null_cond=null_cond)
+
+
+def _place(
+    model: LatentModel, device: torch.device | str, dtype: torch.dtype | None
+) -> LatentModel:
+    try:
+        with _quiet():
+            model.network.to(device=torch.device(device), dtype=dtype)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"The model could not be put on device {str(device)!r}: {_first_line(error)} Choose "
+            'another device; "cpu" always works.'
+        ) from error
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep diffusers' progress bars and advice off the screen while a model is loaded."""
+    verbosity = diffusers_logging.get_verbosity()
+    bars = diffusers_logging.is_progress_bar_enabled()
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(verbosity)
+        if bars:
+            diffusers_logging.enable_progress_bar()
+
+
+def _first_line(error: BaseException) -> str:
+    line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip()
+    return line if line.endswith((".", "!", "?")) else line + "."
