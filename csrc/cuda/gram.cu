@@ -21,10 +21,13 @@ struct Traits {
   static constexpr int kVector = 16 / sizeof(Real);
   static constexpr int kStage = 256 / sizeof(Real);  // columns per stage: 64 or 32
   static constexpr int kPitch = kStage + kVector;    // 8 rows apart by 16 bytes touch all 32 banks
-  static constexpr int kBlocks = sizeof(Real) == 4 ? 2 : 1;  // that share a multiprocessor
   static_assert(kChunk % kStage == 0 && kGramSplit % kChunk == 0);
   static_assert(kStage % kVector == 0 && kPitch % kVector == 0);  // 16-byte reads stay aligned
 };
+
+// Blocks that are to share a multiprocessor: bounds the registers, and none of these spill.
+template <class Real, int R>
+constexpr int kBlocks = sizeof(Real) == 4 ? (R == 1 ? 4 : 2) : (R == 4 ? 1 : 2);
 
 template <class Real>
 struct alignas(16) Vector {
@@ -65,7 +68,7 @@ __device__ inline void upper_tile(int64_t index, int64_t n, int64_t* i, int64_t*
 }
 
 template <class T, class Real, int R>
-__global__ void __launch_bounds__(kThreads, Traits<Real>::kBlocks)
+__global__ void __launch_bounds__(kThreads, kBlocks<Real, R>)
     gram_split(GramParams params, int64_t items) {
   PULLBACK_SHARED(shared);
   constexpr int pitch = Traits<Real>::kPitch, vector = Traits<Real>::kVector;

@@ -106,7 +106,8 @@ Tensor gram_cuda(const Tensor& a, const std::optional<Tensor>& b) {
   plan(work, cuda::gram_most_splits(params.a.rows, params.b.rows, params.symmetric), true);
   params.device = a.get_device_index();
   const char* error = cuda::gram(params, current_cuda_stream(params.device));
-  check(error == nullptr, "gram", "CUDA: ", error == nullptr ? "" : error);
+  check(error == nullptr, "gram", "CUDA: ", error == nullptr ? "" : error,
+        ": `python -m pullback_ext` tells what is usable here");
   return work.out;
 }
 #endif
