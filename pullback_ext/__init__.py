@@ -32,10 +32,11 @@ def gram(a: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
     Any strides will do, also zero (an expanded dimension), and no copy is made of the input. The
     result is float64 because what follows is k x k algebra in float64: float32 and 16-bit inputs
     are multiplied in float32, at most 256 products to an accumulator, and the accumulators are
-    added in float64. That keeps the error near 1e-7 of the product of the two rows' norms, however
-    large N is; float64 inputs are float64 throughout. The order of summation depends on N, k and p
-    alone: a result is the same, to the bit, in any batch, layout and number of threads (not on
-    another device or instruction set). Without ``b`` it is exactly symmetric and costs half.
+    added in float64. That keeps the error below 1e-6 of the product of the two rows' norms, and
+    mostly below 1e-7, however large N is; float64 inputs are float64 throughout. The order of
+    summation depends on N, k and p alone: a result is the same, to the bit, in any batch, layout
+    and number of threads (not on another device or instruction set). Without ``b`` it is exactly
+    symmetric and costs half.
 
     It is a raw product: NaN and infinity come through, and float32 rows whose products leave the
     range of float32 (entries above about 1e19, or below 1e-19) overflow to infinity or vanish:

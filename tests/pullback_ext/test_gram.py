@@ -10,7 +10,14 @@ from pullback_ext import _ops, build_info, gram, reference
 pytestmark = pytest.mark.usefixtures("native")
 
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-BOUND = {torch.float64: 1e-14, torch.float32: 5e-7, torch.float16: 5e-7, torch.bfloat16: 5e-7}
+
+
+def bound(dtype, device):
+    """An accumulator takes up to 128 products, in one chain; on the CPU shorter ones are usual."""
+    if dtype == torch.float64:
+        return 1e-14
+    return 3e-7 if device.type == "cpu" else 1e-6
+
 
 # B, k, p (None: with itself), N. Around the tiles of 3, 4, 6, 16 and 64 rows, the panels of 512 and
 # 1024 columns, the parts of 2048.
@@ -42,20 +49,20 @@ def test_close_to_the_exact_product(rng, device, gram_error, dtype, batch, k, p,
     assert got.dtype == torch.float64
     assert got.device == a.device
     assert got.is_contiguous()
-    assert gram_error(got, a, b) < BOUND[dtype]
+    assert gram_error(got, a, b) < bound(dtype, device)
 
 
 def test_float32_error_does_not_grow_with_the_length(rng, device, gram_error):
     # Sums of squares of like numbers, where a single float32 accumulator drifts (8e-6 at 65536).
     a = 1 + 0.1 * block(rng, 1, 4, 300_000, device=device)
-    assert gram_error(gram(a), a) < BOUND[torch.float32]
+    assert gram_error(gram(a), a) < 2e-7
 
 
 @pytest.mark.parametrize("scale", [1e18, 1e-18])
 def test_huge_and_tiny_rows(rng, device, gram_error, scale):
     a = block(rng, 2, 6, 3000, device=device)
     a[:, ::2] *= scale
-    assert gram_error(gram(a), a) < BOUND[torch.float32]
+    assert gram_error(gram(a), a) < bound(a.dtype, device)
 
 
 def test_float32_products_overflow_to_infinity_as_documented(device):
@@ -269,7 +276,7 @@ def test_runs_on_the_current_stream_of_its_own_device(rng, gram_error):
             got = gram(there.mul_(1.0))
         stream.synchronize()
         assert got.device.index == index
-        assert gram_error(got, a) < BOUND[torch.float32]
+        assert gram_error(got, a) < bound(a.dtype, got.device)
 
 
 FORCED = """
