@@ -21,13 +21,19 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from setuptools import Extension, find_packages, setup
+from setuptools import Extension, __version__, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "build_tools"))
 
 import toolchain  # noqa: E402  (found through the line above)
+
+if int(__version__.partition(".")[0]) < 77:  # only without build isolation
+    sys.exit(
+        f"pullback: setuptools 77 or newer is needed to build and this is {__version__}: run "
+        f"`{toolchain.python_command()} -m pip install --upgrade setuptools`."
+    )
 
 PACKAGE_DATA = {
     "pullback": [

@@ -153,7 +153,7 @@ def require_torch(env: Mapping[str, str] = os.environ) -> Torch:
         BuildError: there is none, or it is too old.
     """
     torch = installed_torch(env)
-    cure = f"{_python()} -m pip install '{TORCH_REQUIREMENT}'"
+    cure = f"{python_command()} -m pip install '{TORCH_REQUIREMENT}'"
     minimum = ".".join(map(str, MIN_TORCH))
     if torch is None:
         raise BuildError(
@@ -170,8 +170,8 @@ def require_torch(env: Mapping[str, str] = os.environ) -> Torch:
     if not torch.complete:
         raise BuildError(
             f"torch {torch.version} in {torch.folder} comes without its C++ headers "
-            f"(include/torch/csrc/stable): run `{_python()} -m pip install --force-reinstall "
-            f"'torch=={torch.version.partition('+')[0]}'`."
+            f"(include/torch/csrc/stable): run `{python_command()} -m pip install "
+            f"--force-reinstall 'torch=={torch.version.partition('+')[0]}'`."
         )
     return torch
 
@@ -179,7 +179,8 @@ def require_torch(env: Mapping[str, str] = os.environ) -> Torch:
 # ------------------------------------------------------------------------------------------ tools
 
 
-def _python() -> str:
+def python_command() -> str:
+    """How a user calls this Python."""
     return "python" if sys.prefix != sys.base_prefix else f"python{sys.version_info.major}"
 
 
@@ -246,7 +247,7 @@ def require_tools() -> tuple[str, str]:
         )
         raise BuildError(
             f"{missing} is needed to build and was not found on PATH: "
-            f"run `{_python()} -m pip install cmake ninja`."
+            f"run `{python_command()} -m pip install cmake ninja`."
         )
     return cmake, ninja
 
@@ -300,7 +301,7 @@ def require_pybind11() -> Path:
             return folder
     raise BuildError(
         "pybind11 is needed to build without isolation and is not installed: "
-        f"run `{_python()} -m pip install '{BASE_REQUIREMENTS[1]}'`."
+        f"run `{python_command()} -m pip install '{BASE_REQUIREMENTS[1]}'`."
     )
 
 

@@ -65,15 +65,17 @@ def have_pip() -> None:
     )
 
 
-def install(arguments: list[str], pinned: bool) -> None:
-    """Runs ``pip install`` with the first choice of constraints that can be met."""
+def install(wanted: list[str], pinned: bool) -> None:
+    """Installs what is missing of ``wanted`` with the first constraints that can be met."""
+    if not wanted:
+        return
     choices = constraint_choices(pinned)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "constraints.txt"
         for text in choices:
             file.write_text(text, encoding="utf-8")
-            command = [sys.executable, "-m", "pip", "install", "-c", str(file), *arguments]
-            if subprocess.run(command, check=False, cwd=toolchain.ROOT).returncode == 0:
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "-c", str(file)]
+            if subprocess.run([*command, *wanted], check=False).returncode == 0:
                 return
     if pinned:
         sys.exit("pullback: the installation failed; the cause stands above.")
@@ -84,11 +86,21 @@ def install(arguments: list[str], pinned: bool) -> None:
     )
 
 
-def extra_requirements(extra: str) -> list[str]:
-    """The requirements of one extra, read from the metadata of the installed package."""
-    ending = re.compile(rf"\s*;\s*extra\s*==\s*['\"]{re.escape(extra)}['\"]\s*$")
-    requirements = importlib.metadata.requires("pullback") or []
-    return [ending.sub("", line) for line in requirements if ending.search(line)]
+def install_in_place() -> None:
+    """Builds the native library and makes the checkout importable; installs nothing else."""
+    command = "-m pip install --quiet --no-build-isolation --no-deps --editable .".split()
+    done = subprocess.run([sys.executable, *command], check=False, cwd=toolchain.ROOT)
+    if done.returncode:
+        sys.exit("pullback: the build failed; the cause stands above.")
+
+
+def requirements(extra: str | None = None) -> list[str]:
+    """What the installed package needs, or what one of its extras does, from its metadata."""
+    lines = importlib.metadata.requires("pullback") or []
+    if extra is None:
+        return [line for line in lines if "extra" not in line.partition(";")[2]]
+    named = re.compile(rf";\s*extra\s*==\s*['\"]{re.escape(extra)}['\"]$")
+    return [named.sub("", line).strip() for line in lines if named.search(line)]
 
 
 def main() -> None:
@@ -101,13 +113,11 @@ def main() -> None:
     have_pip()
     if options.package:
         print(f"pullback: setting up {sys.prefix} (minutes the first time)", flush=True)
-        wanted = [*toolchain.BASE_REQUIREMENTS, *toolchain.build_requirements()]
-        install(["--quiet", *wanted], options.pinned)
-        install(["--quiet", "--no-build-isolation", "--editable", "."], options.pinned)
-    elif options.extra:
-        wanted = extra_requirements(options.extra)
-        if wanted:
-            install(["--quiet", *wanted], options.pinned)
+        install([*toolchain.BASE_REQUIREMENTS, *toolchain.build_requirements()], options.pinned)
+        install_in_place()
+        install(requirements(), options.pinned)
+    if options.extra:
+        install(requirements(options.extra), options.pinned)
 
 
 if __name__ == "__main__":
