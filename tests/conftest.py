@@ -61,3 +61,19 @@ def rng(seed):
 def device(request):
     """Runs a test on the CPU and, where there is one, on a GPU."""
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The bundled digit model in float32 on the CPU; tests leave it as they find it."""
+    import pullback
+
+    return pullback.load("digits")
+
+
+@pytest.fixture(scope="session")
+def digits64():
+    """The same network in float64: the oracle."""
+    import pullback
+
+    return pullback.load("digits", dtype=torch.float64)

@@ -49,7 +49,7 @@ class _LiveBytes(TorchDispatchMode):
         self.live = self.peak = 0
         self._seen: set[int] = set()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         # A storage first met as an argument (weights, inputs) was made outside: it costs nothing.
         self._meet((args, kwargs), made_inside=False)
         result = func(*args, **(kwargs or {}))

@@ -108,8 +108,7 @@ class JacobianOperator:
         ValueError: x is empty or not finite, a tensor of args has another batch size, f's output
             does not start with the batch, or one of the checks failed.
 
-    Cost: the check takes one product of each kind per sample in a pass; the plan two more with
-    one sample.
+    Cost: the check takes one product of each kind with two samples, the plan as much with one.
     """
 
     def __init__(
@@ -139,10 +138,10 @@ class JacobianOperator:
         self.count = ProductCount()
         self._closure: _Closure | None = None
         self.h_shape = tuple(self._evaluate(slice(0, 1)).shape[1:])
-        self.chunk = self._plan(chunk, memory)
         if check:
-            # Two samples at least, or nothing would show that they are independent.
-            self._check(slice(0, min(self.batch, max(2, self.chunk.samples))))
+            # Two samples show whether they are independent, whatever fits the memory.
+            self._check(slice(0, min(self.batch, 2)))
+        self.chunk = self._plan(chunk, memory)
 
     @property
     def batch(self) -> int:
@@ -255,7 +254,7 @@ class JacobianOperator:
     # ---------------------------------------------------------------- products, pass by pass
 
     def _evaluate(self, samples: slice) -> torch.Tensor:
-        """f at some of the samples, with its shape checked."""
+        """The value of f at some of the samples, with its shape checked."""
         x, f = self._of(samples)
         with torch.no_grad(), forward_mode_ready():
             value = f(x)

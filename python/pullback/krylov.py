@@ -248,8 +248,10 @@ class _Solver:
         self.block, self.max_products = min(block, rank + 4, self.n), max_products
         self.work = torch.float64 if operator.dtype == torch.float64 else torch.float32
         self.eps = torch.finfo(operator.dtype).eps
-        # In half precision J v_i taken afresh is far more accurate than a sum of stored images.
+        # In half precision J v_i taken afresh is far more accurate than a sum of stored images,
+        # and rounding, which is once per layer there, disturbs the iteration less than eps says.
         self.keep_images = operator.dtype == self.work
+        self.floor = self.eps * (8 if self.keep_images else 0.5)
         self.index = torch.arange(operator.batch)  # which samples the rows of the state belong to
         self.products = torch.zeros(operator.batch, dtype=torch.int64)
         self.output = _Output(operator, rank, self.work)
@@ -293,8 +295,7 @@ class _Solver:
         self.scale = rows.new_zeros(batch, dtype=torch.float64)
         self.spreads = [torch.full_like(self.scale, math.inf) for _ in range(2)]
         self.dropped = torch.zeros_like(self.scale)
-        self.dry = torch.zeros_like(self.scale, dtype=torch.bool)
-        self.exhausted = self.restarted = self.dry
+        self.dry = self.lost = torch.zeros_like(self.scale, dtype=torch.bool)
 
     def step(self) -> None:
         """Multiply the pending block, extend the projection, and let go who is done."""
@@ -310,19 +311,22 @@ class _Solver:
         left = self.n - self.basis.shape[1] - self.pending.shape[1]
         # Where fewer dimensions are left than a block has rows, any rows span all of them.
         rows = rest if left >= rest.shape[1] else self.random_rows(left)
-        # A basis that A maps into itself teaches nothing new, and may still miss a direction (of
-        # an eigenvalue with more copies than a block has rows): go on from rows that are random,
-        # drawn where nothing but rounding is left, and take no stop for granted meanwhile.
         size = self.projection.diagonal(dim1=1, dim2=2).abs().amax(1)
         self._check_symmetry(skew, size)
+        # A basis that A maps into itself teaches nothing new, and may still miss a direction (of
+        # an eigenvalue with more copies than a block has rows): a sample stops there only if the
+        # next block, drawn from what rounding left or at random, brings nothing new either.
         news = torch.linalg.vector_norm(rest, dim=2).amax(1).double()
-        dry = news <= max(64 * self.eps, 1e-10) * size
+        dry = news <= min(max(1024 * self.eps, 1e-10), 1e-3) * size
         lost = news <= 8 * self.eps * size
         if bool(lost.any()):
             rows = torch.where(lost[:, None, None], self.random_rows(rows.shape[1]), rows)
             self.dropped = torch.where(lost, torch.maximum(self.dropped, news), self.dropped)
-        self.exhausted = self.dry & dry
-        self.dry, self.restarted = dry, self.restarted | dry
+        # Nor is one product with the random rows enough: each may happen to be nearly orthogonal
+        # to a direction that a warm start lacks. The second one has it, multiplied by A.
+        first = self.basis.shape[1] == 0
+        self.trusted, self.dry = torch.zeros_like(dry) if first else ~dry | self.dry, dry
+        self.exhausted, self.lost = lost & self.lost, lost
         fresh = orthonormal_complement(rows, spanned, self.random_rows)
         zeros = side.new_zeros(self.active, fresh.shape[1], self.basis.shape[1])
         self.coupling = torch.cat([zeros, gram(fresh, product)], dim=2)
@@ -371,16 +375,15 @@ class _Solver:
         for row in torch.nonzero(low).flatten().tolist():
             ranks[row] = self._numerical_rank(row, leading[row])
         noise = 4 * self.eps * top + self.dropped
-        bound, spread = _angle_bound(values, residual, ranks, noise, self.restarted)
+        bound, spread = _angle_bound(values, residual, ranks, noise)
         if self.rank == self.n:
             bound = torch.zeros_like(bound)  # there is only one space of n dimensions
         converged = bound <= self.tol
-        stalled = (spread > self.spreads[0] / 2) & (spread <= 100 * self.eps * top)
-        exhausted = self.exhausted | (self.pending.shape[1] == 0)
-        floor = (spread <= 8 * self.eps * top) | stalled | exhausted
+        stalled = (spread > self.spreads[0] / 2) & (spread <= min(100 * self.eps, 1e-2) * top)
+        complete = torch.full_like(self.exhausted, self.pending.shape[1] == 0)
+        floor = (spread <= self.floor * top) | stalled | self.exhausted | complete
         following = self.products[self.index] + 2 * self.pending.shape[1]
-        trusted = exhausted | ~self.dry
-        stop = trusted & (converged | floor) | (following > self.max_products).to(floor.device)
+        stop = (self.trusted | complete) & (converged | floor) | (following > self.max_products).to(floor.device)
         self.worst = float(bound[~stop].max()) if not bool(stop.all()) else float(bound.max())
         self.spreads = [self.spreads[1], spread]
         if bool(stop.any()):
@@ -461,7 +464,7 @@ class _Solver:
         self.index = self.index[rows]
         for name in (
             "basis", "images", "pending", "projection", "coupling", "scale",
-            "dropped", "dry", "exhausted", "restarted",
+            "dropped", "dry", "trusted", "lost", "exhausted",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name)[rows])
         self.spreads = [spread[rows] for spread in self.spreads]
@@ -535,22 +538,21 @@ def _angle_bound(
     residual: torch.Tensor,
     ranks: torch.Tensor,
     noise: torch.Tensor,
-    restarted: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The bound on the sine of the leading space, and ‖R‖₂.
 
     With R = A V − V Θ the residual of the first r Ritz vectors, the sine is at most
     ‖R‖₂ / (θ_r − θ_{r+1}), and at most (Σ_i ‖R_i‖² / (θ_i − θ_{r+1})²)^½, which is the smaller of
     the two where the leading values are far from the r-th. r is the rank asked for, or the
-    numerical rank where that is smaller. A sample that had to go on from random rows has a Ritz
-    value θ_{r+1} that may still be growing: there its residual is added to it.
+    numerical rank where that is smaller. The Ritz values beyond r may still be growing (after a
+    warm start, for example, which knows its own directions only), so for θ_{r+1} stands the
+    largest of them with its residual added.
 
     Args:
         values: Ritz values `[B, d]`, descending.
         residual: `[B, d, b]`, residuals of all Ritz vectors in coordinates of the pending block.
         ranks: `[B]`, int64, r per sample.
         noise: `[B]`, what rounding may add to the norm of any residual.
-        restarted: `[B]`, bool, which samples went on from random rows.
     """
     batch, size = values.shape
     place = ranks.to(values.device).unsqueeze(1)
@@ -559,8 +561,7 @@ def _angle_bound(
     kept = residual.masked_fill(~inside.unsqueeze(2), 0.0)
     # torch has no 2-norm of a block without columns, which stands for an exhausted space.
     spread = torch.linalg.matrix_norm(kept, ord=2) if residual.shape[2] else values.new_zeros(batch)
-    outside = values + torch.where(restarted.unsqueeze(1), norms, 0.0)
-    following = outside.masked_fill(inside, 0.0).amax(1, keepdim=True)
+    following = (values + norms).masked_fill(inside, 0.0).amax(1, keepdim=True)
     gaps = (values - following).clamp_min(0.0)
     smallest = gaps.gather(1, (place - 1).clamp_min(0)).squeeze(1)
     ratios = (norms + noise.unsqueeze(1)) / gaps
