@@ -63,7 +63,7 @@ SCRIPTS = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("scripts"
 .NOTPARALLEL:
 .PHONY: help demo test lint format bench gpu-check clean remake
 help:
-	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+	@awk '/^#/ { sub(/^# ?/, ""); print; next } { exit }' Makefile
 
 ifdef OWN
 $(ENV)/pyvenv.cfg: $(REMAKE)
@@ -89,7 +89,7 @@ test: $(STAMPS)/run $(STAMPS)/test
 	$(PY) -m pytest $(ARGS)
 
 CLANG_FORMAT = $(PY) -c 'import clang_format; clang_format.clang_format()'
-CPP = $(shell git ls-files -co --exclude-standard csrc 2>/dev/null | grep -E '\.(cpp|h|cu|cuh)$$')
+CPP = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 lint: $(STAMPS)/run $(STAMPS)/lint
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
