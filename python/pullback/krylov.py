@@ -317,8 +317,8 @@ class _Solver:
         # an eigenvalue with more copies than a block has rows): a sample stops there only if the
         # next block, drawn from what rounding left or at random, brings nothing new either.
         news = torch.linalg.vector_norm(rest, dim=2).amax(1).double()
-        dry = news <= min(max(1024 * self.eps, 1e-10), 1e-3) * size
-        lost = news <= 8 * self.eps * size
+        dry = news <= max(self.floor, min(max(1024 * self.eps, 1e-10), 1e-3)) * size
+        lost = news <= self.floor * size
         if bool(lost.any()):
             rows = torch.where(lost[:, None, None], self.random_rows(rows.shape[1]), rows)
             self.dropped = torch.where(lost, torch.maximum(self.dropped, news), self.dropped)
@@ -375,13 +375,14 @@ class _Solver:
         for row in torch.nonzero(low).flatten().tolist():
             ranks[row] = self._numerical_rank(row, leading[row])
         noise = 4 * self.eps * top + self.dropped
-        bound, spread = _angle_bound(values, residual, ranks, noise)
+        bound, spread, apart = _angle_bound(values, residual, ranks, noise)
         if self.rank == self.n:
             bound = torch.zeros_like(bound)  # there is only one space of n dimensions
         converged = bound <= self.tol
         stalled = (spread > self.spreads[0] / 2) & (spread <= min(100 * self.eps, 1e-2) * top)
         complete = torch.full_like(self.exhausted, self.pending.shape[1] == 0)
-        floor = (spread <= self.floor * top) | stalled | self.exhausted | complete
+        settled = (spread <= self.floor * top) & apart
+        floor = settled | stalled | self.exhausted | complete
         following = self.products[self.index] + 2 * self.pending.shape[1]
         stop = (self.trusted | complete) & (converged | floor) | (following > self.max_products).to(floor.device)
         self.worst = float(bound[~stop].max()) if not bool(stop.all()) else float(bound.max())
@@ -538,8 +539,8 @@ def _angle_bound(
     residual: torch.Tensor,
     ranks: torch.Tensor,
     noise: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The bound on the sine of the leading space, and ‖R‖₂.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The bound on the sine of the leading space, ‖R‖₂, and whether no other value may overtake.
 
     With R = A V − V Θ the residual of the first r Ritz vectors, the sine is at most
     ‖R‖₂ / (θ_r − θ_{r+1}), and at most (Σ_i ‖R_i‖² / (θ_i − θ_{r+1})²)^½, which is the smaller of
@@ -568,4 +569,4 @@ def _angle_bound(
     by_row = torch.linalg.vector_norm(ratios.masked_fill(~inside, 0.0), dim=1)
     bound = torch.minimum((spread + noise) / smallest, by_row).nan_to_num(nan=math.inf)
     bound = bound.clamp_max(1.0)  # no sine is larger
-    return torch.where(place.squeeze(1) == 0, 0.0, bound), spread
+    return torch.where(place.squeeze(1) == 0, 0.0, bound), spread, smallest > 0
