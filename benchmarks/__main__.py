@@ -1,0 +1,99 @@
+"""Command line of the benchmarks: `python -m benchmarks [basis|gram|all]`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from benchmarks import basis, environment, gram, report
+
+_RESULTS = Path(__file__).parent / "results"
+
+
+class What(str, Enum):
+    """What can be measured."""
+
+    basis = "basis"
+    gram = "gram"
+    all = "all"
+
+
+class Device(str, Enum):
+    """Where it can be measured."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    what: Annotated[
+        What, typer.Argument(help="basis: against the published loop; gram: the kernel.")
+    ] = What.basis,
+    samples: Annotated[int | None, typer.Option(min=1, help="Latents of basis (8).")] = None,
+    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.cpu,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of torch (default: its own choice).")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only show that it runs: few samples and iterations.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "--json",
+            help="JSON file to write (benchmarks/results/WHAT-DEVICE.json; none with --quick).",
+        ),
+    ] = None,
+) -> None:
+    """Measure pullback, print tables, and write the figures with their environment.
+
+    Nothing fails by being slow: the tables say which targets were met.
+    """
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise typer.BadParameter(
+            f"torch {torch.__version__} finds no usable NVIDIA GPU here.", param_hint="--device"
+        )
+    if threads is not None:
+        torch.set_num_threads(threads)
+    # Rounding to TF32 would keep every method from the accuracy that is asked for.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    place = torch.device(device.value)
+    console, err = Console(), Console(stderr=True)
+    results: dict[str, Any] = {"environment": environment.describe(place), "quick": quick}
+    report.print_environment(console, results["environment"])
+    with err.status("starting") as status:
+        if what in (What.basis, What.all):
+            settings = basis.Settings.quick() if quick else basis.Settings()
+            if samples is not None:
+                settings = replace(settings, samples=samples)
+            results["basis"] = basis.run(settings, place, status.update)
+        if what in (What.gram, What.all):
+            size = gram.Settings.quick() if quick else gram.Settings()
+            results["gram"] = gram.run(size, place, status.update)
+    results["environment"]["load_average_at_end"] = environment.load_average()
+    if "basis" in results:
+        report.print_basis(console, results["basis"])
+    if "gram" in results:
+        report.print_gram(console, results["gram"])
+    if quick:
+        console.print("This was a quick run: it shows that all runs, and its figures mean nothing.")
+    if output is None and not quick:
+        output = _RESULTS / f"{what.value}-{environment.slug(place)}.json"
+    if output is not None:
+        report.write_json(output, results)
+        console.print(f"Wrote {output}")
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m benchmarks")

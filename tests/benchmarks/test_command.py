@@ -1,0 +1,122 @@
+import json
+import math
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from benchmarks import report
+from benchmarks.__main__ import app
+
+METHODS = ("published_default", "published_accurate", "subspace", "ours", "ours_single")
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """What the quick run of everything printed and wrote."""
+    path = tmp_path_factory.mktemp("results") / "new" / "all.json"
+    # One thread: what is measured does not matter here, and neighbours may be using the others.
+    result = CliRunner().invoke(
+        app,
+        ["all", "--quick", "--threads", "1", "--output", str(path)],
+        env={"COLUMNS": "200"},
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0, result.output
+    assert [p.name for p in path.parent.iterdir()] == ["all.json"]
+    return result.output, json.loads(path.read_text("utf-8"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_environment_is_written(quick):
+    environment = quick[1]["environment"]
+    assert environment["torch"] == torch.__version__
+    for name in (
+        "date", "device", "cpu", "threads", "cores", "load_average", "load_average_at_end",
+        "python", "diffusers", "pullback", "pullback_ext", "platform",
+    ):  # fmt: skip
+        assert environment[name] not in (None, "", []), name
+    assert environment["threads"] == 1
+    assert quick[1]["quick"] is True
+
+
+def test_every_method_has_its_figures(quick):
+    basis = quick[1]["basis"]
+    assert tuple(basis["methods"]) == METHODS
+    for name, method in basis["methods"].items():
+        for key in ("seconds_per_sample", "products_per_direction", "sine"):
+            values = method[key]
+            assert len(values["all"]) == basis["settings"]["samples"], (name, key)
+            assert values["min"] <= values["median"] <= values["max"], (name, key)
+            assert all(math.isfinite(value) for value in values["all"]), (name, key)
+        assert method["seconds_per_sample"]["min"] > 0
+        assert method["peak_bytes"] > 0
+        assert method["ratio_to_ours"] > 0
+    assert basis["methods"]["ours"]["ratio_to_ours"] == 1
+    assert basis["problem"]["n"] == math.prod(basis["problem"]["x_shape"])
+
+
+def test_the_published_loop_kept_to_its_budget(quick):
+    settings, methods = (quick[1]["basis"][key] for key in ("settings", "methods"))
+    default, accurate = methods["published_default"], methods["published_accurate"]
+    assert default["iterations"]["max"] == settings["default_iterations"]
+    assert default["products_per_direction"]["max"] == 2 * settings["default_iterations"]
+    assert accurate["iterations"]["max"] <= settings["iteration_cap"]
+
+
+def test_ours_is_accurate_and_single_samples_give_the_same(quick):
+    settings, methods = (quick[1]["basis"][key] for key in ("settings", "methods"))
+    for name in ("ours", "ours_single"):
+        assert methods[name]["sine"]["max"] <= settings["tol"]
+        assert methods[name]["stopped"] == {"converged": settings["samples"]}
+
+
+def test_a_loop_that_gave_up_is_named(quick):
+    text, results = quick
+    basis = results["basis"]
+    assert basis["methods"]["published_accurate"]["stopped"] == {"max_iter": 2}
+    assert "given up" in basis["targets"][0]["note"]
+    assert "2 samples stopped at 4 iterations" in text
+
+
+def test_targets_are_marked_and_never_fail(quick):
+    text, results = quick
+    targets = results["basis"]["targets"]
+    assert [target["asked"] for target in targets] == [">= 40", ">= 35", "<= 11"]
+    for target in targets:
+        assert target["name"] in text
+        assert isinstance(target["met"], bool)
+    assert "met" in text
+
+
+def test_gram_rows(quick):
+    gram = quick[1]["gram"]
+    assert gram["copy_bytes_per_s"] > 0
+    assert [row["product"] for row in gram["rows"]] == ["a b^T", "a a^T"] * 2
+    for row in gram["rows"]:
+        assert set(row["seconds"]) == {"gram", "bmm_float32", "bmm_float64"}
+        assert row["error"]["gram"] < 1e-6
+        assert 0 < row["seconds"]["gram"]["min"] <= row["seconds"]["gram"]["median"]
+        assert row["bandwidth_fraction"] > 0
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "results.json"
+    report.write_json(path, {"old": 1})
+    with pytest.raises(TypeError):
+        report.write_json(path, {"new": object()})
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_said_in_a_sentence():
+    result = CliRunner().invoke(app, ["gram", "--device", "cuda"])
+    assert result.exit_code == 2
+    assert "no usable NVIDIA GPU" in result.output
