@@ -101,10 +101,10 @@ format: $(STAMPS)/lint
 	$(PY) -m ruff format .
 	$(CLANG_FORMAT) -i $(CPP)
 
-bench: $(STAMPS)/run $(STAMPS)/bench
+bench: $(STAMPS)/run
 	$(PY) -m benchmarks $(ARGS)
 
-gpu-check: $(STAMPS)/run $(STAMPS)/test $(STAMPS)/bench
+gpu-check: $(STAMPS)/run $(STAMPS)/test
 	@$(PY) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make gpu-check needs an NVIDIA GPU that torch can use, and torch " + torch.__version__ + " finds none.")'
 	@mkdir -p gpu-check
 	$(PY) -m pullback_ext
@@ -112,7 +112,8 @@ gpu-check: $(STAMPS)/run $(STAMPS)/test $(STAMPS)/bench
 	@if command -v compute-sanitizer >/dev/null; then set -x; \
 	  compute-sanitizer --tool memcheck --error-exitcode 1 $(PY) -m pullback_ext; \
 	else echo "compute-sanitizer is not on PATH: memory check left out"; fi
-	$(PY) -m benchmarks --json gpu-check/benchmarks.json $(ARGS)
+	$(PY) -m benchmarks gram --device cuda --json gpu-check/gram.json $(ARGS)
+	$(PY) -m benchmarks basis --device cuda --json gpu-check/basis.json $(ARGS)
 
 clean:
 	rm -rf build dist *.egg-info pullback_ext/_native.*.so
