@@ -1,0 +1,150 @@
+"""Figures: they render for every kind of latent and at the edges, into valid files."""
+
+import struct
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from pullback import figures
+
+
+def latents(rng, *shape):
+    return torch.randn(*shape, generator=rng)
+
+
+def walk(rng, t=500, k=4, steps=7, shape=(1, 16, 16)):
+    return figures.Walk(
+        t=t,
+        latent=latents(rng, *shape),
+        image=latents(rng, *shape).tanh(),
+        v=latents(rng, k, *shape),
+        s=torch.linspace(9, 1, k),
+        lengths=torch.linspace(-0.5, 0.5, steps),
+        moved=latents(rng, k, steps, *shape).tanh(),
+    )
+
+
+def written(figure, path):
+    """The pixels of a saved figure, after checks that every figure must pass."""
+    assert isinstance(figure, Figure)
+    figures.save(figure, path)
+    data = path.read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = struct.unpack(">II", data[16:24])
+    assert 400 <= width <= 4000
+    assert 200 <= height <= 4000
+    pixels = imread(path)[:, :, :3]
+    assert pixels.std() > 0.02, "a blank sheet"
+    border = np.concatenate([pixels[:3].ravel(), pixels[-3:].ravel(), pixels[:, :3].ravel()])
+    assert border.min() > 0.99, "something is cut off at the border"
+    return pixels
+
+
+def texts(figure):
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 8, 8), (4, 8, 8), (1, 8, 16)])
+def test_directions_show_every_kind_of_latent(rng, tmp_path, shape):
+    figure = figures.directions(
+        500,
+        latents(rng, 3, *shape),
+        latents(rng, 3, *shape).tanh(),
+        latents(rng, 3, 5, *shape),
+        torch.linspace(20, 2, 5).expand(3, 5),
+    )
+    written(figure, tmp_path / "figure.png")
+    assert "$s$ = 20.0" in texts(figure)
+    assert "$v_{5}$" in texts(figure)
+    assert "$v_{6}$" not in texts(figure)
+
+
+def test_directions_of_one_sample_and_one_direction(rng, tmp_path):
+    one = latents(rng, 1, 1, 16, 16)
+    figure = figures.directions(0, one, one, one[:, None], torch.zeros(1, 1))
+    written(figure, tmp_path / "figure.png")
+
+
+def test_directions_show_no_more_rows_and_columns_than_asked(rng):
+    x = latents(rng, 20, 1, 8, 8)
+    figure = figures.directions(
+        1, x, x, latents(rng, 20, 12, 1, 8, 8), torch.ones(20, 12), samples=3, count=2
+    )
+    assert len(figure.axes[0].images) == 3 * (2 + 2)
+
+
+def test_a_direction_of_one_channel_is_white_at_zero_and_red_above(tmp_path):
+    v = torch.zeros(1, 1, 1, 2, 2)
+    v[..., 0, 0], v[..., 1, 1] = 1.0, -0.5
+    figure = figures.directions(1, v[0], v[0], v, torch.ones(1, 1))
+    shown = figure.axes[0].images[-1]
+    red, _, blue = shown.cmap(shown.norm(shown.get_array()[0, 0]))[:3]
+    assert red > 2 * blue
+    zero = shown.cmap(shown.norm(shown.get_array()[0, 1]))[:3]
+    assert min(zero) > 0.95
+
+
+@pytest.mark.parametrize("timesteps", [(900,), (900, 500), (900, 700, 500, 200, 100)])
+def test_spectrum_has_a_line_per_timestep(rng, tmp_path, timesteps):
+    s = latents(rng, 6, 12).abs().sort(dim=1, descending=True).values
+    figure = figures.spectrum({t: s * t for t in timesteps})
+    written(figure, tmp_path / "figure.png")
+    labels = [line.get_label() for line in figure.axes[0].lines]
+    assert labels == [f"t = {t}" for t in timesteps]
+
+
+def test_spectrum_leaves_out_zeros(tmp_path):
+    s = torch.tensor([[4.0, 2.0, 0.0], [3.0, 1.0, 0.0]])
+    figure = figures.spectrum({10: s})
+    written(figure, tmp_path / "figure.png")
+    median = figure.axes[0].lines[0].get_ydata()
+    assert np.isfinite(median[:2]).all()
+    assert np.isnan(median[2])
+
+
+@pytest.mark.parametrize("s", [torch.ones(1, 1), torch.zeros(2, 3)])
+def test_spectrum_of_next_to_nothing(tmp_path, s):
+    figures.save(figures.spectrum({10: s}), tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 8, 8)])
+@pytest.mark.parametrize(
+    ("timesteps", "k"), [((900, 700, 500, 200), 4), ((500,), 1), ((9, 5, 2), 3)]
+)
+def test_strips(rng, tmp_path, shape, timesteps, k):
+    walks = [walk(rng, t, k, shape=shape) for t in timesteps]
+    figure = figures.strips(walks, "Sample 0")
+    written(figure, tmp_path / "figure.png")
+    assert len(figure.axes[0].images) == len(timesteps) * k * 7
+    found = texts(figure)
+    assert [text for text in found if text.startswith("t = ")] == [f"t = {t}" for t in timesteps]
+    assert found.count("0") == len(timesteps), "the middle column is labelled 0"
+    assert "−0.50" in found
+    assert "+0.50" in found
+
+
+@pytest.mark.parametrize(("samples", "timesteps", "k"), [(2, (900, 500, 200), 4), (1, (500,), 1)])
+def test_overview(rng, tmp_path, samples, timesteps, k):
+    pages = [[walk(rng, t, k) for t in timesteps] for _ in range(samples)]
+    figure = figures.overview(pages, "Overview")
+    written(figure, tmp_path / "figure.png")
+
+
+def test_a_failed_save_leaves_the_old_file_and_no_other(rng, tmp_path, monkeypatch):
+    path = tmp_path / "figure.png"
+    path.write_bytes(b"old")
+    figure = figures.strips([walk(rng)], "Sample 0")
+
+    def fail(name, **options):
+        name.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figure, "savefig", fail)
+    with pytest.raises(KeyboardInterrupt):
+        figures.save(figure, path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
