@@ -29,6 +29,7 @@ DPI = 200
 _TITLE, _LABEL, _SMALL = 10.0, 8.0, 7.0  # points
 _INK, _FAINT = "#1a1a1a", "#6b6b6b"
 _TILE, _GAP = 0.42, 0.04  # inches
+_NARROWEST = 4.8  # inches: what the texts need
 _STYLE: Any = {  # matplotlib types the keys one by one
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -98,7 +99,7 @@ def directions(
     size, pitch = step - _GAP, step + caption
     left, top, gutter = 0.15, 0.93, 0.12
     width = left + (2 + columns) * step + gutter + 0.15
-    with _sheet(max(width, 4.6), top + rows * pitch + 0.06) as sheet:
+    with _sheet(max(width, _NARROWEST), top + rows * pitch + 0.06) as sheet:
         sheet.text(left, 0.26, f"Samples and their leading directions at t = {t}", size=_TITLE)
         sheet.text(
             left, 0.48, "Each direction is on its own scale, symmetric about zero.", color=_FAINT
@@ -133,7 +134,7 @@ def spectrum(values: Mapping[int, torch.Tensor]) -> Figure:
         figure = Figure(figsize=(5.2, 3.5), layout="constrained")
         axes = figure.add_subplot()
         colours = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(values)))
-        samples, longest = 0, 1
+        samples, longest, lowest = 0, 1, 1.0
         for (t, s), colour in zip(sorted(values.items(), reverse=True), colours, strict=True):
             s = s.double().cpu()
             ratio = torch.where(s > 0, s / s[:, :1], torch.nan)
@@ -147,8 +148,10 @@ def spectrum(values: Mapping[int, torch.Tensor]) -> Figure:
                 label=f"t = {t}",
             )  # fmt: skip
             samples, longest = max(samples, len(s)), max(longest, s.shape[1])
+            lowest = np.nanmin([lowest, *low])
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 4.0, 6.0, 8.0)))
+        subs = (1.0, 2.0, 4.0, 6.0, 8.0) if lowest > 0.05 else (1.0,)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("index $i$", fontsize=_LABEL)
@@ -181,7 +184,7 @@ def strips(walks: Sequence[Walk], title: str) -> Figure:
     block_height = header + k * pitch + 0.34
     width = left + across * block_width + (across - 1) * between + 0.15
     top = 0.6
-    with _sheet(max(width, 4.6), top + down * block_height) as sheet:
+    with _sheet(max(width, _NARROWEST), top + down * block_height) as sheet:
         sheet.text(left, 0.26, title, size=_TITLE)
         sheet.text(left, 0.5, _rule(), size=_LABEL, color=_FAINT)
         for number, walk in enumerate(walks):
@@ -218,7 +221,7 @@ def overview(samples: Sequence[Sequence[Walk]], title: str) -> Figure:
     width = x_moved[-1] + steps * pitch + 0.15
     rows = sum(len(walks) for walks in samples)
     height = top + rows * pitch + (len(samples) - 1) * between + 0.3
-    with _sheet(width, height) as sheet:
+    with _sheet(max(width, _NARROWEST), height) as sheet:
         sheet.text(left, 0.26, title, size=_TITLE)
         sheet.text(left, 0.5, _rule(), color=_FAINT)
         head = 0.83
@@ -250,10 +253,7 @@ def _three_digits(value: torch.Tensor) -> str:
 
 
 def _rule() -> str:
-    return (
-        "Each $x_t$ is moved by a multiple of its norm along a direction, "
-        "$x_t + a\\,\\|x_t\\|\\,v_i$, and denoised; the middle column is not moved."
-    )
+    return "Each image: $x_t + a\\,\\|x_t\\|\\,v_i$, denoised; the framed one is not moved."
 
 
 class _sheet:  # noqa: N801 - reads as what it is, a context manager

@@ -56,7 +56,7 @@ def draw(
     written = {"overview.png": "samples, directions and strips on one page"}
     chosen = _spread(len(found), _OVERVIEW_TIMESTEPS)
     page = [[walk[i] for i in chosen] for walk in walks[:_OVERVIEW_SAMPLES]]
-    title = f"Local latent bases of {model.name}: samples, directions, and moves along them"
+    title = f"Local latent bases of {Path(model.name).name}"
     figures.save(figures.overview(page, title), folder / "overview.png")
     written["spectrum.png"] = "singular values: median and quartiles per t"
     figures.save(
