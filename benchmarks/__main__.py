@@ -69,7 +69,7 @@ def main(
     # Rounding to TF32 would keep every method from the accuracy that is asked for.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     place = torch.device(device.value)
-    console, err = Console(), Console(stderr=True)
+    console, err = report.console(), Console(stderr=True)
     results: dict[str, Any] = {"environment": environment.describe(place), "quick": quick}
     report.print_environment(console, results["environment"])
     with err.status("starting") as status:
