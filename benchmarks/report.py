@@ -56,7 +56,8 @@ def print_basis(console: Console, results: dict[str, Any]) -> None:
     )
     table.add_column("method")
     for name in (
-        "s / sample", "ratio to ours", "iterations", "products / direction (worst)", "true sine (worst)", "peak MiB",
+        "s / sample", "ratio to ours", "iterations", "products / direction (worst)",
+        "true sine (worst)", "peak MiB",
     ):  # fmt: skip
         table.add_column(name, justify="right")
     for method in results["methods"].values():
