@@ -11,6 +11,7 @@ from torch import nn
 
 from pullback import JacobianOperator, _memory
 from pullback.jacobian import Chunk
+from pullback_ext.intercept import forward_mode_ready
 
 
 def small_net(dtype=torch.float64):
@@ -218,17 +219,37 @@ def test_halving_ends():
     assert steps == [(3, 3), (3, 2), (3, 1), (2, 1), (1, 1)]
 
 
-def test_peak_bytes_counts_what_is_alive_at_once_and_nothing_made_outside():
+def test_memory_counts_what_is_alive_at_once_and_nothing_made_outside():
     outside = torch.ones(1000)
 
     def run():
         a = outside * 2  # 4000 bytes
         b = a.view(10, 100) + 1  # 4000 more, both alive
         del a
-        return b.sum()
+        c = b * 3  # 4000 more, two alive
+        return c.sum()
 
-    peak = _memory.peak_bytes(run)
+    value, (peak, total) = _memory.measure(run)
+    assert float(value) == 9000
     assert 8000 <= peak <= 8000 + 64
+    assert 12000 <= total <= 12000 + 64
+
+
+def test_the_plan_is_an_upper_estimate_of_what_products_need():
+    f, (x, shift) = small_net(torch.float32), points(1, torch.float32)
+    chunk = JacobianOperator(f, x, shift).chunk
+
+    def tangents(count):
+        v = torch.randn(count, *x.shape)
+        return lambda: torch.func.vmap(
+            lambda w: torch.func.jvp(lambda p: f(p, shift), (x,), (w,))[1]
+        )(v)
+
+    with torch.no_grad(), forward_mode_ready():
+        few, many = (_memory.measure(tangents(count))[1][0] for count in (2, 12))
+        closure = _memory.measure(lambda: torch.func.vjp(lambda p: f(p, shift), x)[0])[1][1]
+    assert (many - few) / 10 <= chunk.bytes_per_tangent <= 8 * (many - few) / 10
+    assert closure <= 2 * chunk.bytes_per_closure
 
 
 def test_to_scipy_gives_the_same_singular_values():

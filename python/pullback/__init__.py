@@ -1,12 +1,32 @@
-"""Local latent bases of diffusion models: the geometry that features induce on latents."""
+"""Local latent bases of diffusion models: the geometry that features induce on latents.
 
-from pullback import krylov
+The public names are loaded when they are first used, so that `import pullback` and the command
+line's help do not wait for torch and diffusers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
 from pullback._version import __version__
-from pullback.basis import LocalBasis, local_basis
-from pullback.jacobian import JacobianOperator
-from pullback.loading import load
-from pullback.model import LatentModel
-from pullback.sampling import ddim
+
+if TYPE_CHECKING:
+    from pullback import krylov
+    from pullback.basis import LocalBasis, local_basis
+    from pullback.jacobian import JacobianOperator
+    from pullback.loading import load
+    from pullback.model import LatentModel
+    from pullback.sampling import ddim
+
+_MODULE_OF = {
+    "JacobianOperator": "jacobian",
+    "LatentModel": "model",
+    "LocalBasis": "basis",
+    "ddim": "sampling",
+    "load": "loading",
+    "local_basis": "basis",
+}
 
 __all__ = [
     "JacobianOperator",
@@ -18,3 +38,15 @@ __all__ = [
     "load",
     "local_basis",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"pullback.{_MODULE_OF[name]}"), name)
+    if name == "krylov":
+        return importlib.import_module("pullback.krylov")
+    raise AttributeError(f"module 'pullback' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -46,7 +46,7 @@ class _LiveBytes(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = self.peak = 0
+        self.live = self.peak = self.total = 0
         self._seen: set[int] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -67,6 +67,7 @@ class _LiveBytes(TorchDispatchMode):
             return
         self._seen.add(key)
         self.live += size
+        self.total += size
         self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._remove, key, size)
 
@@ -75,12 +76,8 @@ class _LiveBytes(TorchDispatchMode):
         self.live -= size
 
 
-def peak_bytes(run: Callable[[], object]) -> int:
-    """The most bytes alive at one time in tensors that `run` makes.
-
-    What `run` returns is alive until the end, so the activations of a vjp closure count in full.
-    """
+def measure(run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, tuple[int, int]]:
+    """What `run` returns, and the most bytes alive at once and all bytes, of tensors it makes."""
     with _LiveBytes() as mode:
         result = run()
-    del result
-    return mode.peak
+    return result, (mode.peak, mode.total)

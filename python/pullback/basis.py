@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pullback import krylov
+from pullback._files import replacing
 from pullback._version import __version__
 from pullback.jacobian import JacobianOperator
 from pullback.model import Condition, LatentModel
@@ -119,7 +120,7 @@ class LocalBasis:
             ValueError: rank is not above the present one.
             RuntimeError: the basis was loaded from a file and no longer knows its model.
 
-        Cost: fewer products than a new basis of that rank.
+        Cost: at most the products of a new basis of that rank.
         """
         if self._source is None:
             raise RuntimeError(
@@ -143,12 +144,8 @@ class LocalBasis:
             "provenance": json.dumps(self.provenance),
         }
         tensors = {name: getattr(self, name).contiguous().cpu() for name in _TENSORS}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
+        with replacing(path) as temporary:
             save_file(tensors, temporary, metadata)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LocalBasis:
@@ -173,18 +170,17 @@ class LocalBasis:
                         f"header, got {metadata.get('format')!r}. Was it written by a later "
                         "version, or by something else?"
                     )
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
-        except SafetensorError as error:
+                return cls(
+                    **{name: file.get_tensor(name) for name in _TENSORS},
+                    stopped=tuple(json.loads(metadata["stopped"])),
+                    tol=float(metadata["tol"]),
+                    provenance=json.loads(metadata["provenance"]),
+                )
+        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"{path} is damaged or is no safetensors file ({error}). Copy it again, or "
                 "compute the basis again."
             ) from error
-        return cls(
-            **tensors,
-            stopped=tuple(json.loads(metadata["stopped"])),
-            tol=float(metadata["tol"]),
-            provenance=json.loads(metadata["provenance"]),
-        )
 
 
 @dataclass(frozen=True)

@@ -222,22 +222,6 @@ def read(folder: Path, t: int, settings: dict[str, Any]) -> Found | None:
     return None if x is None else Found(t, x, basis, float(run["seconds"]), reused=True)
 
 
-def sample_latents(model: LatentModel, plan: Plan, t: int) -> torch.Tensor:
-    """Latents x_t `[B, C, H, W]` of the plan's samples, each from a seed of its own.
-
-    One sample at a time: a batch of any size takes the memory of one, and a sample does not
-    depend on the others.
-    """
-    return torch.cat(
-        [
-            model.sample_latents(
-                1, t, seed, plan.condition(model, slice(i, i + 1)), steps=SAMPLING_STEPS
-            )
-            for i, seed in enumerate(plan.seeds)
-        ]
-    )
-
-
 def _compute(
     model: LatentModel,
     plan: Plan,
@@ -247,7 +231,9 @@ def _compute(
     watch: Watch,
 ) -> Found:
     settings = plan.settings(model, t)
-    x = sample_latents(model, plan, t)
+    x = model.sample_latents(
+        len(plan.seeds), t, plan.seeds, plan.condition(model), steps=SAMPLING_STEPS
+    )
     start = time.perf_counter()
     basis = local_basis(
         model, x, t, plan.rank, plan.tap, plan.condition(model),

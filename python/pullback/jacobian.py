@@ -24,6 +24,12 @@ _AGREEMENT = {
 }
 
 
+#: What a pass needs, in units of the plain forward pass of one sample: a tangent some times the
+#: most bytes alive at once (it goes beside the primal, through rules that make several temporaries
+#: each), the vjp closure some times all bytes made (what it saves, and what it saves of its own).
+_NEED = (4, 2)
+
+
 @dataclass
 class ProductCount:
     """How many single-sample products an operator and its selections have made."""
@@ -41,8 +47,8 @@ class ProductCount:
 class Chunk:
     """How a product is cut into passes: samples and tangents (or cotangents) in one pass.
 
-    `bytes_per_tangent` and `bytes_per_closure` are what one sample needs, in bytes: measured
-    live memory of a forward pass with one tangent, and activations that a vjp closure keeps.
+    `bytes_per_tangent` and `bytes_per_closure` are what one sample needs, in bytes: estimates
+    from what its forward pass has alive at one time, and makes in all.
     """
 
     samples: int
@@ -108,7 +114,7 @@ class JacobianOperator:
         ValueError: x is empty or not finite, a tensor of args has another batch size, f's output
             does not start with the batch, or one of the checks failed.
 
-    Cost: the check takes one product of each kind with two samples, the plan as much with one.
+    Cost: the check takes one product of each kind with two samples, the plan one forward pass.
     """
 
     def __init__(
@@ -137,11 +143,12 @@ class JacobianOperator:
         self.args = args
         self.count = ProductCount()
         self._closure: _Closure | None = None
-        self.h_shape = tuple(self._evaluate(slice(0, 1)).shape[1:])
+        value, usage = _memory.measure(lambda: self._evaluate(slice(0, 1)))
+        self.h_shape = tuple(value.shape[1:])
         if check:
             # Two samples show whether they are independent, whatever fits the memory.
             self._check(slice(0, min(self.batch, 2)))
-        self.chunk = self._plan(chunk, memory)
+        self.chunk = self._plan(chunk, memory, usage)
 
     @property
     def batch(self) -> int:
@@ -318,7 +325,7 @@ class JacobianOperator:
         if self._closure is None or self._closure.samples != samples:
             self._closure = None  # free the old activations before the new ones are made
             x, f = self._of(samples)
-            value, pull = torch.func.vjp(f, x)
+            value, pull = torch.func.vjp(f, x)[:2]
 
             def cast_and_pull(w: torch.Tensor) -> tuple[torch.Tensor]:
                 return pull(w.to(value.dtype))
@@ -352,22 +359,15 @@ class JacobianOperator:
 
     # ------------------------------------------------------------------------ plan and checks
 
-    def _plan(self, chunk: int | str, memory: int | None) -> Chunk:
+    def _plan(self, chunk: int | str, memory: int | None, usage: tuple[int, int]) -> Chunk:
         budget = _memory.default_budget(self.device) if memory is None else int(memory)
         if budget <= 0:
             raise ValueError(f"Expected a positive memory budget in bytes, got {memory}.")
         if chunk != "auto":
             return Chunk(self.batch, int(chunk), budget, 0, 0)
-        x, f = self._of(slice(0, 1))
-        with torch.no_grad(), forward_mode_ready():
-            closure = _memory.peak_bytes(lambda: torch.func.vjp(f, x))
-            # Two tangents, so that what the primal needs by itself counts half.
-            pair = torch.ones_like(x).expand(2, *x.shape)
-            tangent = _memory.peak_bytes(
-                lambda: torch.func.vmap(lambda v: torch.func.jvp(f, (x,), (v,))[1])(pair)
-            )
-        # A cotangent needs about what a tangent needs; both stand beside the activations.
-        tangent, closure = max(tangent // 2, 1), max(closure, 1)
+        tangent, closure = (
+            max(1, factor * size) for factor, size in zip(_NEED, usage, strict=True)
+        )
         samples = max(1, min(self.batch, budget // (tangent + closure)))
         left = budget - samples * closure
         return Chunk(samples, max(1, left // (samples * tangent)), budget, tangent, closure)
@@ -408,7 +408,7 @@ class JacobianOperator:
         v, u = torch.zeros_like(x), torch.zeros_like(value)
         v[0] = draw(x[0])
         with torch.no_grad(), forward_mode_ready():
-            again, jv = torch.func.jvp(f, (x,), (v,))
+            again, jv = torch.func.jvp(f, (x,), (v,))[:2]
             # <J v, J v> = <J^T J v, v> is far from zero; with a random u both sides nearly were.
             u[0] = jv[0] if _norm(jv[0]) > 0 else draw(value[0])
             (ju,) = torch.func.vjp(f, x)[1](u)

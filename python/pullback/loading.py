@@ -100,7 +100,10 @@ def _from_folder(folder: Path) -> Any:
 
 def _from_hub(name: str) -> Any:
     try:
-        return DiffusionPipeline.from_pretrained(name, use_safetensors=True)
+        with _quiet():
+            return DiffusionPipeline.from_pretrained(
+                name, use_safetensors=True, low_cpu_mem_usage=False
+            )
     except Exception as error:  # the hub's client has no common error class
         raise OSError(
             f"The hub model {name!r} could not be fetched: {_first_line(error)} Check the name "

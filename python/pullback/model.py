@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -105,7 +105,9 @@ class LatentModel:
     @property
     def fingerprint(self) -> str:
         """Short hash of the network's configuration and of a sample of its weights."""
-        digest = hashlib.sha256(json.dumps(dict(self.network.config), default=str).encode())
+        # Names with an underscore say where the network was read from, not what it is.
+        config = {k: v for k, v in self.network.config.items() if not k.startswith("_")}
+        digest = hashlib.sha256(json.dumps(config, default=str).encode())
         for name, parameter in self.network.named_parameters():
             part = parameter.detach().flatten()[:64].double().cpu()
             digest.update(name.encode() + part.numpy().tobytes())
@@ -212,20 +214,21 @@ class LatentModel:
         self,
         count: int,
         t: int,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         cond: Condition | None = None,
         *,
         steps: int = 50,
     ) -> torch.Tensor:
         """Latents x_t on the way from noise to images.
 
-        Noise is drawn per sample from `seed`, so sample i is the same whatever the count, and the
-        same image is met at every t (up to the stride).
+        Every sample has a seed of its own, so it is the same whatever the count, and at every t
+        (up to the stride) it is on its way to the same image.
 
         Args:
             count: samples.
             t: timestep to stop at, in the scheduler's training units.
-            seed: seed of the noise.
+            seed: the first sample's seed, where the others follow with seed + 1, seed + 2, ...;
+                or one seed per sample.
             cond: the network's further arguments, batch first; None is the null condition.
             steps: DDIM steps over the whole schedule.
 
@@ -236,18 +239,16 @@ class LatentModel:
         """
         if count < 1:
             raise ValueError(f"Expected a positive count of samples, got {count}.")
+        seeds = range(seed, seed + count) if isinstance(seed, int) else seed
+        if len(seeds) != count:
+            raise ValueError(f"Expected one seed per sample, {count}, got {len(seeds)}.")
         self.check_mode()
         self.check_timestep(t)
-        noise = torch.stack(
-            [
-                torch.randn(
-                    self.latent_shape,
-                    generator=torch.Generator().manual_seed(seed * 1_000_003 + sample),
-                    dtype=torch.float32,
-                )
-                for sample in range(count)
-            ]
-        )
+        draws = [
+            torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(one))
+            for one in seeds
+        ]
+        noise = torch.stack(draws)
         sigma = float(getattr(self.scheduler, "init_noise_sigma", 1.0))
         x = (noise * sigma).to(self.device, self.dtype)
         down = sampling.stride(self, steps)
