@@ -96,7 +96,7 @@ def interleaved(
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     """The most bytes that tensors made by `run` hold at one time; slow, so never timed."""
     if device.type != "cuda":
-        return _memory.peak_bytes(run)
+        return _memory.measure(run)[1][0]
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)

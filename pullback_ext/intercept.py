@@ -43,7 +43,14 @@ def forward_mode_ready() -> Iterator[None]:
     """Context in which attention and group normalisation can be differentiated in any mode.
 
     Enter it around the whole of `vmap(jvp(f))` or `vjp(f)`: inside a transform it would not see
-    the calls. Attention takes its mathematical form, which stores the full score matrix.
+    the calls. Attention takes its mathematical form, which stores the full score matrix; float32
+    convolutions on a GPU run in float32 and not in TF32, whose rounding is 8,000 times coarser
+    than the error bounds of the results assume.
     """
-    with sdpa_kernel(SDPBackend.MATH), _ContiguousGroupNorm():
-        yield
+    tf32 = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with sdpa_kernel(SDPBackend.MATH), _ContiguousGroupNorm():
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = tf32

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 #: Norm of the random part of the start beside that of the given vectors.
-_RANDOM_SHARE = 0.4
+_RANDOM_SHARE = 0.1
 
 
 class BlockKrylov:

@@ -165,7 +165,7 @@ def svd(
         tol: an explicit bound instead of a quality.
         init: vectors to start from, `[B, p, *x_shape]`, for example the basis of a neighbouring
             timestep: it starts from random mixtures of them with a random part added, which
-            finds directions that they lack, and saves about a fifth of the products.
+            finds directions that they lack, and saves about a sixth of the products.
         block: rows multiplied at a time; by default half the rank (a fifth above 16).
         max_products: products per sample after which to stop; by default 100 times the rank.
         seed: seed of the random start, which is the same for every sample.
