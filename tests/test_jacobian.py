@@ -247,9 +247,9 @@ def test_the_plan_is_an_upper_estimate_of_what_products_need():
 
     with torch.no_grad(), forward_mode_ready():
         few, many = (_memory.measure(tangents(count))[1][0] for count in (2, 12))
-        closure = _memory.measure(lambda: torch.func.vjp(lambda p: f(p, shift), x)[0])[1][1]
+        closure = _memory.measure(lambda: torch.func.vjp(lambda p: f(p, shift), x))[1][0]
     assert (many - few) / 10 <= chunk.bytes_per_tangent <= 8 * (many - few) / 10
-    assert closure <= 2 * chunk.bytes_per_closure
+    assert closure / 1.5 <= chunk.bytes_per_closure <= 4 * closure
 
 
 def test_to_scipy_gives_the_same_singular_values():

@@ -26,8 +26,8 @@ _AGREEMENT = {
 
 #: What a pass needs, in units of the plain forward pass of one sample: a tangent some times the
 #: most bytes alive at once (it goes beside the primal, through rules that make several temporaries
-#: each), the vjp closure some times all bytes made (what it saves, and what it saves of its own).
-_NEED = (4, 2)
+#: each), the vjp closure at most all bytes made.
+_NEED = (4, 1)
 
 
 @dataclass
