@@ -2,8 +2,8 @@
 //
 // A block of 16 x 16 threads computes a tile of 16 R x 16 R entries over one part of N. Columns
 // come in stages through shared memory, row by row as they lie; a thread owns rows ty + 16 r and
-// columns tx + 16 c, and reads 16 bytes (4 or 2 columns of N) at a time. Float32 accumulators hold
-// at most 256 products before they are added to float64 ones. Every entry is summed in one order,
+// columns tx + 16 c, and reads 16 bytes (4 or 2 columns of N) at a time. An accumulator holds at
+// most kChunk products before it is added to a float64 one. Every entry is summed in one order,
 // fixed by N, k and p.
 #include "cuda/gram.h"
 
