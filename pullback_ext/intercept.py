@@ -9,6 +9,7 @@ for every layout. Nothing of the model is changed; the interception ends with th
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,18 +40,36 @@ class _ContiguousGroupNorm(TorchFunctionMode):
 
 
 @contextmanager
+def plain_arithmetic() -> Iterator[None]:
+    """Context in which float32 means float32: no autocast, no TF32 or bfloat16 underneath.
+
+    TF32 rounds 8,000 times coarser than the error bounds of float32 results assume, and
+    `torch.set_float32_matmul_precision` asks for it, or for less.
+    """
+    backends = [getattr(torch.backends.mkldnn, kind) for kind in ("conv", "matmul")]
+    backends += [getattr(torch.backends.cudnn, "conv"), torch.backends.cuda.matmul]  # noqa: B009
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
+
+
+#: Which backend attention uses, and in what precision, is a setting of the whole process.
+_SETTINGS = threading.RLock()
+
+
+@contextmanager
 def forward_mode_ready() -> Iterator[None]:
     """Context in which attention and group normalisation can be differentiated in any mode.
 
     Enter it around the whole of `vmap(jvp(f))` or `vjp(f)`: inside a transform it would not see
-    the calls. Attention takes its mathematical form, which stores the full score matrix; float32
-    convolutions on a GPU run in float32 and not in TF32, whose rounding is 8,000 times coarser
-    than the error bounds of the results assume.
+    the calls. Attention takes its mathematical form, which stores the full score matrix, and
+    arithmetic is plain. Threads take turns.
     """
-    tf32 = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        with sdpa_kernel(SDPBackend.MATH), _ContiguousGroupNorm():
-            yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = tf32
+    with _SETTINGS, plain_arithmetic(), sdpa_kernel(SDPBackend.MATH), _ContiguousGroupNorm():
+        yield

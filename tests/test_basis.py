@@ -2,12 +2,13 @@
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-import pullback
+import pullback.basis
 from benchmarks.oracle import dense_jacobian, leading, sine
 from pullback import LocalBasis, local_basis
 
@@ -192,7 +193,15 @@ def test_missing_damaged_and_foreign_files_are_named(small, tmp_path):
 
 def test_indexing_selects_samples(small):
     assert len(small) == 3
-    for index, rows in ((1, [1]), (-1, [2]), (slice(0, 2), [0, 1]), ([2, 0], [2, 0])):
+    last = torch.tensor([False, False, True])
+    for index, rows in (
+        (1, [1]),
+        (-1, [2]),
+        (torch.tensor(1), [1]),
+        (last, [2]),
+        (slice(0, 2), [0, 1]),
+        ([2, 0], [2, 0]),
+    ):
         part = small[index]
         assert torch.equal(part.v, small.v[rows])
         assert part.stopped == tuple(small.stopped[row] for row in rows)
@@ -266,6 +275,44 @@ def test_provenance_is_plain_json(small):
     assert json.loads(json.dumps(small.provenance)) == small.provenance
 
 
+def test_editing_the_latents_in_place_later_does_not_reach_the_basis(digits):
+    x = digits.sample_latents(1, 500, seed=2)
+    kept = x.clone()
+    basis = local_basis(digits, x, 500, 2)
+    x.add_(1)
+    expected = local_basis(digits, kept, 500, 3)
+    assert torch.allclose(basis.extend(3).s, expected.s, rtol=1e-4)
+
+
+def test_two_threads_may_use_one_network(digits):
+    x, t, label = digits.sample_latents(1, 500), torch.tensor([500]), torch.tensor([10])
+    paths = ["down_blocks.0", "mid_block"] * 4
+    encoders = [digits.encoder(path, ("class_labels",)) for path in paths]
+    expected = [encoder(x, t, label) for encoder in encoders]
+
+    def many(encoder):
+        with torch.no_grad():
+            return [encoder(x, t, label) for _ in range(5)]
+
+    with ThreadPoolExecutor(4) as pool:
+        for values, value in zip(pool.map(many, encoders), expected, strict=True):
+            assert all(torch.allclose(one, value, atol=1e-5) for one in values)
+
+
+def test_products_add_up_to_what_the_operator_counted(digits):
+    x = digits.sample_latents(3, 500, seed=2)
+    counted = []
+    operator_of = pullback.basis.JacobianOperator
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "pullback.basis.JacobianOperator",
+            lambda *a, **k: counted.append(operator_of(*a, **k)) or counted[-1],
+        )
+        basis = local_basis(digits, x, 500, 3, quality="draft")
+    assert int(basis.products.sum()) == counted[0].count.total
+    assert counted[0]._closure is None  # no activations are kept when the work is done
+
+
 # ------------------------------------------------------------------------------------- bad input
 
 
@@ -293,6 +340,10 @@ def latents(count=2):
         ({"cond": {"class_labels": torch.tensor([1, 2, 3])}}, "2 rows"),
         ({"cond": {"class_labels": torch.tensor([11])}}, "between 0 and 10"),
         ({"cond": {}}, "empty mapping"),
+        ({"cond": {"class_labels": torch.tensor([1.5])}}, "whole numbers"),
+        ({"t": math.nan}, "got nan"),
+        ({"t": None}, "got None"),
+        ({"tap": "down_blocks"}, "without reaching 'down_blocks'"),
         ({"quality": "best"}, '"draft"'),
         ({"chunk": "some"}, '"auto" or a positive integer'),
         ({"memory": -5}, "positive memory budget"),

@@ -1,6 +1,8 @@
 """Products with the Jacobian and its transpose, their plan, and the checks before them."""
 
+import gc
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -389,6 +391,63 @@ def test_parameters_collect_no_gradients():
     operator.rmatmat(operator.matmat(torch.randn(2, 3, 4, dtype=torch.float64)))
     assert layer.weight.grad is None
     assert layer.weight.requires_grad
+
+
+def test_editing_the_points_in_place_later_changes_nothing():
+    f, (x, shift) = small_net(), points()
+    operator = JacobianOperator(f, x, shift)
+    v = torch.randn(3, 2, 2, 5, 7, dtype=torch.float64)
+    before = operator.matmat(v)
+    x.mul_(2)
+    assert torch.equal(operator.matmat(v), before)
+
+
+def test_autocast_and_reduced_matmul_precision_outside_do_not_reach_the_products():
+    f, (x, shift) = small_net(torch.float32), points(dtype=torch.float32)
+    v = torch.randn(3, 2, 2, 5, 7)
+    expected = JacobianOperator(f, x, shift).matmat(v)
+    seen = []
+
+    def watched(x, shift):
+        backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+        seen.extend(backend.fp32_precision for backend in backends)
+        return f(x, shift)
+
+    precision = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            product = JacobianOperator(watched, x, shift).matmat(v)
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    assert torch.equal(product, expected)
+    assert set(seen) == {"ieee"}
+
+
+def test_measuring_memory_leaves_nothing_behind():
+    f, (x, shift) = small_net(), points()
+    JacobianOperator(f, x, shift)
+    before = len(weakref.finalize._registry)
+    JacobianOperator(f, x, shift)
+    gc.collect()
+    assert len(weakref.finalize._registry) <= before
+
+
+def test_an_empty_out_of_memory_message_is_enough():
+    f, (x, shift) = small_net(), points()
+    operator = JacobianOperator(f, x, shift, check=False)
+    attempts = []
+
+    def fails(_block):
+        attempts.append(1)
+        raise MemoryError
+
+    operator._matmat = fails
+    with pytest.raises(MemoryError, match="does not fit the memory of cpu: out of memory"):
+        operator.matmat(torch.randn(3, 4, 2, 5, 7))
+    assert len(attempts) <= 6  # halved from what is asked for, not from what would fit
 
 
 @pytest.mark.cuda

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -223,7 +224,7 @@ def test_extreme_shapes(m, n, rank):
     assert torch.allclose(result.s, dense(matrices, rank)[1], rtol=1e-8)
 
 
-@pytest.mark.parametrize("block", [1, 2, 9, 40])
+@pytest.mark.parametrize("block", [2, 3, 9, 40])
 def test_any_block_size_finds_the_same_space(block):
     matrices = with_spectrum(SPECTRA["harmonic"], 120, 100)
     result = krylov.svd(MatrixOperator(matrices), 6, block=block, tol=1e-7)
@@ -290,6 +291,21 @@ def test_progress_is_reported_after_every_step():
     assert all(p.samples == 3 for p in seen)
 
 
+def test_gradients_of_a_users_operator_are_not_recorded():
+    operator = MatrixOperator(with_spectrum(SPECTRA["harmonic"], 60, 50))
+    expected = krylov.svd(operator, 3)
+    operator.matrices.requires_grad_()
+    result = krylov.svd(operator, 3, init=expected.v.clone().requires_grad_())
+    assert not result.v.requires_grad
+    assert torch.allclose(result.s, expected.s)
+
+
+def test_whole_numbers_of_any_type_and_large_seeds():
+    operator = MatrixOperator(with_spectrum(SPECTRA["harmonic"], 60, 50))
+    result = krylov.svd(operator, np.int64(3), seed=2**62, block=np.int32(2))
+    assert result.v.shape == (3, 3, 50)
+
+
 def test_products_with_nan_raise():
     matrices = with_spectrum(SPECTRA["harmonic"], 60, 50)
     matrices[1, 0, 0] = float("nan")
@@ -313,7 +329,10 @@ def test_an_operator_that_is_not_its_own_transpose_raises():
         ({"rank": 2.0}, "whole number"),
         ({"rank": 3, "quality": "fast"}, '"draft" \\(0.05\\)'),
         ({"rank": 3, "tol": 0.0}, "tol between 0 and 1"),
-        ({"rank": 3, "block": 0}, "block to be at least 1"),
+        ({"rank": 3, "block": 1}, "block to be at least 2"),
+        ({"rank": 3, "block": 2.5}, "block to be a whole number, got 2.5"),
+        ({"rank": 3, "seed": "a"}, "seed to be a whole number"),
+        ({"rank": True}, "rank to be a whole number, got True"),
         ({"rank": 3, "max_products": 0}, "max_products to be at least 1"),
         ({"rank": 3, "init": torch.zeros(3, 2, 29)}, "\\[3, p, 30\\], got \\[3, 2, 29\\]"),
         ({"rank": 3, "init": torch.full((3, 2, 30), math.inf)}, "init contains NaN or Inf"),

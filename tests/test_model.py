@@ -81,7 +81,7 @@ def test_a_module_that_never_runs_is_named(digits):
     x, t, label = torch.randn(1, 1, 16, 16), torch.tensor([5]), torch.tensor([10])
     assert encoder(x, t, label).shape[0] == 1
     digits_without._module = torch.nn.Identity()
-    with pytest.raises(RuntimeError, match="without reaching 'conv_act'"):
+    with pytest.raises(ValueError, match="without reaching 'conv_act'"):
         digits_without(x, t, label)
 
 

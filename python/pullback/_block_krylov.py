@@ -24,6 +24,19 @@ if TYPE_CHECKING:
 _RANDOM_SHARE = 0.1
 
 
+def _gaussian(rows: int, columns: int, seed: int, draw: int) -> torch.Tensor:
+    """Gaussian numbers [rows, columns], float32 on the CPU, different for every seed and draw."""
+    generator = torch.Generator("cpu").manual_seed((seed * 1_000_003 + draw) % 2**63)
+    return torch.randn(rows, columns, generator=generator, dtype=torch.float32, device="cpu")
+
+
+def release(operator: BlockOperator) -> None:
+    """Let an operator free what it keeps between products, if it keeps anything."""
+    free = getattr(operator, "release", None)
+    if free is not None:
+        free()
+
+
 class BlockKrylov:
     """The iteration on all samples that are still running.
 
@@ -53,8 +66,10 @@ class BlockKrylov:
         # and rounding, which is once per layer there, disturbs the iteration less than eps says.
         self.keep_images = operator.dtype == self.work
         self.floor = self.eps * (8 if self.keep_images else 0.5)
-        self.index = torch.arange(operator.batch)  # which samples the rows of the state belong to
-        self.products = torch.zeros(operator.batch, dtype=torch.int64)
+        self.index = torch.arange(
+            operator.batch, device="cpu"
+        )  # which samples the rows of the state belong to
+        self.products = torch.zeros(operator.batch, dtype=torch.int64, device="cpu")
         self.found = Found(operator, rank, self.work)
         self.worst = math.inf
         self.draws = 0
@@ -66,9 +81,8 @@ class BlockKrylov:
 
     def random_rows(self, count: int) -> torch.Tensor:
         """Gaussian rows [B, count, n]: the same for every sample, different at every call."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.draws)
         self.draws += 1
-        rows = torch.randn(count, self.n, generator=generator)
+        rows = _gaussian(count, self.n, self.seed, self.draws)
         return rows.to(self.operator.device, self.work).expand(self.active, count, self.n)
 
     def start(self, init: torch.Tensor | None) -> None:
@@ -94,8 +108,7 @@ class BlockKrylov:
 
     def mixture(self, count: int) -> torch.Tensor:
         """Gaussian coefficients [B, b, count], the same for every sample."""
-        generator = torch.Generator().manual_seed(self.seed)
-        mixing = torch.randn(self.block, count, generator=generator)
+        mixing = _gaussian(self.block, count, self.seed, 0)
         return mixing.to(self.operator.device).expand(self.active, self.block, count)
 
     def step(self) -> None:
@@ -186,13 +199,14 @@ class BlockKrylov:
         for row in torch.nonzero(low).flatten().tolist():
             ranks[row] = self._numerical_rank(row, leading[row])
         noise = 4 * self.eps * top + self.dropped
-        bound, spread, apart = angle_bound(values, residual, ranks, noise)
+        bound, spread, least = angle_bound(values, residual, ranks, noise)
         if self.rank == self.n:
             bound = torch.zeros_like(bound)  # there is only one space of n dimensions
         converged = bound <= self.tol
         stalled = (spread > self.spreads[0] / 2) & (spread <= min(100 * self.eps, 1e-2) * top)
         complete = torch.full_like(self.exhausted, self.pending.shape[1] == 0)
-        settled = (spread <= self.floor * top) & apart
+        # At the level of rounding more products help only where the gap is wide enough for tol.
+        settled = (spread <= self.floor * top) & (least > self.tol) & torch.isfinite(least)
         floor = settled | stalled | self.exhausted | complete
         following = self.products[self.index] + 2 * self.pending.shape[1]
         stop = (self.trusted | complete) & (converged | floor) | (following > self.max_products).to(
@@ -216,7 +230,7 @@ class BlockKrylov:
 
     def _numerical_rank(self, row: int, leading: torch.Tensor) -> int:
         """How many of the leading Ritz vectors of one sample J does not send to zero."""
-        images = self._images(torch.tensor([row]), leading.unsqueeze(0))
+        images = self._images(torch.tensor([row], device="cpu"), leading.unsqueeze(0))
         sizes = torch.linalg.svdvals(images.double())[0]
         return int((sizes > zero_level(self.work) * sizes[0]).sum())
 
@@ -225,7 +239,8 @@ class BlockKrylov:
         if self.keep_images:
             return rotate(leading, self.images[rows])
         vectors = rotate(leading, self.basis[rows]).unflatten(2, self.operator.x_shape)
-        images = self.operator.select(rows).matmat(vectors).flatten(2).double()
+        chosen = self.operator.select(rows.to(self.operator.device))
+        images = chosen.matmat(vectors).flatten(2).double()
         self.products[self.index[rows]] += vectors.shape[1]
         return (images / self.scale[rows, None, None]).to(self.work)
 
@@ -262,6 +277,8 @@ class BlockKrylov:
     def _keep(self, stay: torch.Tensor) -> None:
         """Go on with some of the samples only."""
         rows = torch.nonzero(stay.cpu()).flatten()
+        # Activations kept for the larger batch would stand idle beside those of the smaller one.
+        release(self.operator)
         if len(rows):
             self.operator = self.operator.select(rows.to(self.operator.device))
         self.index = self.index[rows]

@@ -17,14 +17,31 @@ _FALLBACK_BUDGET = 2 << 30
 def default_budget(device: torch.device) -> int:
     """Bytes that one pass may use on a device: a share of what is free now."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * _GPU_SHARE)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int((torch.cuda.mem_get_info(device)[0] + cached) * _GPU_SHARE)
+    free = [size for size in (_system_bytes(), _container_bytes()) if size is not None]
+    return int(min(free) * _CPU_SHARE) if free else _FALLBACK_BUDGET
+
+
+def _system_bytes() -> int | None:
+    """What the machine has to spare, or None where that is not to be read."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                return int(int(line.split()[1]) * 1024 * _CPU_SHARE)
+                return int(line.split()[1]) * 1024
     except OSError:
         pass
-    return _FALLBACK_BUDGET
+    return None
+
+
+def _container_bytes() -> int | None:
+    """What the container's limit leaves, or None without one."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
+        return max(1, int(limit) - int(used))
+    except (OSError, ValueError):  # no such files, or the limit is "max"
+        return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -48,6 +65,7 @@ class _LiveBytes(TorchDispatchMode):
         super().__init__()
         self.live = self.peak = self.total = 0
         self._seen: set[int] = set()
+        self._outside: list[torch.UntypedStorage] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         # A storage first met as an argument (weights, inputs) was made outside: it costs nothing.
@@ -62,10 +80,13 @@ class _LiveBytes(TorchDispatchMode):
                 self._add(tensor.untyped_storage(), made_inside)
 
     def _add(self, storage: torch.UntypedStorage, made_inside: bool) -> None:
-        key, size = storage._cdata, storage.nbytes() if made_inside else 0
+        key, size = storage._cdata, storage.nbytes()
         if key in self._seen:
             return
         self._seen.add(key)
+        if not made_inside:
+            self._outside.append(storage)  # alive, so that its address is not used again
+            return
         self.live += size
         self.total += size
         self.peak = max(self.peak, self.live)

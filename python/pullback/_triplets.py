@@ -38,7 +38,7 @@ def angle_bound(
     ranks: torch.Tensor,
     noise: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The bound on the sine of the leading space, ‖R‖₂, and whether no other value may overtake.
+    """The bound on the sine of the leading space, ‖R‖₂, and the least that the bound can become.
 
     With R = A V − V Θ the residual of the first r Ritz vectors, the sine is at most
     ‖R‖₂ / (θ_r − θ_{r+1}), and at most (Σ_i ‖R_i‖² / (θ_i − θ_{r+1})²)^½, which is the smaller of
@@ -52,6 +52,10 @@ def angle_bound(
         residual: `[B, d, b]`, residuals of all Ritz vectors in coordinates of the pending block.
         ranks: `[B]`, int64, r per sample.
         noise: `[B]`, what rounding may add to the norm of any residual.
+
+    Returns:
+        Three tensors `[B]`. The last is the bound that rounding alone would leave with this gap;
+        inf as long as another value may overtake the r-th.
     """
     batch, size = values.shape
     place = ranks.to(values.device).unsqueeze(1)
@@ -67,7 +71,7 @@ def angle_bound(
     by_row = torch.linalg.vector_norm(ratios.masked_fill(~inside, 0.0), dim=1)
     bound = torch.minimum((spread + noise) / smallest, by_row).nan_to_num(nan=math.inf)
     bound = bound.clamp_max(1.0)  # no sine is larger
-    return torch.where(place.squeeze(1) == 0, 0.0, bound), spread, smallest > 0
+    return torch.where(place.squeeze(1) == 0, 0.0, bound), spread, noise / smallest
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ _FORMAT = "pullback.LocalBasis/1"
 _TENSORS = ("u", "s", "v", "residual", "angle_bound", "converged", "rank", "products")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LocalBasis:
     """Leading singular triplets of the Jacobians J = dh/dx at B latents: J ≈ Σ s_i u_i v_iᵀ.
 
@@ -70,7 +70,9 @@ class LocalBasis:
             if not -len(self) <= index < len(self):
                 raise IndexError(f"Expected a sample below {len(self)}, got {index}.")
             index = [index % len(self)]
-        rows = torch.arange(len(self))[index]
+        if isinstance(index, torch.Tensor):
+            index = index.cpu()
+        rows = torch.arange(len(self), device="cpu")[index].reshape(-1)
         chosen = {name: getattr(self, name)[rows.to(self.s.device)] for name in _TENSORS}
         stopped = tuple(self.stopped[row] for row in rows.tolist())
         timesteps = self.provenance["t"]
@@ -129,7 +131,8 @@ class LocalBasis:
             )
         if rank <= self.s.shape[1]:
             raise ValueError(f"Expected a rank above {self.s.shape[1]}, got {rank}.")
-        return self._source.compute(rank, init=self.v, progress=progress)
+        source = replace(self._source, options={**self._source.options, "max_products": None})
+        return source.compute(rank, init=self.v, progress=progress)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the basis to a safetensors file, with its provenance in the header.
@@ -144,6 +147,7 @@ class LocalBasis:
             "provenance": json.dumps(self.provenance),
         }
         tensors = {name: getattr(self, name).contiguous().cpu() for name in _TENSORS}
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata)
 
@@ -176,14 +180,14 @@ class LocalBasis:
                     tol=float(metadata["tol"]),
                     provenance=json.loads(metadata["provenance"]),
                 )
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"{path} is damaged or is no safetensors file ({error}). Copy it again, or "
                 "compute the basis again."
             ) from error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Source:
     """What a basis was computed from, so that it can be extended."""
 
@@ -208,16 +212,23 @@ class _Source:
         progress: Callable[[krylov.Progress], None] | None,
     ) -> LocalBasis:
         """Run the solver and dress its result as a basis."""
+        self.model.check_mode()
         encoder = self.model.encoder(self.tap, tuple(self.cond))
         operator = JacobianOperator(
             encoder, self.x, self.t, *self.cond.values(), chunk=self.chunk, memory=self.memory
         )
         checks = operator.count.total
-        result = krylov.svd(operator, rank, init=init, progress=progress, **self.options)
+        try:
+            result = krylov.svd(operator, rank, init=init, progress=progress, **self.options)
+        finally:
+            operator.release()
         parts = {f.name: getattr(result, f.name) for f in fields(krylov.SVDResult)}
         parts["u"] = result.u.unflatten(2, operator.h_shape)
         parts["v"] = result.v.unflatten(2, operator.x_shape)
-        parts["products"] = result.products + -(-checks // len(self.x))
+        # The checks multiply the first sample or two, so the sum is what the operator counted.
+        checked = min(len(self.x), 2)
+        parts["products"] = result.products.clone()
+        parts["products"][:checked] += checks // checked
         provenance = {
             "model": self.model.name,
             "fingerprint": self.model.fingerprint,
@@ -282,9 +293,8 @@ def local_basis(
 
     Source: Park et al. 2023, arXiv:2307.12868; the solver is `pullback.krylov.svd`.
     """
-    model.check_mode()
     model.check_latents(x)
-    timesteps = torch.as_tensor(t)
+    timesteps = torch.as_tensor(model.check_timestep(t) if not isinstance(t, torch.Tensor) else t)
     if timesteps.dim() > 1 or (timesteps.dim() == 1 and len(timesteps) != len(x)):
         raise ValueError(
             f"Expected t as one timestep or one per sample, [{len(x)}], got shape "
@@ -292,7 +302,7 @@ def local_basis(
         )
     for value in timesteps.reshape(-1).tolist():
         model.check_timestep(value)
-    timesteps = timesteps.to(model.device, torch.int64).expand(len(x)).contiguous()
+    timesteps = timesteps.to(model.device, torch.int64).expand(len(x)).clone()
     options = {
         "quality": quality,
         "tol": krylov.tolerance(quality, tol),
@@ -301,7 +311,7 @@ def local_basis(
     }
     source = _Source(
         model,
-        x.detach(),
+        x.detach().clone(),
         timesteps,
         model.condition(cond, len(x)),
         model.default_tap if tap is None else tap,

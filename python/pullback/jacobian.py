@@ -74,6 +74,8 @@ class Chunk:
 
     def __str__(self) -> str:
         mib = 2.0**20
+        if not self.bytes_per_tangent:
+            return f"{self.samples} samples x {self.tangents} tangents a pass, as asked for"
         return (
             f"{self.samples} samples x {self.tangents} tangents a pass within "
             f"{self.budget / mib:.0f} MiB (about {self.bytes_per_tangent / mib:.2f} MiB a tangent "
@@ -110,7 +112,8 @@ class JacobianOperator:
             influence one another, `f` must be deterministic and the two must be adjoint.
 
     Raises:
-        TypeError: x is not floating point.
+        TypeError: x is not a floating point tensor, or f returns something else.
+        MemoryError: one sample does not fit the device.
         ValueError: x is empty or not finite, a tensor of args has another batch size, f's output
             does not start with the batch, or one of the checks failed.
 
@@ -136,18 +139,24 @@ class JacobianOperator:
                     f"first size; argument {position} has shape {tuple(value.shape)}. Expand it "
                     "to one row per sample."
                 )
-        if chunk != "auto" and (not isinstance(chunk, int) or chunk < 1):
+        if chunk != "auto" and (not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1):
             raise ValueError(f'Expected chunk to be "auto" or a positive integer, got {chunk!r}.')
         self.f = f
-        self.x = x.detach()
+        # A copy: products must not change when the caller goes on to edit the latents in place.
+        self.x = x.detach().clone()
         self.args = args
         self.count = ProductCount()
         self._closure: _Closure | None = None
-        value, usage = _memory.measure(lambda: self._evaluate(slice(0, 1)))
-        self.h_shape = tuple(value.shape[1:])
-        if check:
-            # Two samples show whether they are independent, whatever fits the memory.
-            self._check(slice(0, min(self.batch, 2)))
+        try:
+            value, usage = _memory.measure(lambda: self._evaluate(slice(0, 1)))
+            self.h_shape = tuple(value.shape[1:])
+            if check:
+                # Two samples show whether they are independent, whatever fits the memory.
+                self._check(slice(0, min(self.batch, 2)))
+        except (RuntimeError, MemoryError) as error:
+            if not _memory.is_out_of_memory(error):
+                raise
+            raise _too_large(self.device, str(error)) from None
         self.chunk = self._plan(chunk, memory, usage)
 
     @property
@@ -178,8 +187,10 @@ class JacobianOperator:
         """
         chosen = object.__new__(JacobianOperator)
         chosen.f, chosen.count, chosen.h_shape = self.f, self.count, self.h_shape
-        chosen.x = self.x[index]
-        chosen.args = tuple(a[index] if isinstance(a, torch.Tensor) else a for a in self.args)
+        chosen.x = self.x[index.to(self.device)]
+        chosen.args = tuple(
+            a[index.to(a.device)] if isinstance(a, torch.Tensor) else a for a in self.args
+        )
         chosen.chunk = Chunk(**vars(self.chunk))
         chosen.chunk.samples = max(1, min(self.chunk.samples, len(index)))
         chosen._closure = None
@@ -221,6 +232,10 @@ class JacobianOperator:
         self._check_block(u, self.h_shape, "u", "h_shape")
         return self._retry(self._rmatmat, u)
 
+    def release(self) -> None:
+        """Free the activations kept for products with the transpose; the next one makes them."""
+        self._closure = None
+
     def to_scipy(self, sample: int) -> LinearOperator:
         """The Jacobian of one sample as a `scipy.sparse.linalg.LinearOperator` (m, n).
 
@@ -239,7 +254,9 @@ class JacobianOperator:
             shape: tuple[int, ...],
             multiply: Callable[[torch.Tensor], torch.Tensor],
         ) -> np.ndarray:
-            block = torch.as_tensor(np.ascontiguousarray(columns.T), device=self.device)
+            block = torch.as_tensor(
+                np.ascontiguousarray(columns.T, dtype=np.float64), device=self.device
+            )
             result = multiply(block.reshape(1, -1, *shape))
             return result[0].flatten(1).T.double().cpu().numpy()
 
@@ -269,6 +286,11 @@ class JacobianOperator:
             raise TypeError(
                 f"Expected f to return a tensor [B, *h_shape], got {type(value).__name__}. Wrap "
                 "it in a function that picks the tensor you want to study."
+            )
+        if not value.is_floating_point():
+            raise TypeError(
+                f"Expected f to return a floating dtype, got {value.dtype}: whole numbers have no "
+                "derivative."
             )
         if value.dim() < 2 or value.shape[0] != x.shape[0]:
             raise ValueError(
@@ -317,8 +339,8 @@ class JacobianOperator:
                 )
                 pieces.setdefault(samples.start, []).append(product)
                 self.count.vjp += cotangents.shape[0] * cotangents.shape[1]
-        if not self.chunk.keep_closure:
-            self._closure = None
+        if not self.chunk.keep_closure or self.chunk.samples < self.batch:
+            self.release()
         return _assemble(pieces, self.batch, u.shape[1], self.x_shape, u)
 
     def _pull(self, samples: slice) -> Callable[[torch.Tensor], tuple[torch.Tensor]]:
@@ -347,15 +369,12 @@ class JacobianOperator:
                 reason = str(error)
             # Outside the except clause, so that the traceback no longer holds the tensors.
             self.count.jvp, self.count.vjp = before.jvp, before.vjp
-            self._closure = None
+            self.release()
             gc.collect()
             _memory.release(self.device)
+            self.chunk.tangents = min(self.chunk.tangents, block.shape[1])
             if not self.chunk.halve():
-                raise MemoryError(
-                    "One tangent of one sample does not fit the memory of "
-                    f"{self.device}: {reason.splitlines()[0]} Use a smaller dtype, an earlier "
-                    "tap, or a device with more memory."
-                )
+                raise _too_large(self.device, reason)
 
     # ------------------------------------------------------------------------ plan and checks
 
@@ -375,6 +394,7 @@ class JacobianOperator:
     def _check_block(
         self, block: torch.Tensor, shape: tuple[int, ...], name: str, shape_name: str
     ) -> None:
+        _check_tensor(name, block)
         if block.dim() != len(shape) + 2 or (block.shape[0], *block.shape[2:]) != (
             self.batch,
             *shape,
@@ -392,10 +412,10 @@ class JacobianOperator:
 
     def _check(self, samples: slice) -> None:
         """One product with J and one with its transpose, and what must hold between them."""
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator("cpu").manual_seed(0)
 
         def draw(like: torch.Tensor) -> torch.Tensor:
-            return torch.randn(like.shape, generator=generator).to(like)
+            return torch.randn(like.shape, generator=generator, device="cpu").to(like)
 
         x, f = self._of(samples)
         value = self._evaluate(samples)
@@ -452,7 +472,24 @@ class JacobianOperator:
                 )
 
 
+def _too_large(device: torch.device, reason: str) -> MemoryError:
+    first = (reason.strip() or "out of memory.").splitlines()[0]
+    return MemoryError(
+        f"One tangent of one sample does not fit the memory of {device}: {first} Use a smaller "
+        "dtype, an earlier tap, or a device with more memory."
+    )
+
+
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(
+            f"Expected {name} as a tensor, got {type(value).__name__}. Convert it with "
+            "torch.as_tensor."
+        )
+
+
 def _check_point(x: torch.Tensor) -> None:
+    _check_tensor("x", x)
     if not x.is_floating_point():
         raise TypeError(
             f"Expected x in a floating dtype, got {x.dtype}. Convert it with x.to(torch.float32)."

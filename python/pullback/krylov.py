@@ -13,11 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import index
 from typing import Protocol
 
 import torch
 
 from pullback._block_krylov import BlockKrylov
+from pullback_ext.intercept import plain_arithmetic
 
 #: Bounds on the sine of the largest principal angle between the answer and the truth.
 QUALITIES = {"draft": 5e-2, "standard": 2e-3, "tight": 1e-4}
@@ -75,7 +77,7 @@ class Progress:
     tol: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SVDResult:
     """The leading singular triplets of B operators, with how well and why.
 
@@ -125,13 +127,28 @@ def tolerance(quality: str, tol: float | None) -> float:
     return QUALITIES[quality]
 
 
-def check_rank(rank: int, n: int, m: int) -> None:
-    """Raise unless 1 <= rank <= min(n, m)."""
-    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= min(n, m):
+def whole(name: str, value: object) -> int:
+    """A value as an int, whatever integer type it has.
+
+    Raises:
+        ValueError: it is not a whole number.
+    """
+    try:
+        if not isinstance(value, bool):
+            return index(value)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    raise ValueError(f"Expected {name} to be a whole number, got {value!r}.")
+
+
+def check_rank(rank: int, n: int, m: int) -> int:
+    """The rank as an int; raises ValueError unless 1 <= rank <= min(n, m)."""
+    if not 1 <= whole("rank", rank) <= min(n, m):
         raise ValueError(
             f"Expected rank to be a whole number between 1 and min(n, m) = min({n}, {m}) = "
             f"{min(n, m)}, got {rank!r}."
         )
+    return whole("rank", rank)
 
 
 def default_block(rank: int) -> int:
@@ -166,8 +183,10 @@ def svd(
         init: vectors to start from, `[B, p, *x_shape]`, for example the basis of a neighbouring
             timestep: it starts from random mixtures of them with a random part added, which
             finds directions that they lack, and saves about a sixth of the products.
-        block: rows multiplied at a time; by default half the rank (a fifth above 16).
-        max_products: products per sample after which to stop; by default 100 times the rank.
+        block: rows multiplied at a time, at least 2; by default half the rank (a fifth above 16).
+            The fewer rows, the weaker the evidence behind a loose bound.
+        max_products: products per sample after which to stop, by default 100 times the rank; the
+            first answer takes 2 (rank + 1) in any case.
         seed: seed of the random start, which is the same for every sample.
         progress: called after every step with a `Progress`.
 
@@ -183,11 +202,15 @@ def svd(
     memory of (k + 6b) (n + m) numbers per sample at most.
     """
     n, m = math.prod(operator.x_shape), math.prod(operator.h_shape)
-    check_rank(rank, n, m)
+    rank = check_rank(rank, n, m)
     bound = tolerance(quality, tol)
-    if block is not None and block < 1:
-        raise ValueError(f"Expected block to be at least 1, got {block}.")
-    if max_products is not None and max_products < 1:
+    seed = whole("seed", seed)
+    if block is not None and whole("block", block) < 2:
+        raise ValueError(
+            f"Expected block to be at least 2, got {block}: from one row at a time a singular "
+            "value that occurs twice cannot be told from one that occurs once."
+        )
+    if max_products is not None and whole("max_products", max_products) < 1:
         raise ValueError(f"Expected max_products to be at least 1, got {max_products}.")
     if init is not None:
         _check_init(init, operator)
@@ -199,12 +222,13 @@ def svd(
         max_products=100 * rank if max_products is None else max_products,
         seed=seed,
     )
-    solver.start(init)
-    while solver.active:
-        solver.step()
-        if progress is not None:
-            done = int(solver.products.sum())
-            progress(Progress(done, operator.batch, solver.active, solver.worst, bound))
+    with torch.no_grad(), plain_arithmetic():
+        solver.start(init)
+        while solver.active:
+            solver.step()
+            if progress is not None:
+                done = int(solver.products.sum())
+                progress(Progress(done, operator.batch, solver.active, solver.worst, bound))
     found = solver.found
     return SVDResult(
         u=found.u,
@@ -221,6 +245,11 @@ def svd(
 
 
 def _check_init(init: torch.Tensor, operator: BlockOperator) -> None:
+    if not isinstance(init, torch.Tensor):
+        raise TypeError(
+            f"Expected init as a tensor, got {type(init).__name__}. Convert it with "
+            "torch.as_tensor."
+        )
     shape = operator.x_shape
     if init.dim() != len(shape) + 2 or (init.shape[0], *init.shape[2:]) != (
         operator.batch,

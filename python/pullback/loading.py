@@ -34,7 +34,7 @@ def load(
             in is used as it stands: neither moved nor converted.
         scheduler: the scheduler, where the source has none.
         device: where to put a model that is read from files.
-        dtype: its dtype; by default the one it was saved in.
+        dtype: its dtype, float32 by default.
         null_cond: the condition that stands for "no condition", per sample.
 
     Raises:
@@ -45,6 +45,8 @@ def load(
     """
     if isinstance(source, LatentModel):
         return source
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"Expected dtype as a torch.dtype such as torch.float64, got {dtype!r}.")
     if not isinstance(source, (str, Path)):
         return _from_object(source, scheduler, null_cond)
     name = str(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,8 +66,11 @@ class Encoder:
     def __call__(self, x: torch.Tensor, t: torch.Tensor, *condition: torch.Tensor) -> torch.Tensor:
         """The feature `[B, *h_shape]` of latents `[B, *x_shape]` at timesteps `[B]`."""
         reached: list[torch.Tensor] = []
+        owner = threading.get_ident()
 
         def stop(module: nn.Module, _inputs: object, output: object) -> None:
+            if threading.get_ident() != owner:
+                return  # another thread's pass through the same network
             reached.append(feature(module, output, self.path))
             raise _Reached
 
@@ -77,9 +81,9 @@ class Encoder:
             return reached[0]
         finally:
             hook.remove()
-        raise RuntimeError(
+        raise ValueError(
             f"The forward pass ended without reaching {self.path!r}. Expected a module that the "
-            "network calls; model.taps() lists those that it does call."
+            "network calls as a whole; model.taps() lists those that it does."
         )
 
 

@@ -59,9 +59,17 @@ class LatentModel:
             )
         self.network, self.scheduler, self.name = network, scheduler, name
         size = network.config.sample_size
+        if size is None:
+            raise ValueError(
+                f"{name} does not say how large its latents are: expected sample_size in its "
+                "config, got None. Set it with network.register_to_config(sample_size=64), say."
+            )
         height, width = (size, size) if isinstance(size, int) else size
         self.latent_shape = (network.config.in_channels, height, width)
-        self._null_cond = None if null_cond is None else dict(null_cond)
+        self._null_cond = None
+        if null_cond is not None:
+            self._null_cond = {n: torch.as_tensor(value) for n, value in null_cond.items()}
+            self.condition(None, 1)  # raises what is wrong with it
         self.check_mode()
 
     @property
@@ -161,10 +169,18 @@ class LatentModel:
             ValueError: an unknown name, another batch size, or a class that does not exist.
         """
         if cond is None:
-            return {n: v.expand(count, *v.shape) for n, v in self.null_cond.items()}
+            cond = {name: value.unsqueeze(0) for name, value in self.null_cond.items()}
+            if not cond:
+                return {}
+        if not isinstance(cond, Mapping):
+            raise TypeError(
+                f"Expected cond as a mapping from argument names to tensors, got "
+                f'{type(cond).__name__}. For a class: cond={{"class_labels": torch.tensor([3])}}.'
+            )
         known = {"class_labels"} if self.network.class_embedding is not None else set()
         result = {}
-        for name, value in cond.items():
+        for name, given in cond.items():
+            value = torch.as_tensor(given)
             if name not in known:
                 raise ValueError(
                     f"Expected a condition with the names {sorted(known) or 'none'} for "
@@ -176,11 +192,17 @@ class LatentModel:
                     f"got shape {tuple(value.shape)}."
                 )
             classes = self.network.config.num_class_embeds
-            if classes and not bool(((value >= 0) & (value < classes)).all()):
+            if classes and (
+                value.dim() != 1
+                or value.is_floating_point()
+                or value.dtype == torch.bool
+                or not bool(((value >= 0) & (value < classes)).all())
+            ):
                 raise ValueError(
-                    f"Expected class labels between 0 and {classes - 1}, got {value.tolist()}."
+                    f"Expected class labels as whole numbers [{count}] between 0 and "
+                    f"{classes - 1}, got {value.tolist()}."
                 )
-            result[name] = value.to(self.device).expand(count, *value.shape[1:])
+            result[name] = value.to(self.device).clone().expand(count, *value.shape[1:])
         if known and not result:
             raise ValueError(f"Expected a condition with {sorted(known)}, got an empty mapping.")
         return result
@@ -239,18 +261,22 @@ class LatentModel:
         """
         if count < 1:
             raise ValueError(f"Expected a positive count of samples, got {count}.")
-        seeds = range(seed, seed + count) if isinstance(seed, int) else seed
+        seeds = seed if isinstance(seed, Sequence) else range(int(seed), int(seed) + count)
         if len(seeds) != count:
             raise ValueError(f"Expected one seed per sample, {count}, got {len(seeds)}.")
         self.check_mode()
-        self.check_timestep(t)
+        t, cond = self.check_timestep(t), self.condition(cond, count)
         draws = [
-            torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(one))
+            torch.randn(
+                self.latent_shape,
+                generator=torch.Generator("cpu").manual_seed(int(one)),
+                dtype=torch.float32,
+                device="cpu",
+            )
             for one in seeds
         ]
         noise = torch.stack(draws)
-        sigma = float(getattr(self.scheduler, "init_noise_sigma", 1.0))
-        x = (noise * sigma).to(self.device, self.dtype)
+        x = noise.to(self.device, self.dtype)
         down = sampling.stride(self, steps)
         start = t + (self.num_timesteps - 1 - t) // down * down
         if start == t:
@@ -267,16 +293,26 @@ class LatentModel:
                 "features random. Expected evaluation mode: call network.eval() first."
             )
 
-    def check_timestep(self, t: int) -> None:
-        """Raise unless t is a whole timestep of the schedule."""
-        if isinstance(t, bool) or int(t) != t or not 0 <= t < self.num_timesteps:
+    def check_timestep(self, t: float) -> int:
+        """A timestep as an int; raises ValueError unless it is a whole one of the schedule."""
+        try:
+            value = int(t)
+        except (TypeError, ValueError, OverflowError):
+            value = -1
+        if value != t or isinstance(t, bool) or not 0 <= value < self.num_timesteps:
             raise ValueError(
                 f"Expected t as a whole training timestep between 0 and {self.num_timesteps - 1}, "
-                f"got {t}. A fraction of the schedule must be multiplied by {self.num_timesteps}."
+                f"got {t!r}. A fraction of the schedule must be multiplied by {self.num_timesteps}."
             )
+        return value
 
     def check_latents(self, x: torch.Tensor) -> None:
         """Raise unless x is a finite batch of latents in the network's dtype, on its device."""
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(
+                f"Expected latents as a tensor, got {type(x).__name__}. Convert them with "
+                "torch.as_tensor."
+            )
         expected = f"[B, {', '.join(map(str, self.latent_shape))}]"
         if x.dim() != 4 or tuple(x.shape[1:]) != self.latent_shape or len(x) == 0:
             raise ValueError(

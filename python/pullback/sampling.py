@@ -54,7 +54,7 @@ def ddim(
     Cost: one forward pass of the batch per stride between start and stop.
     Source: Song et al. 2020, arXiv:2010.02502.
     """
-    model.check_timestep(start)
+    start = model.check_timestep(start)
     model.check_latents(x)
     down = stride(model, steps)
     if stop != -1 and (not 0 <= stop <= start or (start - stop) % down):

@@ -18,7 +18,8 @@ with warnings.catch_warnings(record=True) as seen:
     a = torch.randn(2, 3, 40, requires_grad=True)
     with torch.no_grad():
         first, second = pullback_ext.gram(a), pullback_ext.gram(a, a)
-        assert torch.equal(first, pullback_ext.reference.gram(a))
+        # Not bit for bit: the BLAS behind the reference rounds by how its copies are aligned.
+        torch.testing.assert_close(first, pullback_ext.reference.gram(a), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(first, second)
     try:
         pullback_ext.gram(a)
