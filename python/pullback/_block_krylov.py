@@ -37,6 +37,13 @@ def release(operator: BlockOperator) -> None:
         free()
 
 
+def prepare(operator: BlockOperator, columns: int) -> None:
+    """Let an operator get ready for many products of one width, if it can."""
+    ready = getattr(operator, "prepare", None)
+    if ready is not None:
+        ready(columns)
+
+
 class BlockKrylov:
     """The iteration on all samples that are still running.
 
@@ -95,6 +102,7 @@ class BlockKrylov:
             mixed = rotate(self.mixture(given.shape[1]), given)
             rows = unit_rows(mixed) + _RANDOM_SHARE * unit_rows(rows)
         self.pending = orthonormal_complement(rows, [], self.random_rows)
+        prepare(self.operator, rows.shape[1])
         batch, width = rows.shape[:2]
         self.capacity = max(3 * self.rank, self.rank + 6 * self.block)
         self.basis = rows.new_zeros(batch, 0, self.n)
@@ -281,6 +289,7 @@ class BlockKrylov:
         release(self.operator)
         if len(rows):
             self.operator = self.operator.select(rows.to(self.operator.device))
+            prepare(self.operator, self.block)
         self.index = self.index[rows]
         for name in (
             "basis", "images", "pending", "projection", "coupling", "scale",

@@ -289,7 +289,8 @@ def local_basis(
         MemoryError: one tangent of one sample does not fit the device.
 
     Cost: about 8 to 12 products per direction and sample at rank 10 and "standard", half with J
-    (about 2 to 3 forward passes up to the tap each), half with its transpose (1 to 2).
+    (a backward pass up to the tap each where the memory allows to keep graphs, else 2 to 3 forward
+    passes), half with its transpose (1 to 2).
 
     Source: Park et al. 2023, arXiv:2307.12868; the solver is `pullback.krylov.svd`.
     """
