@@ -285,10 +285,12 @@ class BlockKrylov:
     def _keep(self, stay: torch.Tensor) -> None:
         """Go on with some of the samples only."""
         rows = torch.nonzero(stay.cpu()).flatten()
-        # Activations kept for the larger batch would stand idle beside those of the smaller one.
-        release(self.operator)
+        whole = self.operator
         if len(rows):
-            self.operator = self.operator.select(rows.to(self.operator.device))
+            self.operator = whole.select(rows.to(whole.device))
+        # What is kept for the larger batch would stand idle beside what the smaller one keeps.
+        release(whole)
+        if len(rows):
             prepare(self.operator, self.block)
         self.index = self.index[rows]
         for name in (

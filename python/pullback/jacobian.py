@@ -156,6 +156,9 @@ class JacobianOperator:
         self.count = ProductCount()
         self._closure: _Closure | None = None
         self._graph: TangentGraph | None = None
+        self._rows = torch.arange(
+            self.batch, device="cpu"
+        )  # of the graph's samples, which are ours
         self._twice = False  # whether two reverse passes are known to give J
         try:
             value, usage = _memory.measure(lambda: self._evaluate(slice(0, 1)))
@@ -203,7 +206,8 @@ class JacobianOperator:
         )
         chosen.chunk = Chunk(**vars(self.chunk))
         chosen.chunk.samples = max(1, min(self.chunk.samples, len(index)))
-        chosen._closure = chosen._graph = None
+        chosen._closure, chosen._graph = None, self._graph
+        chosen._rows = self._rows[index.cpu()]
         chosen._twice = self._twice
         return chosen
 
@@ -253,11 +257,15 @@ class JacobianOperator:
         Records the graphs of a `TangentGraph`, which takes about as long as two products and
         makes a product with J cost a backward pass, a third to a half of its price otherwise.
         """
+        graph = self._graph
+        if graph is not None and graph.columns == columns and 2 * self.batch >= graph.batch:
+            return  # the graphs of the operator that this one was selected from still serve
+        self.release()
         if not (self._twice and self.chunk.keep_graph(self.batch, columns)):
             return
-        self.release()
         try:
             self._graph = TangentGraph(self.f, self.x, self.args, columns)
+            self._rows = torch.arange(self.batch, device="cpu")
         except (RuntimeError, MemoryError) as error:
             if not _memory.is_out_of_memory(error):
                 raise
@@ -339,13 +347,25 @@ class JacobianOperator:
         args = tuple(a[samples] if isinstance(a, torch.Tensor) else a for a in self.args)
         return self.x[samples], lambda x: self.f(x, *args)
 
-    def _by_graph(self, multiply: Callable, block: torch.Tensor, width: int) -> torch.Tensor:
+    def _by_graph(
+        self,
+        multiply: Callable[[torch.Tensor], torch.Tensor],
+        graph: TangentGraph,
+        block: torch.Tensor,
+    ) -> torch.Tensor:
         """A product through the graphs, as many columns at a time as they have."""
-        return torch.cat([multiply(part) for part in block.split(width, dim=1)], dim=1)
+        rows = self._rows.to(block.device)
+        parts = []
+        for part in block.split(graph.columns, dim=1):
+            # Samples of the graphs that are not ours get zeros, and give zeros.
+            whole = part.new_zeros(graph.batch, *part.shape[1:])
+            whole[rows] = part
+            parts.append(multiply(whole)[rows])
+        return torch.cat(parts, dim=1)
 
     def _matmat(self, v: torch.Tensor) -> torch.Tensor:
         if self._graph is not None and v.shape[1]:
-            product = self._by_graph(self._graph.push, v, self._graph.columns)
+            product = self._by_graph(self._graph.push, self._graph, v)
             self.count.jvp += v.shape[0] * v.shape[1]
             return product
         pieces: dict[int, list[torch.Tensor]] = {}
@@ -366,7 +386,7 @@ class JacobianOperator:
 
     def _rmatmat(self, u: torch.Tensor) -> torch.Tensor:
         if self._graph is not None and u.shape[1]:
-            product = self._by_graph(self._graph.pull, u, self._graph.columns)
+            product = self._by_graph(self._graph.pull, self._graph, u)
             self.count.vjp += u.shape[0] * u.shape[1]
             return product
         pieces: dict[int, list[torch.Tensor]] = {}
