@@ -64,7 +64,7 @@ def same_line(expected, got):
     for want, have in zip(NUMBER.findall(expected), NUMBER.findall(got), strict=True):
         a, b = float(want), float(have)
         if LOOSE.search(expected):
-            close = b <= 4 * a and a <= 4 * b
+            close = b <= 2 * a and a <= 2 * b
         elif "." in want:
             digits = len(want.partition(".")[2])
             close = abs(a - b) <= max(1.01 * 10**-digits, 0.01 * abs(a))

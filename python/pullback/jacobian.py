@@ -125,7 +125,8 @@ class JacobianOperator:
         ValueError: x is empty or not finite, a tensor of args has another batch size, f's output
             does not start with the batch, or one of the checks failed.
 
-    Cost: the check takes one product of each kind with two samples, the plan one forward pass.
+    Cost: the check takes one product of each kind with two samples, and the same once more
+    through graphs; the plan one forward pass.
     """
 
     def __init__(
@@ -156,9 +157,8 @@ class JacobianOperator:
         self.count = ProductCount()
         self._closure: _Closure | None = None
         self._graph: TangentGraph | None = None
-        self._rows = torch.arange(
-            self.batch, device="cpu"
-        )  # of the graph's samples, which are ours
+        # Which of the graph's samples are ours.
+        self._rows = torch.arange(self.batch, device="cpu")
         self._twice = False  # whether two reverse passes are known to give J
         try:
             value, usage = _memory.measure(lambda: self._evaluate(slice(0, 1)))
@@ -255,7 +255,8 @@ class JacobianOperator:
         """Make many products with blocks of some width cheaper, where the memory budget allows it.
 
         Records the graphs of a `TangentGraph`, which takes about as long as two products and
-        makes a product with J cost a backward pass, a third to a half of its price otherwise.
+        makes a product with J cost a backward pass: a quarter to six tenths of its price
+        otherwise, measured on the digit model on a CPU.
         """
         graph = self._graph
         if graph is not None and graph.columns == columns and 2 * self.batch >= graph.batch:
