@@ -107,13 +107,13 @@ void gram_item(const GramParams& params, int64_t item, char* scratch) {
   using Real = typename V::Real;
   constexpr int64_t pitch = kGramPitchBytes / static_cast<int64_t>(sizeof(Real));
   constexpr int64_t panel = kGramPanelBytes / static_cast<int64_t>(sizeof(Real));
-  static_assert(V::kSums <= kGramLanes && kGramSplit % panel == 0 && panel % V::kLanes == 0);
+  static_assert(V::kSums <= kGramLanes && kSplitColumns % panel == 0 && panel % V::kLanes == 0);
   static_assert(sizeof(Real) == 8 || panel / V::kLanes <= 256);
 
   const int64_t k = params.a.rows, p = params.b.rows;
-  const int64_t sample = item / params.splits, part = item % params.splits;
-  const int64_t begin = part * params.split;
-  const int64_t limit = begin + params.split;
+  const int64_t sample = item / params.splits.count, part = item % params.splits.count;
+  const int64_t begin = part * params.splits.columns;
+  const int64_t limit = begin + params.splits.columns;
   const int64_t end = limit < params.columns ? limit : params.columns;
 
   Real* a = reinterpret_cast<Real*>(scratch);
@@ -136,7 +136,8 @@ void gram_item(const GramParams& params, int64_t item, char* scratch) {
     }
   }
 
-  double* out = params.splits == 1 ? params.out + sample * k * p : params.partial + item * k * p;
+  double* out =
+      params.splits.count == 1 ? params.out + sample * k * p : params.partial + item * k * p;
   for (int64_t i = 0; i < k; ++i) {
     for (int64_t j = params.symmetric ? i : 0; j < p; ++j) {
       const double* lanes = sums + (i * p + j) * V::kSums;

@@ -21,7 +21,7 @@ struct Traits {
   static constexpr int kVector = 16 / sizeof(Real);
   static constexpr int kStage = 256 / sizeof(Real);  // columns per stage: 64 or 32
   static constexpr int kPitch = kStage + kVector;    // 8 rows apart by 16 bytes touch all 32 banks
-  static_assert(kChunk % kStage == 0 && kGramSplit % kChunk == 0);
+  static_assert(kChunk % kStage == 0 && kSplitColumns % kChunk == 0);
   static_assert(kStage % kVector == 0 && kPitch % kVector == 0);  // 16-byte reads stay aligned
 };
 
@@ -80,9 +80,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Real, R>)
   const int64_t tiles = params.symmetric ? tile_rows * (tile_rows + 1) / 2 : tile_rows * tile_cols;
 
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    const int64_t part = item % params.splits;
-    const int64_t tile = item / params.splits % tiles;
-    const int64_t sample = item / params.splits / tiles;
+    const int64_t part = item % params.splits.count;
+    const int64_t tile = item / params.splits.count % tiles;
+    const int64_t sample = item / params.splits.count / tiles;
     int64_t ti, tj;
     if (params.symmetric) {
       upper_tile(tile, tile_rows, &ti, &tj);
@@ -91,9 +91,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Real, R>)
       tj = tile % tile_cols;
     }
     const int64_t row = ti * 16 * R, col = tj * 16 * R;
-    const int64_t begin = part * params.split;
-    const int64_t end =
-        begin + params.split < params.columns ? begin + params.split : params.columns;
+    const int64_t begin = part * params.splits.columns;
+    const int64_t end = begin + params.splits.columns < params.columns
+                            ? begin + params.splits.columns
+                            : params.columns;
 
     double total[R][R];
 #pragma unroll
@@ -140,7 +141,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Real, R>)
       }
     }
 
-    double* partial = params.partial + (sample * params.splits + part) * k * p;
+    double* partial = params.partial + (sample * params.splits.count + part) * k * p;
 #pragma unroll
     for (int r = 0; r < R; ++r) {
 #pragma unroll
@@ -161,9 +162,9 @@ __global__ void __launch_bounds__(kThreads) gram_sum(GramParams params) {
        e < params.batch * entries; e += stride) {
     const int64_t sample = e / entries, i = e % entries / p, j = e % p;
     const int64_t from = params.symmetric && j < i ? j * p + i : i * p + j;
-    const double* partial = params.partial + sample * params.splits * entries + from;
+    const double* partial = params.partial + sample * params.splits.count * entries + from;
     double sum = partial[0];
-    for (int64_t s = 1; s < params.splits; ++s) sum += partial[s * entries];
+    for (int64_t s = 1; s < params.splits.count; ++s) sum += partial[s * entries];
     params.out[e] = sum;
   }
 }
@@ -173,7 +174,7 @@ const char* run(const GramParams& params, void* stream) {
   const int64_t rows = (params.a.rows + 16 * R - 1) / (16 * R);
   const int64_t cols = (params.b.rows + 16 * R - 1) / (16 * R);
   const int64_t tiles = params.symmetric ? rows * (rows + 1) / 2 : rows * cols;
-  const int64_t items = params.batch * tiles * params.splits;
+  const int64_t items = params.batch * tiles * params.splits.count;
   PULLBACK_LAUNCH((gram_split<T, Real, R>), grid_of(items), kThreads, (shared_bytes<Real, R>()),
                   stream, params, items);
   if (const char* error = launch_error()) return error;

@@ -76,11 +76,10 @@ Prepared prepare(const Tensor& a, const std::optional<Tensor>& b) {
 
 void plan(Prepared& work, int64_t most_splits, bool partial_always) {
   GramParams& params = work.params;
-  const GramSplits splits = gram_splits(params.columns, most_splits);
-  params.splits = splits.splits;
-  params.split = splits.split;
-  if (params.splits == 1 && !partial_always) return;
-  const std::array<int64_t, 4> shape{params.batch, params.splits, params.a.rows, params.b.rows};
+  params.splits = split_columns(params.columns, most_splits);
+  if (params.splits.count == 1 && !partial_always) return;
+  const std::array<int64_t, 4> shape{params.batch, params.splits.count, params.a.rows,
+                                     params.b.rows};
   work.partial = torch::stable::new_empty(work.out, shape, ScalarType::Double);
   params.partial = static_cast<double*>(work.partial.mutable_data_ptr());
 }

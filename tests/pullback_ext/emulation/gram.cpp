@@ -6,7 +6,7 @@ extern "C" {
 // How many parts N is cut into: the size of `partial` is [B, splits, k, p].
 int64_t gram_splits(int64_t k, int64_t p, int64_t columns, int symmetric) {
   const int64_t most = pullback::cuda::gram_most_splits(k, p, symmetric != 0);
-  return pullback::gram_splits(columns, most).splits;
+  return pullback::split_columns(columns, most).count;
 }
 
 // nullptr or an error. Strides: batch, row, column, in elements. `b` may be null: symmetric.
@@ -22,9 +22,7 @@ const char* gram(int dtype, int schedule, int64_t batch, int64_t k, int64_t p, i
   params.batch = batch;
   params.columns = columns;
   const int64_t most = pullback::cuda::gram_most_splits(k, p, params.symmetric);
-  const pullback::GramSplits splits = pullback::gram_splits(columns, most);
-  params.splits = splits.splits;
-  params.split = splits.split;
+  params.splits = pullback::split_columns(columns, most);
   params.partial = partial;
   params.out = out;
   emulation::schedule = static_cast<emulation::Schedule>(schedule);

@@ -1,0 +1,37 @@
+// Blocks of row vectors as the kernels of both backends are told of them. No torch and no CUDA type
+// in here.
+#pragma once
+
+#include <cstdint>
+
+namespace pullback {
+
+enum class Dtype : int { kFloat32, kFloat64, kFloat16, kBFloat16 };
+
+// A block of row vectors. Strides are in elements and may be zero (an expanded dimension).
+struct Rows {
+  const void* data;
+  int64_t rows;
+  int64_t batch_stride;
+  int64_t row_stride;
+  int64_t column_stride;
+};
+
+// How N is cut into parts that are summed apart, then in order. Depends on N and, where `most`
+// does, on the numbers of rows: never on B, on the number of threads or on the device, so that a
+// sample's result does not depend on its company.
+struct Splits {
+  int64_t count;
+  int64_t columns;  // in a part
+};
+
+constexpr int64_t kSplitColumns = 2048;  // a multiple of every panel and chunk of the kernels
+
+inline Splits split_columns(int64_t columns, int64_t most) {
+  int64_t size = (columns + most - 1) / most;
+  size = (size + kSplitColumns - 1) / kSplitColumns * kSplitColumns;
+  if (size < kSplitColumns) size = kSplitColumns;
+  return {(columns + size - 1) / size, size};
+}
+
+}  // namespace pullback
