@@ -7,6 +7,7 @@
 
 #include "common/check.h"
 #include "common/current_stream.h"
+#include "common/rows.h"
 #include "cpu/gram.h"
 #include "cuda/gram.h"
 
@@ -16,30 +17,9 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-Dtype dtype_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-      return Dtype::kFloat32;
-    case ScalarType::Double:
-      return Dtype::kFloat64;
-    case ScalarType::Half:
-      return Dtype::kFloat16;
-    case ScalarType::BFloat16:
-      return Dtype::kBFloat16;
-    default:
-      fail("gram", "expected a of dtype float32, float64, float16 or bfloat16, got ",
-           dtype_text(tensor));
-  }
-}
-
-Rows rows_of(const Tensor& tensor) {
-  return {tensor.const_data_ptr(), tensor.size(1), tensor.stride(0), tensor.stride(1),
-          tensor.stride(2)};
-}
-
 void validate(const Tensor& a, const std::optional<Tensor>& b) {
   check(a.dim() == 3, "gram", "expected a of shape [B, k, N], got ", shape_text(a));
-  dtype_of(a);
+  dtype_of("gram", "a", a);
   if (!b) return;
   check(b->dim() == 3 && b->size(0) == a.size(0) && b->size(2) == a.size(2), "gram",
         "expected b of shape [", a.size(0), ", p, ", a.size(2), "] beside a of shape ",
@@ -59,7 +39,7 @@ struct Prepared {
 
 Prepared prepare(const Tensor& a, const std::optional<Tensor>& b) {
   GramParams params{};
-  params.dtype = dtype_of(a);
+  params.dtype = dtype_of("gram", "a", a);
   params.symmetric = !b;
   params.a = rows_of(a);
   params.b = rows_of(b ? *b : a);
