@@ -31,7 +31,7 @@ class Case:
 
     name: str
     args: tuple[Any, ...]
-    error: Callable[[torch.Tensor, torch.Tensor], float]
+    error: Callable[[Any, Any], float]  # of the results of the kernel and of the twin
     bound: float
 
 
@@ -74,7 +74,67 @@ def _gram_cases(device: torch.device) -> Iterator[Case]:
             yield Case(f"{label} {shape}", (a, b), error, bound)
 
 
-CASES: dict[str, Callable[[torch.device], Iterator[Case]]] = {"gram": _gram_cases}
+def _blocks(device: torch.device) -> Iterator[tuple[str, torch.Tensor, torch.Tensor, float]]:
+    """Well-conditioned blocks of every dtype, rows to be orthogonal to, and what to ask for."""
+    generator = torch.Generator().manual_seed(1)
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        work = torch.float64 if dtype == torch.float64 else torch.float32
+        for batch, k, p, columns in [(2, 10, 0, 256), (3, 5, 40, 257), (1, 33, 7, 4097)]:
+            block = torch.randn(batch, k, columns, generator=generator).to(device, dtype)
+            rows = torch.randn(batch, columns, p, generator=generator, dtype=torch.float64)
+            against = torch.linalg.qr(rows)[0].mT.to(device, work).contiguous()
+            label = f"{str(dtype).removeprefix('torch.')} [{batch}, {k} + {p}, {columns}]"
+            yield label, block, against, 1e-12 if work == torch.float64 else 1e-5
+
+
+def _apart(got: Any, want: Any) -> float:
+    """Largest difference of any number in the results, as a share of the largest number."""
+    worst = 0.0
+    for x, y in zip(got, want, strict=True):
+        if x.is_floating_point() and x.numel():
+            difference = (x.double() - y.double()).abs().max()
+            worst = max(worst, float(difference / y.double().abs().max().clamp_min(1e-300)))
+    return worst
+
+
+def _orthonormalize_error(got: Any, want: Any) -> float:
+    """Norm of the largest difference of two rows; they are unique where the rank is full."""
+    if not torch.equal(got[1], want[1]) or not torch.equal(got[2], want[2]):
+        return float("inf")
+    return float((got[0].double() - want[0].double()).norm(dim=2).max())
+
+
+def _orthonormalize_cases(device: torch.device) -> Iterator[Case]:
+    for label, block, against, bound in _blocks(device):
+        args = (block, against if against.shape[1] else None, 3)
+        yield Case(label, args, _orthonormalize_error, bound)
+
+
+def _block_step_cases(device: torch.device) -> Iterator[Case]:
+    for label, block, against, bound in _blocks(device):
+        half = against.shape[1] // 2
+        yield Case(label, (block, against[:, half:], against[:, :half], 3), _apart, bound)
+
+
+def _ritz_cases(device: torch.device) -> Iterator[Case]:
+    generator = torch.Generator().manual_seed(2)
+    for batch, n in [(3, 1), (2, 7), (2, 40), (1, 96), (1, 111)]:
+        t = torch.randn(batch, n, n, generator=generator, dtype=torch.float64).to(device)
+        yield Case(f"float64 [{batch}, {n}, {n}]", (t + t.mT,), _apart, 1e-10)
+
+
+CASES: dict[str, Callable[[torch.device], Iterator[Case]]] = {
+    "gram": _gram_cases,
+    "orthonormalize": _orthonormalize_cases,
+    "block_step": _block_step_cases,
+    "ritz": _ritz_cases,
+}
+
+
+def _same_bits(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def _run(op: _ops.Op, case: Case, device: torch.device) -> Row:
@@ -93,7 +153,7 @@ def _run(op: _ops.Op, case: Case, device: torch.device) -> Row:
         finish()
         elapsed = (time.perf_counter() - start) * 1e3
         error = case.error(got, op.reference(*case.args))
-        if not torch.equal(got, again):
+        if not _same_bits(got, again):
             problem = "two runs differ"
         elif not error <= case.bound:
             problem = "differs from the reference"

@@ -85,6 +85,76 @@ def _fold_batch(x: torch.Tensor) -> tuple[torch.Tensor, Rule]:
     return x.reshape(shape[0] * shape[1], *x.shape[2:]), lambda y: y.unflatten(0, shape)
 
 
+# ------------------------------------------------------------- orthonormalize, block_step and ritz
+
+
+def _flags_like(block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """rank, replaced, passes."""
+    batch, k = block.shape[:2]
+    return (
+        block.new_empty((batch,), dtype=torch.int64),
+        block.new_empty((batch, k), dtype=torch.bool),
+        block.new_empty((batch,), dtype=torch.int32),
+    )
+
+
+def _orthonormalize_fake(
+    block: torch.Tensor,
+    against: torch.Tensor | None = None,
+    seed: int = 0,  # noqa: ARG001  (the schema's)
+) -> tuple[torch.Tensor, ...]:
+    reference.check_orthonormalize(block, against)
+    q = block.new_empty(block.shape, dtype=reference.working_dtype(block.dtype))
+    return q, *_flags_like(block)
+
+
+def _block_step_fake(
+    w: torch.Tensor,
+    v_old: torch.Tensor,
+    basis: torch.Tensor,
+    seed: int = 0,  # noqa: ARG001  (the schema's)
+) -> tuple[torch.Tensor, ...]:
+    reference.check_block_step(w, v_old, basis)
+    batch, k = w.shape[:2]
+    others = v_old.shape[1] + basis.shape[1]
+    return (
+        w.new_empty(w.shape, dtype=reference.working_dtype(w.dtype)),
+        w.new_empty((batch, others, k), dtype=torch.float64),
+        w.new_empty((batch, k, k), dtype=torch.float64),
+        *_flags_like(w),
+    )
+
+
+def _ritz_fake(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    reference.check_ritz(t)
+    return (
+        t.new_empty(t.shape[:2], dtype=torch.float64),
+        t.new_empty(t.shape, dtype=torch.float64),
+    )
+
+
+def _fold_all(name: str) -> Rule:
+    """A vmap rule that folds the mapped dimension into the batch of every tensor.
+
+    A sample's result does not depend on its batch, so this gives the bits of a loop. Tensors that
+    are not mapped are repeated, without a copy as far as strides allow.
+    """
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        dims = (*in_dims, *[None] * len(args))[: len(args)]
+        folded, shape = [], torch.Size((0, 0))
+        for x, dim in zip(args, dims, strict=True):
+            if isinstance(x, torch.Tensor):
+                x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+                shape = x.shape[:2]
+                x = x.reshape(shape[0] * shape[1], *x.shape[2:])
+            folded.append(x)
+        results = overload(name)(*folded)
+        return tuple(x.unflatten(0, shape) for x in results), tuple(0 for _ in results)
+
+    return rule
+
+
 # ------------------------------------------------------------------------------------------ table
 
 OPS: dict[str, Op] = {
@@ -97,6 +167,34 @@ OPS: dict[str, Op] = {
             fake=_gram_fake,
             vmap=_gram_vmap,
             no_derivative="pass detached tensors, or differentiate pullback_ext.reference.gram",
+        ),
+        Op(
+            name="orthonormalize",
+            schema="orthonormalize(Tensor block, Tensor? against=None, int seed=0) -> "
+            "(Tensor, Tensor, Tensor, Tensor)",
+            reference=reference.orthonormalize,
+            fake=_orthonormalize_fake,
+            vmap=_fold_all("orthonormalize"),
+            no_derivative="pass detached tensors; to differentiate an orthonormal basis, use "
+            "torch.linalg.qr",
+        ),
+        Op(
+            name="block_step",
+            schema="block_step(Tensor w, Tensor v_old, Tensor basis, int seed=0) -> "
+            "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+            reference=reference.block_step,
+            fake=_block_step_fake,
+            vmap=_fold_all("block_step"),
+            no_derivative="pass detached tensors, or run the iteration under torch.no_grad()",
+        ),
+        Op(
+            name="ritz",
+            schema="ritz(Tensor t) -> (Tensor, Tensor)",
+            reference=reference.ritz,
+            fake=_ritz_fake,
+            vmap=_fold_all("ritz"),
+            no_derivative="pass detached tensors; to differentiate eigenvalues, use "
+            "torch.linalg.eigh",
         ),
     )
 }

@@ -151,7 +151,7 @@ PULLBACK_HD bool ladder_factor(const Team& team, const Ladder& x, const LadderRu
 }
 
 // The block in terms of the rows to come: columns += residual H, residual <- residual D^-1 L, where
-// a row that was given up no longer contributes. Rows are independent of each other.
+// what was left of a row that was given up no longer counts. Rows are independent of each other.
 template <class Team>
 PULLBACK_HD void ladder_account(const Team& team, const Ladder& x, const double* norm,
                                 const double* diagonal) {
