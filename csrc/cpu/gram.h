@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "common/gram_params.h"
+#include "cpu/panel.h"
 
 namespace pullback::cpu {
 
@@ -21,16 +22,9 @@ void gram_items_avx2(const GramParams& params, int64_t begin, int64_t end, char*
 void gram_items_avx512(const GramParams& params, int64_t begin, int64_t end, char* scratch);
 void gram_items_portable(const GramParams& params, int64_t begin, int64_t end, char* scratch);
 
-// Rows are widened and packed a panel at a time. A row of the panel is 4 KiB and one cache line,
-// the line so that rows do not fall on the same sets of the first-level cache.
-constexpr int64_t kGramPanelBytes = 4096;
-constexpr int64_t kGramPitchBytes = kGramPanelBytes + 64;
-constexpr int64_t kGramLanes = 8;  // float64 sums that are kept per entry until the part is done
-
 inline size_t gram_scratch_bytes(const GramParams& params) {
   const int64_t rows = params.a.rows + (params.symmetric ? 0 : params.b.rows);
-  return static_cast<size_t>(rows * kGramPitchBytes +
-                             params.a.rows * params.b.rows * kGramLanes * 8);
+  return static_cast<size_t>(rows * kPitchBytes + params.a.rows * params.b.rows * kMostSums * 8);
 }
 
 }  // namespace pullback::cpu

@@ -1,41 +1,8 @@
-// gram for x86-64-v3: 16 vector registers hold a tile of 4 x 3 sums, 3 columns and 1 row.
-#include <immintrin.h>
-
+// gram for x86-64-v3.
 #include "cpu/gram_kernel.h"
+#include "cpu/vectors_avx2.h"
 
 namespace pullback::cpu {
-namespace {
-
-struct Float8 {
-  using Real = float;
-  using Reg = __m256;
-  static constexpr int kLanes = 8, kRows = 4, kCols = 3, kSums = 4;
-  static Reg zero() { return _mm256_setzero_ps(); }
-  static Reg load(const float* p) { return _mm256_load_ps(p); }
-  static Reg fma(Reg x, Reg y, Reg acc) { return _mm256_fmadd_ps(x, y, acc); }
-  static void flush(Reg acc, double* sums, bool first) {
-    const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(acc));
-    const __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps(acc, 1));
-    __m256d sum = _mm256_add_pd(low, high);
-    if (!first) sum = _mm256_add_pd(_mm256_loadu_pd(sums), sum);
-    _mm256_storeu_pd(sums, sum);
-  }
-};
-
-struct Double4 {
-  using Real = double;
-  using Reg = __m256d;
-  static constexpr int kLanes = 4, kRows = 4, kCols = 3, kSums = 4;
-  static Reg zero() { return _mm256_setzero_pd(); }
-  static Reg load(const double* p) { return _mm256_load_pd(p); }
-  static Reg fma(Reg x, Reg y, Reg acc) { return _mm256_fmadd_pd(x, y, acc); }
-  static void flush(Reg acc, double* sums, bool first) {
-    if (!first) acc = _mm256_add_pd(_mm256_loadu_pd(sums), acc);
-    _mm256_storeu_pd(sums, acc);
-  }
-};
-
-}  // namespace
 
 void gram_items_avx2(const GramParams& params, int64_t begin, int64_t end, char* scratch) {
   gram_items<Float8, Double4>(params, begin, end, scratch);

@@ -1,0 +1,17 @@
+// orthonormalize for x86-64-v3.
+#include "cpu/orthonormalize_kernel.h"
+#include "cpu/vectors_avx2.h"
+
+namespace pullback::cpu {
+
+void orthonormalize_peaks_avx2(const OrthonormalizeParams& params, int64_t begin, int64_t end,
+                               int64_t* peaks) {
+  peak_items(params, begin, end, peaks);
+}
+
+void orthonormalize_items_avx2(const OrthonormalizeRung& rung, int64_t begin, int64_t end,
+                               char* scratch) {
+  rung_items<Float8, Double4>(rung, begin, end, scratch);
+}
+
+}  // namespace pullback::cpu

@@ -1,0 +1,17 @@
+// orthonormalize for processors other than x86-64.
+#include "cpu/orthonormalize_kernel.h"
+#include "cpu/vectors_portable.h"
+
+namespace pullback::cpu {
+
+void orthonormalize_peaks_portable(const OrthonormalizeParams& params, int64_t begin, int64_t end,
+                                   int64_t* peaks) {
+  peak_items(params, begin, end, peaks);
+}
+
+void orthonormalize_items_portable(const OrthonormalizeRung& rung, int64_t begin, int64_t end,
+                                   char* scratch) {
+  rung_items<Lanes<float>, Lanes<double>>(rung, begin, end, scratch);
+}
+
+}  // namespace pullback::cpu

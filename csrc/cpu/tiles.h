@@ -1,0 +1,160 @@
+// The two products that the CPU kernels are made of, on packed panels (cpu/panel.h): Gram tiles,
+// X Y^T, and product tiles, T X with a small matrix T. Included by the files that are compiled once
+// per instruction set, after the vector types. Everything here has internal linkage, and no inline
+// function of a library header is called: a copy compiled for AVX-512 must never be the one the
+// linker keeps for the others.
+//
+// An entry is summed in one fixed way whatever the tile, batch or thread it falls to. Of a Gram
+// product: lane l of a float32 vector takes the products of columns l, l + lanes, ... of one panel
+// (at most 128 of them), the lanes are then added to float64 sums, and these are added across
+// panels, lanes and parts of N in a fixed order.
+//
+// A vector type V has: Real, Reg, kLanes; zero(), load(p), store(p, x), broadcast(x),
+// fma(x, y, acc); kSums and flush(acc, sums, first), which adds the lanes to kSums float64 sums, or
+// sets them; Gram tiles of kRows x kCols entries and product tiles of kProductRows rows x
+// kProductCols vectors.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/panel.h"
+
+namespace pullback::cpu {
+namespace {
+
+template <class V, int M, int N>
+void gram_tile(const typename V::Real* x, const typename V::Real* y, int64_t steps, double* sums,
+               int64_t sums_row, bool first) {
+  constexpr int64_t pitch = kPitch<typename V::Real>;
+  typename V::Reg acc[M][N];
+#pragma GCC unroll 8
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < N; ++j) acc[i][j] = V::zero();
+  }
+  for (int64_t s = 0; s < steps; ++s) {
+    typename V::Reg column[N];
+#pragma GCC unroll 8
+    for (int j = 0; j < N; ++j) column[j] = V::load(y + j * pitch);
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) {
+      const typename V::Reg row = V::load(x + i * pitch);
+#pragma GCC unroll 8
+      for (int j = 0; j < N; ++j) acc[i][j] = V::fma(row, column[j], acc[i][j]);
+    }
+    x += V::kLanes;
+    y += V::kLanes;
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < N; ++j) V::flush(acc[i][j], sums + i * sums_row + j * V::kSums, first);
+  }
+}
+
+template <class V>
+using GramTile = void (*)(const typename V::Real*, const typename V::Real*, int64_t, double*,
+                          int64_t, bool);
+
+// One kernel per tile of m <= kRows by n <= kCols entries, so that edges cost what they hold.
+template <class V, int M = V::kRows, int N = V::kCols>
+GramTile<V> pick_gram_tile(int64_t m, int64_t n) {
+  if constexpr (M > 1) {
+    if (m < M) return pick_gram_tile<V, M - 1, N>(m, n);
+  }
+  if constexpr (N > 1) {
+    if (n < N) return pick_gram_tile<V, M, N - 1>(m, n);
+  }
+  return gram_tile<V, M, N>;
+}
+
+// The products of k rows x with p rows y over one panel of steps * kLanes columns, added to `sums`
+// [k, p, kSums], or set. Symmetric: of tiles with i <= j anywhere only.
+template <class V>
+void gram_panel(const typename V::Real* x, int64_t k, const typename V::Real* y, int64_t p,
+                bool symmetric, int64_t steps, double* sums, bool first) {
+  constexpr int64_t pitch = kPitch<typename V::Real>;
+  static_assert(V::kSums <= kMostSums && kPanel<typename V::Real> % V::kLanes == 0);
+  static_assert(sizeof(typename V::Real) == 8 || kPanel<float> / V::kLanes <= 256);
+  for (int64_t i = 0; i < k; i += V::kRows) {
+    const int64_t m = k - i < V::kRows ? k - i : V::kRows;
+    for (int64_t j = symmetric ? i : 0; j < p; j += V::kCols) {
+      const int64_t n = p - j < V::kCols ? p - j : V::kCols;
+      pick_gram_tile<V>(m, n)(x + i * pitch, y + j * pitch, steps, sums + (i * p + j) * V::kSums,
+                              p * V::kSums, first);
+    }
+  }
+}
+
+template <class V>
+double sum_of_lanes(const double* lanes) {
+  double sum = lanes[0];
+  for (int l = 1; l < V::kSums; ++l) sum += lanes[l];
+  return sum;
+}
+
+// Operands of a product: T [rows, width] times the panel of `width` rows, of which columns (of T)
+// `head` .. `tail` are zero and left out.
+template <class V, int M, int N>
+void product_tile(const typename V::Real* t, int64_t width, int64_t head, int64_t tail,
+                  const typename V::Real* x, typename V::Real* out) {
+  constexpr int64_t pitch = kPitch<typename V::Real>;
+  typename V::Reg acc[M][N];
+#pragma GCC unroll 8
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < N; ++j) acc[i][j] = V::zero();
+  }
+  const auto add = [&](int64_t l) {
+    typename V::Reg column[N];
+#pragma GCC unroll 8
+    for (int j = 0; j < N; ++j) column[j] = V::load(x + l * pitch + j * V::kLanes);
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) {
+      const typename V::Reg factor = V::broadcast(t[i * width + l]);
+#pragma GCC unroll 8
+      for (int j = 0; j < N; ++j) acc[i][j] = V::fma(factor, column[j], acc[i][j]);
+    }
+  };
+  for (int64_t l = 0; l < head; ++l) add(l);
+  for (int64_t l = tail; l < width; ++l) add(l);
+#pragma GCC unroll 8
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < N; ++j) V::store(out + i * pitch + j * V::kLanes, acc[i][j]);
+  }
+}
+
+template <class V>
+using ProductTile = void (*)(const typename V::Real*, int64_t, int64_t, int64_t,
+                             const typename V::Real*, typename V::Real*);
+
+template <class V, int M = V::kProductRows, int N = V::kProductCols>
+ProductTile<V> pick_product_tile(int64_t m, int64_t n) {
+  if constexpr (M > 1) {
+    if (m < M) return pick_product_tile<V, M - 1, N>(m, n);
+  }
+  if constexpr (N > 1) {
+    if (n < N) return pick_product_tile<V, M, N - 1>(m, n);
+  }
+  return product_tile<V, M, N>;
+}
+
+// out [k rows] = t [k, k + p] x [k + p rows] over one panel, where the first k columns of t are
+// lower triangular. A strip of vectors of all rows is read from the first-level cache by all tiles.
+template <class V>
+void product_panel(const typename V::Real* t, int64_t k, int64_t p, const typename V::Real* x,
+                   int64_t steps, typename V::Real* out) {
+  constexpr int64_t pitch = kPitch<typename V::Real>;
+  for (int64_t s = 0; s < steps; s += V::kProductCols) {
+    const int64_t n = steps - s < V::kProductCols ? steps - s : V::kProductCols;
+    for (int64_t i = 0; i < k; i += V::kProductRows) {
+      const int64_t m = k - i < V::kProductRows ? k - i : V::kProductRows;
+      pick_product_tile<V>(m, n)(t + i * (k + p), k + p, i + m, k, x + s * V::kLanes,
+                                 out + i * pitch + s * V::kLanes);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace pullback::cpu

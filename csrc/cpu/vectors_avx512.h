@@ -1,0 +1,48 @@
+// The vector types of AVX-512; cpu/tiles.h says what such a type has. 32 registers hold a Gram tile
+// of 6 x 4 sums, 4 columns and 1 row, and a product tile of the same shape.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace pullback::cpu {
+namespace {
+
+struct Float16 {
+  using Real = float;
+  using Reg = __m512;
+  static constexpr int kLanes = 16, kRows = 6, kCols = 4, kSums = 8;
+  static constexpr int kProductRows = 6, kProductCols = 4;
+  static Reg zero() { return _mm512_setzero_ps(); }
+  static Reg load(const float* p) { return _mm512_load_ps(p); }
+  static void store(float* p, Reg x) { _mm512_store_ps(p, x); }
+  static Reg broadcast(float x) { return _mm512_set1_ps(x); }
+  static Reg fma(Reg x, Reg y, Reg acc) { return _mm512_fmadd_ps(x, y, acc); }
+  static void flush(Reg acc, double* sums, bool first) {
+    const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(acc));
+    const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(acc, 1));
+    __m512d sum = _mm512_add_pd(low, high);
+    if (!first) sum = _mm512_add_pd(_mm512_loadu_pd(sums), sum);
+    _mm512_storeu_pd(sums, sum);
+  }
+};
+
+struct Double8 {
+  using Real = double;
+  using Reg = __m512d;
+  static constexpr int kLanes = 8, kRows = 6, kCols = 4, kSums = 8;
+  static constexpr int kProductRows = 6, kProductCols = 4;
+  static Reg zero() { return _mm512_setzero_pd(); }
+  static Reg load(const double* p) { return _mm512_load_pd(p); }
+  static void store(double* p, Reg x) { _mm512_store_pd(p, x); }
+  static Reg broadcast(double x) { return _mm512_set1_pd(x); }
+  static Reg fma(Reg x, Reg y, Reg acc) { return _mm512_fmadd_pd(x, y, acc); }
+  static void flush(Reg acc, double* sums, bool first) {
+    if (!first) acc = _mm512_add_pd(_mm512_loadu_pd(sums), acc);
+    _mm512_storeu_pd(sums, acc);
+  }
+};
+
+}  // namespace
+}  // namespace pullback::cpu
