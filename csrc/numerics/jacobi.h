@@ -109,7 +109,8 @@ PULLBACK_HD bool jacobi_sweep(const Team& team, const Jacobi& x, double negligib
   return rotated;
 }
 
-// x.a -> x.values, x.vectors. The lower triangle of x.a is read.
+// x.a -> x.values, x.vectors. The lower triangle of x.a is read. On return others of the team may
+// still be at work.
 template <class Team>
 PULLBACK_HD void jacobi(const Team& team, const Jacobi& x) {
   const int64_t n = x.n;
@@ -127,7 +128,6 @@ PULLBACK_HD void jacobi(const Team& team, const Jacobi& x) {
   for (int64_t i = 0; i < n; ++i) peak = x.values[i] > peak ? x.values[i] : peak;
   int exponent = 0;
   frexp(peak, &exponent);
-  PULLBACK_SYNC(team);
   for (int64_t i = team.rank(); i < n; i += team.size()) {
     for (int64_t j = 0; j < n; ++j) x.a[i * x.pitch + j] = ldexp(x.a[i * x.pitch + j], -exponent);
   }
@@ -150,7 +150,6 @@ PULLBACK_HD void jacobi(const Team& team, const Jacobi& x) {
     x.values[place] = ldexp(value, exponent);
     for (int64_t j = 0; j < n; ++j) x.vectors[place * n + j] = sign * x.v[i * n + j];
   }
-  PULLBACK_SYNC(team);
 }
 
 }  // namespace pullback

@@ -66,8 +66,8 @@ PULLBACK_HD inline int64_t ladder_pitch(int64_t k) {
   return k | 1;
 }
 
-// Before the first rung. Rows that `blank` marks are zero (or not finite) and are replaced at once;
-// row i has been multiplied by 2^-exponent[i].
+// Before the first rung; row i has been multiplied by 2^-exponent[i]. The team meets before the
+// rung: after it has written x.s and x.h.
 template <class Team>
 PULLBACK_HD void ladder_start(const Team& team, const Ladder& x, const int* exponent) {
   for (int64_t i = team.rank(); i < x.k; i += team.size()) {
@@ -79,7 +79,6 @@ PULLBACK_HD void ladder_start(const Team& team, const Ladder& x, const int* expo
       for (int64_t l = 0; l < x.p; ++l) x.columns[l * x.k + i] = 0.0;
     }
   }
-  PULLBACK_SYNC(team);
 }
 
 // S = D (G - H H^T) D in the lower triangle of x.s; scale[i] = D_ii, norm[i] = 1 / D_ii.
@@ -133,7 +132,8 @@ PULLBACK_HD bool ladder_factor(const Team& team, const Ladder& x, const LadderRu
     PULLBACK_SYNC(team);
     if (team.rank() == 0) {
       diagonal[j] = drop ? 1.0 : root;
-      x.distance[j] = drop ? 1.0 : distance;
+      // Others are freed from it now, so what they shared with it must not go with it later.
+      x.distance[j] = defer && !drop ? distance : 1.0;
       x.fresh[j] = drop;
       x.replaced[j] = x.replaced[j] || drop;
     }
@@ -192,7 +192,8 @@ PULLBACK_HD void ladder_invert(const Team& team, const Ladder& x, const double* 
 
 // One rung. Writes the transform [k, k + p] that is to be applied to the rows of [A; P]: T, zero
 // above its diagonal, beside -T H; rows in x.fresh are zero and stand for random rows of norm one.
-// Returns whether Q is good and this was the last rung; `rung` counts from 1.
+// Returns whether Q is good and this was the last rung; `rung` counts from 1. On return x.s is no
+// longer read, while others of the team may still read the rest of x and write the transform.
 template <class Real, class Team>
 PULLBACK_HD bool ladder_rung(const Team& team, const Ladder& x, int rung, Real* transform) {
   const LadderRules rules = ladder_rules<Real>(x.k);
@@ -238,7 +239,6 @@ PULLBACK_HD bool ladder_rung(const Team& team, const Ladder& x, int rung, Real* 
     trace += sums[j];
     live += x.fresh[j] ? 0.0 : 1.0;
   }
-  PULLBACK_SYNC(team);
   const double inverse = live > 0.0 ? trace - (live - 1.0) * (live - 1.0) / live : 0.0;
   const bool good = !weak && rules.error * inverse <= rules.tolerance && (x.p == 0 || rung >= 2);
   return good || rung == kLadderMostRungs;

@@ -30,7 +30,9 @@ PULLBACK_HD static inline double dot(const double* x, const double* y, int64_t c
   for (; i + 4 <= count; i += 4) {
     for (int u = 0; u < 4; ++u) sum[u] += x[i + u] * y[i + u];
   }
-  for (int u = 0; i < count; ++i, ++u) sum[u] += x[i] * y[i];
+  for (int u = 0; u < 3; ++u) {  // sum stays in registers: its indices are known
+    if (i + u < count) sum[u] += x[i + u] * y[i + u];
+  }
   return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
