@@ -1,7 +1,7 @@
 // Kernel launches, in one spelling for nvcc and for the host emulation of the tests.
 //
-//   PULLBACK_SHARED(name)                              the block's shared memory, a char*, 16-byte
-//   aligned PULLBACK_LAUNCH(kernel, grid, block, bytes, stream, arguments...)
+//   PULLBACK_SHARED(name)    the block's shared memory, a char*, aligned to 16 bytes
+//   PULLBACK_LAUNCH(kernel, grid, block, bytes, stream, arguments...)
 #pragma once
 
 #if defined(PULLBACK_EMULATION)
@@ -13,6 +13,7 @@
   kernel<<<(grid), (block), (bytes), static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
 #endif
 
+#include <cstddef>
 #include <cstdint>
 
 namespace pullback::cuda {
@@ -30,6 +31,24 @@ inline unsigned grid_of(int64_t items) {
 // nullptr, or the text of the error of the launch just made.
 inline const char* launch_error() {
   const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+// A block has 48 KB of shared memory, and more, up to the device's limit, for kernels that ask.
+constexpr size_t kSharedUnasked = 48 * 1024;
+
+inline size_t shared_limit(int device) {
+  int bytes = 0;
+  const cudaError_t error =
+      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  return error == cudaSuccess ? static_cast<size_t>(bytes) : kSharedUnasked;
+}
+
+template <class Kernel>
+const char* allow_shared(Kernel* kernel, size_t bytes) {
+  if (bytes <= kSharedUnasked) return nullptr;
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 

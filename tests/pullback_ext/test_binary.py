@@ -241,6 +241,35 @@ def test_every_kernel_is_there_for_every_architecture(gpu_code, source_kernels):
     assert len([m for m in every if "10gram_split" in m]) == 12
 
 
+def frames(code):
+    """Kernel -> bytes of local memory per thread, from the attributes of machine code."""
+    elf = Elf(code)
+    names = [name for name, _, _ in elf.symbols(".symtab")]
+    info, found, at = elf.section(".nv.info"), {}, 0
+    while at < len(info):
+        form, attribute, size = struct.unpack_from("<BBH", info, at)
+        if (form, attribute) == (4, 0x11):  # sized value: the frame of a function
+            symbol, frame = struct.unpack_from("<II", info, at + 4)
+            found[names[symbol - 1]] = frame  # symbols() leaves the null symbol out
+        at += 4 + (size if form == 4 else 0)
+    return found
+
+
+# Kernel -> bytes that it may keep in local memory, and what they are. Spilled registers would come
+# on top.
+LOCAL_MEMORY = {"apply_transform": 32}  # how cosf() and sinf() of random.h reduce large arguments
+
+
+@needs_cuda_build
+def test_no_register_is_spilled(elf):
+    for architecture, code in fat_binary(elf.section(".nv_fatbin")):
+        if architecture.endswith("virtual"):
+            continue
+        every, found = kernels(architecture, code), frames(code)
+        allowed = {m: b for m in every for name, b in LOCAL_MEMORY.items() if name in m}
+        assert {m: found[m] for m in every if found[m] > 0} == allowed, architecture
+
+
 def test_a_cpu_build_holds_no_gpu_code(elf):
     if build_info()["cuda"] is None:
         assert ".nv_fatbin" not in elf.sections

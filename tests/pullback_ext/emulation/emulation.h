@@ -1,21 +1,24 @@
 // Runs CUDA kernels on the host: included by csrc/cuda/launch.h in place of the CUDA runtime when
 // PULLBACK_EMULATION is defined.
 //
-// One fiber per thread, one block after the other. A fiber runs until its next __syncthreads(); the
-// order in which fibers run between two barriers is the schedule. Shared memory starts as NaN in
-// every block and is followed by a guard zone. A kernel that is right gives the same bits under
-// every schedule; one that lacks a barrier reads NaN or stale values under at least one of them.
+// One fiber per thread, one block after the other. A fiber runs until it must wait: at a barrier
+// for its block, at a shuffle for its warp. The order in which fibers run is the schedule. Shared
+// memory starts as NaN in every block and is followed by a guard zone. A kernel that is right gives
+// the same bits under every schedule; one that lacks a barrier reads NaN or stale values under at
+// least one of them. To prove that, every place where threads wait is numbered and can be left out.
+// Threads that wait for others which never come are reported.
 // Not modelled: memory fences, warps in lock step, the order of rounding inside hardware units.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -23,11 +26,25 @@
 #define __device__
 #define __host__
 #define __launch_bounds__(...)
-#define __syncthreads() emulation::barrier()
 #define PULLBACK_SHARED(name) char* const name = emulation::block().shared
-#define PULLBACK_LAUNCH(kernel, grid, threads, bytes, stream, ...) \
-  (static_cast<void>(stream),                                      \
-   emulation::launch((grid), (threads), (bytes), [&] { kernel(__VA_ARGS__); }))
+#define PULLBACK_LAUNCH(kernel, grid, threads, bytes, stream, ...)                             \
+  (static_cast<void>(stream), emulation::launch(reinterpret_cast<const void*>(kernel), (grid), \
+                                                (threads), (bytes), [&] { kernel(__VA_ARGS__); }))
+
+// The number of this place.
+#define EMULATION_SITE                                                       \
+  ([](const char* function) {                                                \
+    static const int site = emulation::number(__FILE__, function, __LINE__); \
+    return site;                                                             \
+  }(__func__))
+#define __syncthreads() emulation::barrier(EMULATION_SITE, false)
+#define __syncthreads_or(mine) emulation::barrier(EMULATION_SITE, (mine))
+#define __shfl_xor_sync(mask, value, lanes) \
+  emulation::shuffle_xor(EMULATION_SITE, (mask), (value), (lanes))
+// A team meets where the algorithm says so, not inside of the team.
+#define PULLBACK_SYNC(team) \
+  (emulation::called_from(EMULATION_SITE), (team).sync(), emulation::called_from(-1))
+#define PULLBACK_ANY(team, mine) (emulation::called_from(EMULATION_SITE), (team).any(mine))
 
 struct Index {
   unsigned x = 0, y = 0, z = 0;
@@ -36,19 +53,33 @@ inline Index threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulation {
 
-enum Schedule { kAscending, kDescending, kWarpsShuffled, kSchedules };
+// kWarpSkewed: a warp runs ahead through its shuffles to its next barrier before the others start,
+// and after every barrier another one leads.
+enum Schedule { kAscending, kDescending, kWarpSkewed };
 
 constexpr size_t kStack = 128 * 1024, kGuard = 256, kWarp = 32;
 constexpr unsigned char kPoison = 0xff;  // every float of these bytes is NaN
 
+struct Site {
+  std::string file, function;
+  int line;
+  long long passed;  // by whole blocks or warps
+};
+
 struct Fiber {
-  ucontext_t context;
-  std::vector<char> stack = std::vector<char>(kStack);
-  enum { kReady, kWaiting, kDone } state = kReady;
+  std::unique_ptr<char[]> stack{new char[kStack]};
+  ucontext_t start;
+  jmp_buf point;
+  bool started = false;
+  enum { kReady, kAtBarrier, kAtShuffle, kDone } state = kDone;
+  int site = -1;
+  uint64_t value = 0;  // what the thread brings to the others, then what it gets from them
+  size_t partner = 0;  // at a shuffle: whose value
 };
 
 struct Block {
-  ucontext_t scheduler;
+  ucontext_t origin;
+  jmp_buf scheduler;
   std::vector<Fiber> fibers;
   size_t running = 0;
   char* shared = nullptr;
@@ -56,82 +87,190 @@ struct Block {
 };
 
 inline Schedule schedule = kAscending;
-inline std::string error;       // of the last launch; empty when it went well
-inline long long barriers = 0;  // passed by whole blocks since the start
+inline std::string error;  // of the last launch; empty when it went well
+inline std::vector<Site> sites;
+inline int skipped = -1;  // the site at which nobody waits
+inline int caller = -1;   // the site of the team's meeting, -1 outside
+inline size_t shared_limit = 227 * 1024;
+inline std::map<const void*, size_t> shared_allowed;  // by kernel; 48 KB where there is none
 
 inline Block& block() {
   static Block instance;
   return instance;
 }
 
-inline void barrier() {
-  Block& b = block();
-  Fiber& self = b.fibers[b.running];
-  self.state = Fiber::kWaiting;
-  swapcontext(&self.context, &b.scheduler);
+inline int number(const char* path, const char* function, int line) {
+  const char* slash = std::strrchr(path, '/');
+  const std::string file = slash == nullptr ? path : slash + 1;
+  for (size_t i = 0; i < sites.size(); ++i) {
+    if (sites[i].file == file && sites[i].line == line) return static_cast<int>(i);
+  }
+  sites.push_back({file, function, line, 0});
+  return static_cast<int>(sites.size()) - 1;
+}
+
+inline void called_from(int site) {
+  caller = site;
+}
+
+// Back to the scheduler, until that resumes this fiber.
+inline void leave(Fiber& self) {
+  if (_setjmp(self.point) == 0) _longjmp(block().scheduler, 1);
+}
+
+inline int barrier(int site, bool mine) {
+  if (caller >= 0) site = caller;
+  caller = -1;
+  if (site == skipped) return mine;
+  Fiber& self = block().fibers[block().running];
+  self.state = Fiber::kAtBarrier;
+  self.site = site;
+  self.value = mine;
+  leave(self);
+  return static_cast<int>(self.value);
+}
+
+template <class T>
+T shuffle_xor(int site, unsigned mask, T value, int lanes) {
+  static_assert(sizeof(T) <= sizeof(uint64_t));
+  if (mask != 0xffffffffu) error = "a shuffle of a part of a warp is not emulated";
+  if (site == skipped) return value;
+  Fiber& self = block().fibers[block().running];
+  self.state = Fiber::kAtShuffle;
+  self.site = site;
+  self.partner = block().running ^ static_cast<size_t>(lanes);
+  std::memcpy(&self.value, &value, sizeof value);
+  leave(self);
+  std::memcpy(&value, &self.value, sizeof value);
+  return value;
 }
 
 inline void fiber_main() {
-  Block& b = block();
-  b.kernel();
-  b.fibers[b.running].state = Fiber::kDone;
-  swapcontext(&b.fibers[b.running].context, &b.scheduler);
+  for (;;) {
+    Fiber& self = block().fibers[block().running];
+    block().kernel();
+    self.state = Fiber::kDone;
+    leave(self);
+  }
 }
 
-// The order in which the fibers run up to their next barrier.
-inline std::vector<size_t> order(size_t threads, long long phase) {
-  std::vector<size_t> result;
+inline void resume(size_t thread) {
+  Block& b = block();
+  Fiber& fiber = b.fibers[thread];
+  b.running = thread;
+  threadIdx.x = static_cast<unsigned>(thread);
+  if (_setjmp(b.scheduler) != 0) return;
+  if (fiber.started) _longjmp(fiber.point, 1);
+  fiber.started = true;
+  getcontext(&fiber.start);
+  fiber.start.uc_stack.ss_sp = fiber.stack.get();
+  fiber.start.uc_stack.ss_size = kStack;
+  fiber.start.uc_link = nullptr;
+  makecontext(&fiber.start, fiber_main, 0);
+  setcontext(&fiber.start);
+}
+
+// Whether all threads in begin .. end are in `state`, and at one site.
+inline bool together(size_t begin, size_t end, int state) {
+  const std::vector<Fiber>& fibers = block().fibers;
+  for (size_t t = begin; t < end; ++t) {
+    if (fibers[t].state != state || fibers[t].site != fibers[begin].site) return false;
+  }
+  return true;
+}
+
+// Lets a warp whose threads are all at one shuffle go on.
+inline bool release_warp(size_t begin, size_t end) {
+  if (!together(begin, end, Fiber::kAtShuffle)) return false;
+  std::vector<Fiber>& fibers = block().fibers;
+  uint64_t given[kWarp];
+  for (size_t t = begin; t < end; ++t) given[t - begin] = fibers[t].value;
+  for (size_t t = begin; t < end; ++t) {
+    if (fibers[t].partner < end) fibers[t].value = given[fibers[t].partner - begin];
+    fibers[t].state = Fiber::kReady;
+  }
+  ++sites[fibers[begin].site].passed;
+  return true;
+}
+
+inline bool release_block(size_t threads) {
+  if (!together(0, threads, Fiber::kAtBarrier)) return false;
+  uint64_t any = 0;
+  for (size_t t = 0; t < threads; ++t) any |= block().fibers[t].value;
+  for (size_t t = 0; t < threads; ++t) {
+    block().fibers[t].value = any;
+    block().fibers[t].state = Fiber::kReady;
+  }
+  ++sites[block().fibers[0].site].passed;
+  return true;
+}
+
+// Every ready thread of a warp runs until it waits; returns whether the warp may go on at once.
+inline bool run_warp(size_t begin, size_t end) {
+  for (size_t i = begin; i < end; ++i) {
+    const size_t t = schedule == kDescending ? begin + end - 1 - i : i;
+    if (block().fibers[t].state == Fiber::kReady) resume(t);
+  }
+  return release_warp(begin, end);
+}
+
+// All threads up to the next barrier.
+inline void run_phase(size_t threads, size_t phase) {
   const size_t warps = (threads + kWarp - 1) / kWarp;
-  for (size_t w = 0; w < warps; ++w) {
-    // kWarpsShuffled: other warps lead after every barrier
-    const size_t shift = schedule == kWarpsShuffled ? static_cast<size_t>(phase) * 3 + 1 : 0;
-    const size_t warp = (w + shift) % warps;
-    for (size_t t = warp * kWarp; t < std::min(threads, (warp + 1) * kWarp); ++t) {
-      result.push_back(t);
+  for (bool ready = true; ready;) {
+    ready = false;
+    for (size_t i = 0; i < warps; ++i) {
+      size_t warp = schedule == kDescending ? warps - 1 - i : i;
+      if (schedule == kWarpSkewed) warp = (i + 3 * phase + 1) % warps;
+      const size_t begin = warp * kWarp, end = std::min(threads, begin + kWarp);
+      bool more = run_warp(begin, end);
+      while (schedule == kWarpSkewed && more) more = run_warp(begin, end);
+      ready = ready || more;
     }
   }
-  if (schedule == kDescending) std::reverse(result.begin(), result.end());
-  return result;
 }
 
-inline bool run_block(unsigned threads) {
+inline std::string where_threads_are(size_t threads) {
+  size_t done = 0;
+  std::map<std::string, size_t> waiting;
+  for (size_t t = 0; t < threads; ++t) {
+    const Fiber& fiber = block().fibers[t];
+    if (fiber.state == Fiber::kDone) {
+      ++done;
+    } else {
+      const Site& site = sites[fiber.site];
+      ++waiting[site.file + ":" + std::to_string(site.line)];
+    }
+  }
+  std::string text = "threads wait for ever:";
+  for (const auto& [place, count] : waiting) {
+    text += " " + std::to_string(count) + " at " + place + ",";
+  }
+  return text + " " + std::to_string(done) + " of " + std::to_string(threads) + " have left";
+}
+
+inline void run_block(size_t threads) {
   Block& b = block();
   if (b.fibers.size() < threads) b.fibers = std::vector<Fiber>(threads);
-  for (unsigned t = 0; t < threads; ++t) {
-    Fiber& fiber = b.fibers[t];
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.data();
-    fiber.context.uc_stack.ss_size = fiber.stack.size();
-    fiber.context.uc_link = nullptr;
-    fiber.state = Fiber::kReady;
-    makecontext(&fiber.context, fiber_main, 0);
-  }
-  for (long long phase = 0;; ++phase) {
-    size_t waiting = 0, done = 0;
-    for (const size_t t : order(threads, phase)) {
-      b.running = t;
-      threadIdx.x = static_cast<unsigned>(t);
-      if (b.fibers[t].state == Fiber::kReady) swapcontext(&b.scheduler, &b.fibers[t].context);
-    }
-    for (unsigned t = 0; t < threads; ++t) {
-      waiting += b.fibers[t].state == Fiber::kWaiting;
-      done += b.fibers[t].state == Fiber::kDone;
-    }
-    if (done == threads) return true;
-    if (waiting != threads) {
-      error = "divergent barrier: " + std::to_string(waiting) + " of " + std::to_string(threads) +
-              " threads wait, " + std::to_string(done) + " have left";
-      return false;
-    }
-    ++barriers;
-    for (unsigned t = 0; t < threads; ++t) b.fibers[t].state = Fiber::kReady;
+  for (size_t t = 0; t < threads; ++t) b.fibers[t].state = Fiber::kReady;
+  for (size_t phase = 0;; ++phase) {
+    run_phase(threads, phase);
+    if (release_block(threads)) continue;
+    size_t done = 0;
+    for (size_t t = 0; t < threads; ++t) done += b.fibers[t].state == Fiber::kDone;
+    if (done == threads) return;
+    error = where_threads_are(threads);
+    b.fibers.clear();  // they will never end
+    return;
   }
 }
 
 template <class Kernel>
-void launch(unsigned grid, unsigned threads, size_t bytes, const Kernel& kernel) {
+void launch(const void* id, unsigned grid, unsigned threads, size_t bytes, const Kernel& kernel) {
   error.clear();
-  if (grid == 0 || threads == 0 || threads > 1024 || bytes > 48 * 1024) {
+  const auto allowed = shared_allowed.find(id);
+  const size_t most = allowed == shared_allowed.end() ? 48 * 1024 : allowed->second;
+  if (grid == 0 || threads == 0 || threads > 1024 || bytes > most) {
     error = "invalid launch configuration";
     return;
   }
@@ -139,13 +278,13 @@ void launch(unsigned grid, unsigned threads, size_t bytes, const Kernel& kernel)
   char* const aligned = memory.data() + (16 - reinterpret_cast<uintptr_t>(memory.data()) % 16) % 16;
   Block& b = block();
   b.kernel = kernel;
+  b.shared = aligned;
   gridDim.x = grid;
   blockDim.x = threads;
   for (unsigned i = 0; i < grid && error.empty(); ++i) {
     blockIdx.x = i;
     std::memset(memory.data(), kPoison, memory.size());
-    b.shared = aligned;
-    if (!run_block(threads)) return;
+    run_block(threads);
     for (const char* p = aligned + bytes; p < memory.data() + memory.size(); ++p) {
       if (static_cast<unsigned char>(*p) != kPoison) error = "write behind shared memory";
     }
@@ -157,6 +296,8 @@ void launch(unsigned grid, unsigned threads, size_t bytes, const Kernel& kernel)
 // What the launchers use of the CUDA runtime.
 using cudaError_t = int;
 constexpr cudaError_t cudaSuccess = 0;
+constexpr int cudaFuncAttributeMaxDynamicSharedMemorySize = 8;
+constexpr int cudaDevAttrMaxSharedMemoryPerBlockOptin = 97;
 inline cudaError_t cudaGetLastError() {
   return emulation::error.empty() ? 0 : 1;
 }
@@ -168,5 +309,18 @@ inline cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 inline cudaError_t cudaSetDevice(int) {
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, int, int) {
+  *value = static_cast<int>(emulation::shared_limit);
+  return cudaSuccess;
+}
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, int, int bytes) {
+  if (static_cast<size_t>(bytes) > emulation::shared_limit) {
+    emulation::error = "more shared memory than the device has";
+    return 1;
+  }
+  emulation::shared_allowed[reinterpret_cast<const void*>(kernel)] = static_cast<size_t>(bytes);
   return cudaSuccess;
 }

@@ -1,0 +1,48 @@
+// ritz on CUDA: one block of threads a matrix (numerics/jacobi.h), which stays in shared memory.
+#include "cuda/ritz.h"
+
+#include "cuda/launch.h"
+#include "cuda/team.h"
+#include "numerics/jacobi.h"
+
+namespace pullback::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// 77 KB for the largest matrix: every device of compute capability 8.0 or more has that.
+size_t shared_bytes(int64_t n) {
+  return n * (n | 1) * sizeof(double) + 2 * (n + 1) * (sizeof(double) + sizeof(int));
+}
+
+__global__ void __launch_bounds__(kThreads, 2) decompose(RitzParams params) {
+  PULLBACK_SHARED(shared);
+  const ThreadBlock team;
+  const int64_t n = params.n, pitch = n | 1;
+  double* const a = reinterpret_cast<double*>(shared);
+  double* const rotations = a + n * pitch;
+  int* const pairs = reinterpret_cast<int*>(rotations + 2 * (n + 1));
+  for (int64_t sample = blockIdx.x; sample < params.batch; sample += gridDim.x) {
+    const double* const t = params.t + sample * n * n;
+    __syncthreads();  // the last matrix has been read
+    for (int64_t e = team.rank(); e < n * n; e += team.size()) {
+      const int64_t i = e / n, j = e % n;
+      if (j <= i) a[i * pitch + j] = t[e];
+    }
+    __syncthreads();
+    jacobi(team, Jacobi{n, a, pitch, params.workspace + sample * n * n, rotations, pairs,
+                        params.values + sample * n, params.vectors + sample * n * n});
+  }
+}
+
+}  // namespace
+
+const char* ritz(const RitzParams& params, void* stream) {
+  if (const char* error = select_device(params.device)) return error;
+  const size_t bytes = shared_bytes(params.n);
+  if (const char* error = allow_shared(decompose, bytes)) return error;
+  PULLBACK_LAUNCH(decompose, grid_of(params.batch), kThreads, bytes, stream, params);
+  return launch_error();
+}
+
+}  // namespace pullback::cuda

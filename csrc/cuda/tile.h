@@ -1,0 +1,153 @@
+// A tile of a product of rows, C = X Y^T over one part of the columns: the inner kernel of gram and
+// of the ladder.
+//
+// A block of 16 x 16 threads computes 16 R x 16 R entries. Columns come in stages through shared
+// memory, row by row as they lie; a thread owns rows ty + 16 r and columns tx + 16 c, and reads 16
+// bytes (4 or 2 columns of N) at a time. An accumulator holds at most kChunk products before it is
+// added to a float64 one. Every entry is summed in one order, fixed by the part.
+#pragma once
+
+#include "common/block.h"
+#include "cuda/launch.h"
+#include "numerics/half.h"
+
+namespace pullback::cuda {
+
+constexpr int kThreads = 256;
+constexpr int kChunk = 128;  // products per float32 accumulator
+
+template <class Real>
+struct Traits {
+  static constexpr int kVector = 16 / sizeof(Real);
+  static constexpr int kStage = 256 / sizeof(Real);  // columns per stage: 64 or 32
+  static constexpr int kPitch = kStage + kVector;    // 8 rows apart by 16 bytes touch all 32 banks
+  static_assert(kChunk % kStage == 0 && kSplitColumns % kChunk == 0);
+  static_assert(kStage % kVector == 0 && kPitch % kVector == 0);  // 16-byte reads stay aligned
+};
+
+// Blocks that are to share a multiprocessor: bounds the registers, and none of these spill.
+template <class Real, int R>
+constexpr int kBlocks = sizeof(Real) == 4 ? (R == 1 ? 4 : 2) : (R == 4 ? 1 : 2);
+
+template <class Real>
+struct alignas(16) Vector {
+  Real value[16 / sizeof(Real)];
+};
+
+// Shared memory of tile_product().
+template <class Real, int R>
+constexpr unsigned tile_bytes() {
+  return 2u * 16u * R * Traits<Real>::kPitch * sizeof(Real);
+}
+
+// The rows of one sample from `first` on, read as float32 or float64.
+template <class T, class Real>
+struct RowReader {
+  const T* data;
+  int64_t rows;  // those from the first on
+  int64_t row_stride;
+  int64_t column_stride;
+  const Real* factors;  // [rows, 2] or null: both multiply a row; 0 makes it zero, even from NaN
+
+  __device__ RowReader(const Rows& of, int64_t sample, int64_t first, const Real* scaled_by)
+      : data(static_cast<const T*>(of.data) + sample * of.batch_stride + first * of.row_stride),
+        rows(of.rows - first),
+        row_stride(of.row_stride),
+        column_stride(of.column_stride),
+        factors(scaled_by == nullptr ? nullptr : scaled_by + 2 * (sample * of.rows + first)) {}
+
+  // Zero below the last row.
+  __device__ Real operator()(int64_t row, int64_t column) const {
+    if (row >= rows) return 0;
+    const Real value = widen(data[row * row_stride + column * column_stride]);
+    if (factors == nullptr) return value;
+    const Real factor = factors[2 * row];
+    return factor == 0 ? 0 : value * factor * factors[2 * row + 1];
+  }
+};
+
+// One stage of 16 R rows into shared memory; what lies outside of the block is zero.
+template <class Real, int R, class Reader>
+__device__ void stage(const Reader& from, int64_t column, int64_t end, Real* to) {
+  constexpr int columns = Traits<Real>::kStage;
+#pragma unroll 4
+  for (int e = static_cast<int>(threadIdx.x); e < 16 * R * columns; e += kThreads) {
+    const int r = e / columns, c = e % columns;
+    to[r * Traits<Real>::kPitch + c] = column + c < end ? from(r, column + c) : 0;
+  }
+}
+
+// total += the products over the columns begin .. end. load(column, end, x, y) brings one stage of
+// both operands by stage().
+template <class Real, int R, class Load>
+__device__ void tile_product(char* shared, int64_t begin, int64_t end, const Load& load,
+                             double (&total)[R][R]) {
+  constexpr int pitch = Traits<Real>::kPitch, vector = Traits<Real>::kVector;
+  Real* const a = reinterpret_cast<Real*>(shared);
+  Real* const b = a + 16 * R * pitch;
+  const int tx = static_cast<int>(threadIdx.x) % 16, ty = static_cast<int>(threadIdx.x) / 16;
+  for (int64_t chunk = begin; chunk < end; chunk += kChunk) {
+    Real acc[R][R];
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+#pragma unroll
+      for (int c = 0; c < R; ++c) acc[r][c] = 0;
+    }
+    const int64_t chunk_end = chunk + kChunk < end ? chunk + kChunk : end;
+    for (int64_t column = chunk; column < chunk_end; column += Traits<Real>::kStage) {
+      __syncthreads();  // the last stage has been read
+      load(column, chunk_end, a, b);
+      __syncthreads();  // this stage has been written
+#pragma unroll 1
+      for (int q = 0; q < Traits<Real>::kStage; q += vector) {
+        Vector<Real> x[R], y[R];
+#pragma unroll
+        for (int r = 0; r < R; ++r) {
+          x[r] = *reinterpret_cast<const Vector<Real>*>(a + (ty + 16 * r) * pitch + q);
+          y[r] = *reinterpret_cast<const Vector<Real>*>(b + (tx + 16 * r) * pitch + q);
+        }
+#pragma unroll
+        for (int v = 0; v < vector; ++v) {
+#pragma unroll
+          for (int r = 0; r < R; ++r) {
+#pragma unroll
+            for (int c = 0; c < R; ++c) acc[r][c] += x[r].value[v] * y[c].value[v];
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+#pragma unroll
+      for (int c = 0; c < R; ++c) total[r][c] += acc[r][c];
+    }
+  }
+}
+
+// The entries of a tile that lie within rows x columns, to `out`, whose rows are `pitch` apart.
+template <int R>
+__device__ void store_tile(const double (&total)[R][R], int64_t rows, int64_t columns,
+                           int64_t pitch, double* out) {
+  const int tx = static_cast<int>(threadIdx.x) % 16, ty = static_cast<int>(threadIdx.x) / 16;
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+#pragma unroll
+    for (int c = 0; c < R; ++c) {
+      const int64_t i = ty + 16 * r, j = tx + 16 * c;
+      if (i < rows && j < columns) out[i * pitch + j] = total[r][c];
+    }
+  }
+}
+
+// Tile `index` of the upper triangle of an n x n grid of tiles, counted row by row.
+__device__ inline void upper_tile(int64_t index, int64_t n, int64_t* i, int64_t* j) {
+  int64_t row = 0;
+  while (index >= n - row) {
+    index -= n - row;
+    ++row;
+  }
+  *i = row;
+  *j = row + index;
+}
+
+}  // namespace pullback::cuda

@@ -1,0 +1,94 @@
+"""Leaves out each place where threads of a kernel wait, and tells which cases notice.
+
+Run as a script in a process of its own, as every mutant runs in a child: without a barrier a kernel
+may well write where it likes. Prints JSON: the sites reached, each with the first case and schedule
+that noticed, or null.
+"""
+
+import json
+import os
+import sys
+
+import numpy as np
+
+from tests.pullback_ext.emulation import emulated
+from tests.pullback_ext.emulation.emulated import (
+    FLOAT32,
+    SCHEDULES,
+    gram,
+    orthonormal_rows,
+    orthonormalize,
+    ritz,
+)
+
+
+def cases():
+    """name -> schedule -> arrays. Batches are larger than the grid, so that blocks walk."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return rng.standard_normal(shape).astype(np.float32)
+
+    products = normal(7, 20, 400)
+    against = orthonormal_rows(rng, 5, 40, 300)
+    block = normal(5, 37, 300)
+    block[1, 5] = block[1, 4]
+    block[2] = 0
+    block[3] = block[3, :1] + 1e-6 * block[3]
+    not_finite = normal(4, 3, 200)
+    not_finite[2, 1, 77] = np.nan
+    mixed = normal(97, 97) * np.logspace(0, -5, 97, dtype=np.float32) @ normal(97, 210)
+    matrices = rng.standard_normal((4, 33, 33))
+    matrices += matrices.transpose(0, 2, 1)
+    return {
+        "gram": lambda s: [gram(FLOAT32, products, schedule=s)],
+        "not finite": lambda s: orthonormalize(FLOAT32, not_finite, schedule=s),
+        "ritz": lambda s: ritz(matrices, schedule=s),
+        "many samples": lambda s: orthonormalize(
+            FLOAT32, block, against[:, :3], against[:, 3:], schedule=s
+        ),
+        "many rows": lambda s: orthonormalize(FLOAT32, mixed[None], schedule=s),
+    }
+
+
+def first_to_notice(runs, want):
+    for name, run in runs.items():
+        for schedule in SCHEDULES:
+            try:
+                got = run(schedule)
+            except (emulated.EmulationError, AssertionError):
+                return name, schedule
+            if not all(map(np.array_equal, got, want[name])):
+                return name, schedule
+    return None
+
+
+def in_child(work):
+    """What work() gives, or that the process died."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        os.write(write, json.dumps(work()).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        text = pipe.read()
+    os.waitpid(child, 0)
+    return json.loads(text) if text else ("the process died", "")
+
+
+def main():
+    runs = cases()
+    want = {name: run("ascending") for name, run in runs.items()}
+    assert first_to_notice(runs, want) is None, "the kernels themselves are wrong"
+    report = []
+    for site in emulated.passed():
+        emulated.library().set_skipped(site.number)
+        noticed = in_child(lambda: first_to_notice(runs, want))
+        report.append({"site": site, "noticed": noticed})
+    json.dump(report, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
