@@ -8,16 +8,15 @@ namespace pullback::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarp = 32;
+constexpr int kWarp = 32, kWarps = kThreads / kWarp;
 
 template <class T, class Real>
 __global__ void __launch_bounds__(kThreads)
     part_peaks(Rows block, int64_t items, int64_t columns, Splits splits, Real* peaks) {
   constexpr Real infinite = INFINITY;
-  constexpr int warps = kThreads / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / kWarp;
-  for (int64_t item = first; item < items; item += static_cast<int64_t>(gridDim.x) * warps) {
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+  for (int64_t item = first; item < items; item += static_cast<int64_t>(gridDim.x) * kWarps) {
     const int64_t part = item % splits.count, row = item / splits.count % block.rows;
     const int64_t sample = item / splits.count / block.rows;
     const T* const from =
@@ -68,8 +67,8 @@ const char* ladder_peaks(const OrthonormalizeParams& params, const LadderWork<Re
   const int64_t rows = params.batch * params.block.rows, items = rows * params.splits.count;
   const char* error = with_block(params, work, 1, [&](auto entry, const LadderBlock<Real>& a) {
     using T = decltype(entry);
-    PULLBACK_LAUNCH((part_peaks<T, Real>), grid_of((items + 7) / 8), kThreads, 0, stream, a.rows,
-                    items, params.columns, params.splits, work.peaks);
+    PULLBACK_LAUNCH((part_peaks<T, Real>), grid_of((items + kWarps - 1) / kWarps), kThreads, 0,
+                    stream, a.rows, items, params.columns, params.splits, work.peaks);
     return launch_error();
   });
   if (error != nullptr) return error;

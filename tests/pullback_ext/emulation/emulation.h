@@ -268,6 +268,7 @@ inline void run_block(size_t threads) {
 template <class Kernel>
 void launch(const void* id, unsigned grid, unsigned threads, size_t bytes, const Kernel& kernel) {
   error.clear();
+  caller = -1;  // a team of one thread may have left it
   const auto allowed = shared_allowed.find(id);
   const size_t most = allowed == shared_allowed.end() ? 48 * 1024 : allowed->second;
   if (grid == 0 || threads == 0 || threads > 1024 || bytes > most) {
