@@ -4,19 +4,38 @@
 
 #include "cpu/isa.h"
 #include "ops/gram.h"
+#include "ops/orthonormalize.h"
+#include "ops/ritz.h"
 
 STABLE_TORCH_LIBRARY(pullback, m) {
   // [B, k, N], [B, p, N] -> [B, k, p] float64
   m.def("gram(Tensor a, Tensor? b=None) -> Tensor");
+  // [B, k, N], [B, p, N] -> q [B, k, N], rank [B], replaced [B, k], passes [B]
+  m.def(
+      "orthonormalize(Tensor block, Tensor? against=None, int seed=0) -> "
+      "(Tensor, Tensor, Tensor, Tensor)");
+  // [B, k, N], [B, p, N], [B, d, N] -> q [B, k, N], projection [B, d + p, k], residual [B, k, k],
+  // rank [B], replaced [B, k], passes [B]
+  m.def(
+      "block_step(Tensor w, Tensor v_old, Tensor basis, int seed=0) -> "
+      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // [B, n, n] -> values [B, n], vectors [B, n, n], both float64
+  m.def("ritz(Tensor t) -> (Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pullback, CPU, m) {
   if (pullback::cpu::isa_available() == pullback::cpu::Isa::kNone) return;
   m.impl("gram", TORCH_BOX(&pullback::ops::gram_cpu));
+  m.impl("orthonormalize", TORCH_BOX(&pullback::ops::orthonormalize_cpu));
+  m.impl("block_step", TORCH_BOX(&pullback::ops::block_step_cpu));
+  m.impl("ritz", TORCH_BOX(&pullback::ops::ritz_cpu));
 }
 
 #if defined(PULLBACK_WITH_CUDA)
 STABLE_TORCH_LIBRARY_IMPL(pullback, CUDA, m) {
   m.impl("gram", TORCH_BOX(&pullback::ops::gram_cuda));
+  m.impl("orthonormalize", TORCH_BOX(&pullback::ops::orthonormalize_cuda));
+  m.impl("block_step", TORCH_BOX(&pullback::ops::block_step_cuda));
+  m.impl("ritz", TORCH_BOX(&pullback::ops::ritz_cuda));
 }
 #endif

@@ -5,6 +5,9 @@
 
 namespace pullback::cpu {
 
+// Larger matrices are faster by LAPACK.
+constexpr int64_t kRitzMost = 8;
+
 void ritz(const RitzParams& params);
 
 }  // namespace pullback::cpu
