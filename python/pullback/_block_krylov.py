@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pullback._blocks import gram, orthonormal_complement, rotate, unit_rows
+import pullback_ext
+from pullback._blocks import rotate, unit_rows
+from pullback._decomposition import Decomposition
 from pullback._triplets import Found, angle_bound, power_of_two, triplets, zero_level
 
 if TYPE_CHECKING:
@@ -47,11 +49,8 @@ def prepare(operator: BlockOperator, columns: int) -> None:
 class BlockKrylov:
     """The iteration on all samples that are still running.
 
-    Rows of `basis` [B, d, n] are orthonormal and have been multiplied by A; those of `pending`
-    [B, r, n] are orthonormal to them and wait. With T [B, d, d] the `projection` and S [B, r, d]
-    the `coupling`, A basis = T basis + Sᵀ pending, row by row: the residual of every Ritz vector
-    can be read off S. `images` [B, d, m] keeps J basis, so that the left vectors cost no products
-    at the end. A and J are in units of `scale`, a power of two near the size of J.
+    `state` is their Krylov decomposition. It keeps the images J V too, so that the left vectors
+    cost no products at the end. A and J are in units of `scale`, a power of two near the size of J.
     """
 
     def __init__(
@@ -101,15 +100,11 @@ class BlockKrylov:
             given = unit_rows(init.to(self.operator.device, self.work).flatten(2))
             mixed = rotate(self.mixture(given.shape[1]), given)
             rows = unit_rows(mixed) + _RANDOM_SHARE * unit_rows(rows)
-        self.pending = orthonormal_complement(rows, [], self.random_rows)
-        prepare(self.operator, rows.shape[1])
-        batch, width = rows.shape[:2]
+        first = pullback_ext.orthonormalize(rows, seed=self.next_seed()).q
+        prepare(self.operator, first.shape[1])
         self.capacity = max(3 * self.rank, self.rank + 6 * self.block)
-        self.basis = rows.new_zeros(batch, 0, self.n)
-        self.images = rows.new_zeros(batch, 0, self.m)
-        self.projection = rows.new_zeros(batch, 0, 0, dtype=torch.float64)
-        self.coupling = rows.new_zeros(batch, width, 0, dtype=torch.float64)
-        self.scale = rows.new_zeros(batch, dtype=torch.float64)
+        self.state = Decomposition(first, self.capacity, self.m if self.keep_images else None)
+        self.scale = first.new_zeros(len(first), dtype=torch.float64)
         self.spreads = [torch.full_like(self.scale, math.inf) for _ in range(2)]
         self.dropped = torch.zeros_like(self.scale)
         self.dry = self.lost = torch.zeros_like(self.scale, dtype=torch.bool)
@@ -119,72 +114,61 @@ class BlockKrylov:
         mixing = _gaussian(self.block, count, self.seed, 0)
         return mixing.to(self.operator.device).expand(self.active, self.block, count)
 
+    def next_seed(self) -> int:
+        """A seed for the random rows of the kernels, different at every call."""
+        self.draws += 1
+        return (self.seed * 1_000_003 + self.draws) % 2**63
+
     def step(self) -> None:
         """Multiply the pending block, extend the projection, and let go who is done."""
-        block, first = self.pending, self.basis.shape[1] == 0
-        image, product = self._multiply(block)
-        side, corner = gram(self.basis, product), gram(block, product)
-        skew = (corner - corner.mT).abs().amax((1, 2))
-        rest = product - rotate(side.mT, self.basis) - rotate(corner.mT, block)
-        corner = (corner + corner.mT) / 2
-        self.projection = torch.cat(
-            [torch.cat([self.projection, side], dim=2), torch.cat([side.mT, corner], dim=2)], dim=1
-        )
-        size = self.projection.diagonal(dim1=1, dim2=2).abs().amax(1)
-        self._check_symmetry(skew, size)
-        zeros = side.new_zeros(self.active, block.shape[1], self.basis.shape[1])
-        self.basis = torch.cat([self.basis, block], dim=1)
-        if self.keep_images:
-            self.images = torch.cat([self.images, image], dim=1)
-        # Where fewer dimensions are left than a block has rows, any rows span all of them.
-        left = self.n - self.basis.shape[1]
-        rows = rest if left >= rest.shape[1] else self.random_rows(left)
-        rows = self._watch_for_dry(rest, rows, size, first)
-        self.pending = orthonormal_complement(rows, [self.basis], self.random_rows)
-        self.coupling = torch.cat(
-            [zeros[:, : self.pending.shape[1]], gram(self.pending, product)], dim=2
-        )
-        if self.basis.shape[1] >= min(self.rank + 1, self.n):
+        first = self.state.size == 0
+        image, product = self._multiply(self.state.pending)
+        self.state.extend(image, product, self.random_rows, self.next_seed())
+        size = self.state.projection.diagonal(dim1=1, dim2=2).abs().amax(1)
+        self._check_symmetry(self.state.skew, size)
+        self._watch_for_dry(size, first)
+        if self.state.size >= min(self.rank + 1, self.n):
             self._test()
 
-    def _watch_for_dry(
-        self, rest: torch.Tensor, rows: torch.Tensor, size: torch.Tensor, first: bool
-    ) -> torch.Tensor:
-        """Notice samples whose basis A maps into itself; the rows they go on from.
+    def _watch_for_dry(self, size: torch.Tensor, first: bool) -> None:
+        """Notice samples whose basis A maps into itself.
 
         Such a basis teaches nothing new, and may still miss a direction (of an eigenvalue with
         more copies than a block has rows): a sample stops there only if the next block, drawn
         from what rounding left or at random, brings nothing new either.
         """
-        news = torch.linalg.vector_norm(rest, dim=2).amax(1).double()
+        news = self.state.news
         dry = news <= max(self.floor, min(max(1024 * self.eps, 1e-10), 1e-3)) * size
         lost = news <= self.floor * size
-        if bool(lost.any()):
-            rows = torch.where(lost[:, None, None], self.random_rows(rows.shape[1]), rows)
+        if self.state.width and bool(lost.any()):
+            self.state.renew(lost, self.random_rows, self.next_seed())
             self.dropped = torch.where(lost, torch.maximum(self.dropped, news), self.dropped)
         # One product is not enough either: the random part of a warm start may happen to be
         # nearly orthogonal to a direction that it lacks. The second has it, multiplied by A.
         self.trusted, self.dry = torch.zeros_like(dry) if first else ~dry | self.dry, dry
         self.exhausted, self.lost = lost & self.lost, lost
-        return rows
 
     def _multiply(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """J rows and A rows, in units of `scale`, which the first block sets."""
         image = self.operator.matmat(rows.unflatten(2, self.operator.x_shape)).flatten(2)
-        if self.basis.shape[1] == 0:
+        if self.state.size == 0:
             self.scale = power_of_two(image)
         unit = self.scale[:, None, None]
         image = (image.double() / unit).to(self.work)
         product = self.operator.rmatmat(image.unflatten(2, self.operator.h_shape)).flatten(2)
         product = (product.double() / unit).to(self.work)
         self.products[self.index] += 2 * rows.shape[1]
-        if not bool(torch.isfinite(image).all() & torch.isfinite(product).all()):
+        if product.device.type == "cpu":  # on CUDA the kernel notices, and nobody waits for it
+            self._check_finite(torch.isfinite(product).all())
+        return image, product
+
+    def _check_finite(self, finite: torch.Tensor) -> None:
+        if not bool(finite):
             raise FloatingPointError(
                 "A product with the Jacobian contains NaN or Inf although x is finite. The usual "
                 f"cause is an overflow in {self.operator.dtype}: run the network in float32, or "
                 "in bfloat16 instead of float16."
             )
-        return image, product
 
     def _check_symmetry(self, skew: torch.Tensor, size: torch.Tensor) -> None:
         if bool((skew > 64 * self.eps**0.5 * size).any()):
@@ -197,10 +181,11 @@ class BlockKrylov:
 
     def _test(self) -> None:
         """Ritz values, the angle bound, who stops and why; then a restart if the basis is full."""
-        values, vectors = torch.linalg.eigh(self.projection)
-        values, vectors = values.flip(1).clamp_min(0.0), vectors.flip(2)
-        residual = vectors.mT @ self.coupling.mT
-        leading = vectors[:, :, : self.rank].mT
+        self._check_finite(self.state.finite.all())
+        values, vectors = pullback_ext.ritz(self.state.projection)
+        values = values.clamp_min(0.0)
+        residual = vectors @ self.state.coupling.mT
+        leading = vectors[:, : self.rank]
         ranks = torch.full_like(self.index, self.rank)
         top = values[:, 0]
         low = values[:, self.rank - 1] <= 64 * torch.finfo(self.work).eps * top
@@ -212,11 +197,11 @@ class BlockKrylov:
             bound = torch.zeros_like(bound)  # there is only one space of n dimensions
         converged = bound <= self.tol
         stalled = (spread > self.spreads[0] / 2) & (spread <= min(100 * self.eps, 1e-2) * top)
-        complete = torch.full_like(self.exhausted, self.pending.shape[1] == 0)
+        complete = torch.full_like(self.exhausted, self.state.width == 0)
         # At the level of rounding more products help only where the gap is wide enough for tol.
         settled = (spread <= self.floor * top) & (least > self.tol) & torch.isfinite(least)
         floor = settled | stalled | self.exhausted | complete
-        following = self.products[self.index] + 2 * self.pending.shape[1]
+        following = self.products[self.index] + 2 * self.state.width
         stop = (self.trusted | complete) & (converged | floor) | (following > self.max_products).to(
             floor.device
         )
@@ -232,9 +217,9 @@ class BlockKrylov:
             self._keep(~stop)
             values, vectors = values[~stop], vectors[~stop]
         kept = self.rank + math.ceil(self.block / 4)
-        full = self.basis.shape[1] + self.pending.shape[1] > self.capacity
-        if self.active and full and self.basis.shape[1] > kept:
-            self._restart(values[:, :kept], vectors[:, :, :kept].mT)
+        full = self.state.size + self.state.width > self.capacity
+        if self.active and full and self.state.size > kept:
+            self.state.restart(values[:, :kept], vectors[:, :kept])
 
     def _numerical_rank(self, row: int, leading: torch.Tensor) -> int:
         """How many of the leading Ritz vectors of one sample J does not send to zero."""
@@ -245,8 +230,8 @@ class BlockKrylov:
     def _images(self, rows: torch.Tensor, leading: torch.Tensor) -> torch.Tensor:
         """J applied to the Ritz vectors `leading` [B', k, d] of the samples at `rows`."""
         if self.keep_images:
-            return rotate(leading, self.images[rows])
-        vectors = rotate(leading, self.basis[rows]).unflatten(2, self.operator.x_shape)
+            return rotate(leading, self.state.images[rows])
+        vectors = rotate(leading, self.state.basis[rows]).unflatten(2, self.operator.x_shape)
         chosen = self.operator.select(rows.to(self.operator.device))
         images = chosen.matmat(vectors).flatten(2).double()
         self.products[self.index[rows]] += vectors.shape[1]
@@ -265,7 +250,7 @@ class BlockKrylov:
         """Turn the Ritz vectors of the samples that stop into singular triplets."""
         rows = torch.nonzero(stop.cpu()).flatten()
         found = triplets(
-            rotate(leading[rows], self.basis[rows]),
+            rotate(leading[rows], self.state.basis[rows]),
             self._images(rows, leading[rows]),
             values[rows, : self.rank],
             residual[rows],
@@ -293,17 +278,7 @@ class BlockKrylov:
         if len(rows):
             prepare(self.operator, self.block)
         self.index = self.index[rows]
-        for name in (
-            "basis", "images", "pending", "projection", "coupling", "scale",
-            "dropped", "dry", "trusted", "lost", "exhausted",
-        ):  # fmt: skip
+        self.state.select(rows)
+        for name in ("scale", "dropped", "dry", "trusted", "lost", "exhausted"):
             setattr(self, name, getattr(self, name)[rows])
         self.spreads = [spread[rows] for spread in self.spreads]
-
-    def _restart(self, values: torch.Tensor, ritz: torch.Tensor) -> None:
-        """Thick restart: keep the leading Ritz vectors [B, p, d] and the pending block."""
-        self.basis = rotate(ritz, self.basis)
-        if self.keep_images:
-            self.images = rotate(ritz, self.images)
-        self.projection = torch.diag_embed(values)
-        self.coupling = self.coupling @ ritz.mT

@@ -1,20 +1,13 @@
-"""Linear algebra on blocks of rows `[B, k, N]`: projections, rotations, orthonormal bases."""
+"""Linear algebra on blocks of rows `[B, k, N]`: rotations, factorisations, sizes."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Sequence
 
 import torch
 
 import pullback_ext
 
-#: Passes of projection and QR: two suffice for independent rows, each dependent row costs one.
-_MAX_PASSES = 8
-
-
-def gram(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Inner products a bᵀ `[B, k, p]` in float64, of rows `[B, k, N]` and `[B, p, N]`."""
-    return pullback_ext.gram(a, b)
+#: The most rows that are made orthonormal at a time.
+MOST_ROWS = 256
 
 
 def rotate(transform: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -30,44 +23,22 @@ def unit_rows(rows: torch.Tensor) -> torch.Tensor:
     return rows / torch.where(norm > 0, norm, 1)
 
 
-def orthonormal_complement(
-    rows: torch.Tensor,
-    against: Sequence[torch.Tensor],
-    random_rows: Callable[[int], torch.Tensor],
-) -> torch.Tensor:
-    """Orthonormal rows that span, together with `against`, what `rows` and `against` span.
-
-    A row that depends on the ones before it is replaced by a random one, so the result always
-    has as many rows as went in.
+def lq(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The factorisation rows = l q of blocks of any rank.
 
     Args:
-        rows: `[B, b, N]`, float32 or float64, finite.
-        against: blocks `[B, p_i, N]`, all their rows together orthonormal; b + Σ p_i <= N.
-        random_rows: gives `[B, count, N]` Gaussian rows for a count.
+        rows: `[B, k, N]`, k <= N, float32 or float64.
 
     Returns:
-        `[B, b, N]`, orthonormal to working precision also against the blocks.
+        l `[B, k, k]`, float64, lower triangular; q `[B, k, N]`, orthonormal rows.
     """
-    count = rows.shape[1]
-    if count == 0:
-        return rows
-    dependent = 8 * count * torch.finfo(rows.dtype).eps
-    rows = unit_rows(rows)
-    settled = False
-    for _ in range(_MAX_PASSES):
-        for block in against:
-            rows = rows - rotate(gram(rows, block), block)
-        rows = unit_rows(rows)
-        basis, factor = torch.linalg.qr(rows.mT)
-        weight = factor.diagonal(dim1=1, dim2=2).abs()
-        weak = weight <= dependent
-        if bool(weak.any()):
-            rows = torch.where(weak.unsqueeze(2), unit_rows(random_rows(count)), rows)
-            settled = False
-            continue
-        rows = basis.mT
-        # Rows that lost little in this pass carry no more of the other blocks than rounding.
-        if settled and bool(weight.min() > 0.5):
-            break
-        settled = True
-    return rows.contiguous()
+    batch, k, columns = rows.shape
+    lower = rows.new_zeros(batch, k, k, dtype=torch.float64)
+    q = rows.new_empty(batch, k, columns)
+    for start in range(0, k, MOST_ROWS):
+        end = min(start + MOST_ROWS, k)
+        step = pullback_ext.block_step(rows[:, start:end], q[:, :0], q[:, :start])
+        lower[:, start:end, :start] = step.projection.mT
+        lower[:, start:end, start:end] = step.residual
+        q[:, start:end] = step.q
+    return lower, q

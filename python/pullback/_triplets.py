@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pullback._blocks import rotate
+from pullback._blocks import lq, rotate
 
 if TYPE_CHECKING:
     from pullback.krylov import BlockOperator
@@ -104,9 +104,9 @@ def triplets(
         values: their Ritz values `[B, k]`.
         residual: A v − θ v in coordinates of the pending block, `[B, k, b]`.
     """
-    left, factor = torch.linalg.qr(images.mT)
-    turn, s, across = torch.linalg.svd(factor.mT.double())
-    v, u = rotate(turn.mT, right), rotate(across, left.mT)
+    factor, left = lq(images)
+    turn, s, across = torch.linalg.svd(factor)
+    v, u = rotate(turn.mT, right), rotate(across, left)
     # A turn of the Ritz vectors is no longer exact for T: what it leaves counts as residual too.
     mismatch = turn.mT @ (values.unsqueeze(2) * turn) - torch.diag_embed(s**2)
     error = torch.linalg.vector_norm(torch.cat([turn.mT @ residual, mismatch], dim=2), dim=2)

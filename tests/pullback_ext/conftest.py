@@ -40,7 +40,7 @@ def python():
     """Runs Python code, or ``-m module``, in a fresh process that imports this ``pullback_ext``."""
     where = str(Path(pullback_ext.__file__).parents[1])
 
-    def run(*code, check=True, path=where, **environment):
+    def run(*code, check=True, path=where, timeout=120, **environment):
         arguments = code if code[0].startswith("-") else ("-c", code[0])
         kept = {k: v for k, v in os.environ.items() if not k.startswith("PULLBACK_")}
         return subprocess.run(
@@ -50,7 +50,7 @@ def python():
             capture_output=True,
             text=True,
             check=check,
-            timeout=120,
+            timeout=timeout,
         )
 
     return run

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
+from pullback_ext import __main__ as command
 from pullback_ext import _ops, gram, reference
 
 pytestmark = pytest.mark.usefixtures("native")
@@ -105,3 +106,31 @@ def test_an_unguarded_operator_would_be_silently_wrong(a):
 def test_every_operator_is_guarded():
     for name in _ops.OPS:
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"pullback::{name}", "Autograd")
+
+
+def tensor_arguments(name):
+    """The arguments of an operator's first case, and which of them are tensors."""
+    args = next(iter(command.CASES[name](torch.device("cpu")))).args
+    names = [argument.name for argument in _ops.overload(name)._schema.arguments]
+    return args, [(i, names[i]) for i, x in enumerate(args) if isinstance(x, torch.Tensor)]
+
+
+@pytest.mark.parametrize("name", _ops.OPS)
+def test_every_tensor_argument_of_every_operator_is_watched(name):
+    op = _ops.overload(name)
+    args, watched = tensor_arguments(name)
+    assert watched
+    for i, argument in watched:
+
+        def f(x, i=i):
+            return op(*args[:i], x, *args[i + 1 :])
+
+        refused = pytest.raises(RuntimeError, match=f"{name}: expected .* got {argument} that ")
+        with refused:
+            torch.func.jvp(f, (args[i],), (torch.ones_like(args[i]),))
+        with refused:
+            torch.func.vjp(f, args[i])
+        with refused:
+            f(args[i].detach().clone().requires_grad_())
+        with torch.no_grad():
+            f(args[i].detach().clone().requires_grad_())

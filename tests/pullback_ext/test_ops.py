@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pullback_ext import __main__ as command
-from pullback_ext import _ops, build_info, gram, reference
+from pullback_ext import _ops, build_info, gram, orthonormalize, reference, ritz
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -16,6 +16,10 @@ OPS = pytest.mark.parametrize("op", _ops.OPS.values(), ids=_ops.OPS)
 
 def cases(op):
     return list(command.CASES[op.name](torch.device("cpu")))
+
+
+def tensors(result):
+    return (result,) if isinstance(result, torch.Tensor) else result
 
 
 @OPS
@@ -66,9 +70,10 @@ def test_fake_results_look_like_real_ones(op):
             args = [mode.from_tensor(x) if isinstance(x, torch.Tensor) else x for x in case.args]
             fake = _ops.overload(op.name)(*args)
         for other in (meta, fake):
-            assert other.shape == real.shape
-            assert other.dtype == real.dtype
-            assert other.stride() == real.stride()
+            for x, y in zip(tensors(other), tensors(real), strict=True):
+                assert x.shape == y.shape
+                assert x.dtype == y.dtype
+                assert x.stride() == y.stride()
 
 
 @pytest.mark.parametrize(
@@ -106,6 +111,52 @@ def test_nested_and_chunked_vmap(rng):
     got = torch.func.vmap(inner, in_dims=(1, 0), chunk_size=4)(a, b)  # [6, 3, 2, 4, 5]
     want = torch.stack([torch.stack([gram(a[i, j], b[j]) for i in range(3)]) for j in range(6)])
     assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("dims", [(0, 0), (2, None), (None, 1), (-1, 3)])
+@pytest.mark.parametrize("name", ["orthonormalize", "block_step"])
+def test_vmap_of_blocks_gives_the_bits_of_a_loop(rng, name, dims):
+    def draw(rows, dim):
+        if dim is None:
+            return torch.linalg.qr(torch.randn(2, 60, rows, generator=rng))[0].mT
+        wide = torch.randn(3, 2, 60, rows, generator=rng)
+        return torch.linalg.qr(wide)[0].mT.movedim(0, dim)
+
+    def select(x, dim, i):
+        return x if dim is None else x.select(dim, i)
+
+    block, others = draw(5, dims[0]), draw(7, dims[1])
+    if name == "orthonormalize":
+
+        def f(a, b):
+            return _ops.overload(name)(a, b, 1)
+    else:
+
+        def f(a, b):
+            return _ops.overload(name)(a, b[:, 4:], b[:, :4], 1)
+
+    got = torch.func.vmap(f, in_dims=dims)(block, others)
+    for i in range(3):
+        want = f(select(block, dims[0], i), select(others, dims[1], i))
+        for x, y in zip(got, want, strict=True):
+            assert torch.equal(x[i], y)
+
+
+@pytest.mark.parametrize("n", [5, 100])
+def test_vmap_of_ritz_gives_the_bits_of_a_loop(rng, n):
+    t = torch.randn(3, n, 2, n, generator=rng, dtype=torch.float64)  # [B, n, V, n]
+    values, vectors = torch.func.vmap(ritz, in_dims=2)(t)
+    for i in range(2):
+        want = ritz(t[:, :, i])
+        assert torch.equal(values[i], want[0])
+        assert torch.equal(vectors[i], want[1])
+
+
+def test_vmap_over_an_empty_batch(rng):
+    block = torch.randn(3, 0, 5, 40, generator=rng)
+    got = torch.func.vmap(orthonormalize)(block)
+    assert got.q.shape == (3, 0, 5, 40)
+    assert got.rank.shape == (3, 0)
 
 
 def test_vmap_is_a_rule_and_not_a_loop(rng, recwarn):
