@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: `python -m benchmarks [basis|gram|all]`."""
+"""Command line of the benchmarks: `python -m benchmarks [basis|gram|orthonormalize|all]`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks import basis, environment, gram, report
+from benchmarks import basis, environment, gram, orthonormalize, report
 
 _RESULTS = Path(__file__).parent / "results"
 
@@ -21,6 +21,7 @@ class What(str, Enum):
 
     basis = "basis"
     gram = "gram"
+    orthonormalize = "orthonormalize"
     all = "all"
 
 
@@ -37,7 +38,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     what: Annotated[
-        What, typer.Argument(help="basis: against the published loop; gram: the kernel.")
+        What,
+        typer.Argument(
+            help="basis: against the published loop; gram, orthonormalize: the kernels."
+        ),
     ] = What.basis,
     samples: Annotated[int | None, typer.Option(min=1, help="Latents of basis (8).")] = None,
     device: Annotated[Device, typer.Option(help="Where to run.")] = Device.cpu,
@@ -81,11 +85,17 @@ def main(
         if what in (What.gram, What.all):
             size = gram.Settings.quick() if quick else gram.Settings()
             results["gram"] = gram.run(size, place, status.update)
+        if what in (What.orthonormalize, What.all):
+            blocks = orthonormalize.Settings
+            extent = blocks.quick() if quick else blocks.on(place)
+            results["orthonormalize"] = orthonormalize.run(extent, place, status.update)
     results["environment"]["load_average_at_end"] = environment.load_average()
     if "basis" in results:
         report.print_basis(console, results["basis"])
     if "gram" in results:
         report.print_gram(console, results["gram"])
+    if "orthonormalize" in results:
+        report.print_orthonormalize(console, results["orthonormalize"])
     if quick:
         console.print("This was a quick run: it shows that all runs, and its figures mean nothing.")
     if output is None and not quick:

@@ -87,6 +87,32 @@ def _summary(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
+class _Timed:
+    """An operator whose products, and the getting ready for them, are timed by `clock`."""
+
+    def __init__(self, operator: JacobianOperator, clock: Stopwatch) -> None:
+        self.operator, self.clock = operator, clock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.operator, name)
+
+    def matmat(self, v: torch.Tensor) -> torch.Tensor:
+        with self.clock:
+            return self.operator.matmat(v)
+
+    def rmatmat(self, u: torch.Tensor) -> torch.Tensor:
+        with self.clock:
+            return self.operator.rmatmat(u)
+
+    def prepare(self, columns: int) -> None:
+        with self.clock:
+            self.operator.prepare(columns)
+
+    def select(self, index: torch.Tensor) -> _Timed:
+        with self.clock:
+            return _Timed(self.operator.select(index), self.clock)
+
+
 class _Bench:
     """The model, its latents and the truth about them."""
 
@@ -132,11 +158,7 @@ class _Bench:
         settings = self.settings
         with Stopwatch(self.device) as clock:
             # What local_basis does before its first step is counted here too.
-            condition = self.model.condition(None, len(self.x))
-            timesteps = torch.full((len(self.x),), settings.t, device=self.device)
-            operator = JacobianOperator(
-                self.model.encoder(names=tuple(condition)), self.x, timesteps, *condition.values()
-            )
+            operator = self.operator()
 
             def done(v: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
                 with clock.paused():
@@ -150,6 +172,21 @@ class _Bench:
                 seed=settings.seed,
             )
         return result, clock.seconds
+
+    def operator(self) -> JacobianOperator:
+        """The products with J of all samples, checked as `local_basis` checks them."""
+        condition = self.model.condition(None, len(self.x))
+        timesteps = torch.full((len(self.x),), self.settings.t, device=self.device)
+        encoder = self.model.encoder(names=tuple(condition))
+        return JacobianOperator(encoder, self.x, timesteps, *condition.values())
+
+    def algebra(self) -> tuple[float, float]:
+        """Seconds that the solver takes for all samples, and seconds of it beside the products."""
+        settings, products = self.settings, Stopwatch(self.device)
+        operator = _Timed(self.operator(), products)
+        with Stopwatch(self.device) as clock:
+            krylov.svd(operator, settings.rank, tol=settings.tol, seed=settings.seed)
+        return clock.seconds, clock.seconds - products.seconds
 
     def ours(self, samples: slice = slice(None)) -> tuple[LocalBasis, float]:
         """The library's own call, with its checks and final step."""
@@ -199,6 +236,7 @@ def run(
     bench.ours()
     bench.ours(one)
 
+    algebra: list[tuple[float, float]] = []
     for sample in range(count):
         tell(f"round {sample + 1} of {count}")
         here = slice(sample, sample + 1)
@@ -214,6 +252,7 @@ def run(
         subspace.seconds.append(seconds / count)
         bases, seconds = bench.ours()
         ours.seconds.append(seconds / count)
+        algebra.append(bench.algebra())
         alone, seconds = bench.ours(here)
         single.seconds.append(seconds)
         _add_basis(single, alone, bench.sines(alone.v, here), rank)
@@ -246,6 +285,11 @@ def run(
             "s_after_rank_over_last": _summary((bench.s[:, rank] / bench.s[:, rank - 1]).tolist()),
         },
         "methods": {name: method.as_json(reference) for name, method in methods.items()},
+        "algebra": {
+            "solver_seconds": statistics.median(whole for whole, _ in algebra),
+            "seconds": statistics.median(rest for _, rest in algebra),
+            "share": statistics.median(rest / whole for whole, rest in algebra),
+        },
         "targets": _targets(default, accurate, ours, settings.tol),
     }
 

@@ -79,12 +79,66 @@ def print_basis(console: Console, results: dict[str, Any]) -> None:
         if given_up:
             most = int(method["iterations"]["max"])
             console.print(f"{method['label']}: {given_up} samples stopped at {most} iterations.")
-    for target in results["targets"]:
+    algebra = results["algebra"]
+    console.print(
+        f"Block algebra takes {algebra['share']:.1%} of the solver's time "
+        f"({algebra['seconds'] * 1e3:.1f} of {algebra['solver_seconds'] * 1e3:.1f} ms for all "
+        "samples); the rest is products with J and its transpose."
+    )
+    _print_targets(console, results["targets"])
+
+
+def _print_targets(console: Console, targets: list[dict[str, Any]]) -> None:
+    for target in targets:
         verdict = "[green]met[/]" if target["met"] else "[red]not met[/]"
         note = f" ({target['note']})" if target["note"] else ""
         console.print(
             f"{target['value']:.1f} {target['name']}: asked {target['asked']}, {verdict}{note}"
         )
+
+
+def print_orthonormalize(console: Console, results: dict[str, Any]) -> None:
+    """The tables of blocks and of steps."""
+    bandwidth = results["copy_bytes_per_s"] / 1e9
+    kernel = "native kernel" if results["native"] else "plain-torch twin, the library is missing"
+    table = Table(
+        title=f"orthonormalize of float32 rows ({kernel}); fastest of the rounds, in milliseconds; "
+        f"copy {bandwidth:.1f} GB/s"
+    )
+    for name in ("B x k x N", "condition"):
+        table.add_column(name, no_wrap=True)
+    for name in ("passes", "ours", "qr", "svd", "bandwidth", "loss", "of qr"):
+        table.add_column(name, justify="right")
+    for row in results["blocks"]:
+        times, ratios = row["seconds"], row["ratio_to_ours"]
+        others = (
+            f"{times[name]['min'] * 1e3:.3f} ({ratios[name]['min']:.1f}x)" if name in times else ""
+            for name in ("qr", "svd")
+        )
+        table.add_row(
+            " x ".join(map(str, row["shape"])),
+            f"{row['condition']:.0e}" if row["condition"] else "random",
+            str(max(row["passes"])),
+            f"{times['ours']['min'] * 1e3:.3f}",
+            *others,
+            f"{row['bandwidth_fraction']:.0%}",
+            f"{row['loss']['ours']:.1e}",
+            f"{row['loss']['qr']:.1e}",
+        )
+    console.print(table)
+    table = Table(title="block_step of float32 rows; fastest of the rounds, in milliseconds")
+    table.add_column("B x k x d x N", no_wrap=True)
+    for name in ("ours", "two projections and QRs"):
+        table.add_column(name, justify="right")
+    for row in results["steps"]:
+        times = row["seconds"]
+        table.add_row(
+            " x ".join(map(str, row["size"])),
+            f"{times['ours']['min'] * 1e3:.3f}",
+            f"{times['torch']['min'] * 1e3:.3f} ({row['ratio_to_ours']['min']:.1f}x)",
+        )
+    console.print(table)
+    _print_targets(console, results["targets"])
 
 
 def print_gram(console: Console, results: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from benchmarks import report
 from benchmarks.__main__ import app
+from benchmarks.orthonormalize import block_of_condition
 
 METHODS = ("published_default", "published_accurate", "subspace", "ours", "ours_single")
 
@@ -104,6 +105,40 @@ def test_gram_rows(quick):
         assert row["error"]["gram"] < 1e-6
         assert 0 < row["seconds"]["gram"]["min"] <= row["seconds"]["gram"]["median"]
         assert row["bandwidth_fraction"] > 0
+
+
+def test_rows_of_orthonormalize(quick):
+    text, results = quick
+    found = results["orthonormalize"]
+    assert [row["condition"] for row in found["blocks"]] == [None, 1e4, 1e6]
+    for row in found["blocks"]:
+        assert row["loss"]["ours"] < 1e-5
+        assert row["ratio_to_ours"]["ours"] == {"min": 1, "median": 1}
+        assert row["ratio_to_ours"]["qr"]["min"] > 0
+        assert min(row["passes"]) >= (1 if row["condition"] is None else 2)
+    assert [row["size"] for row in found["steps"]] == [[2, 5, 20, 256]]
+    assert found["steps"][0]["ratio_to_ours"]["min"] > 0
+    assert [target["name"] for target in found["targets"]] == [
+        "times faster than torch.linalg.qr, least of the random blocks",
+        "times faster than torch.linalg.qr, least of the ill-conditioned blocks",
+    ]
+    assert all(target["name"] in text for target in found["targets"])
+
+
+def test_the_share_of_block_algebra(quick):
+    text, results = quick
+    algebra = results["basis"]["algebra"]
+    assert 0 < algebra["seconds"] < algebra["solver_seconds"]
+    assert 0 < algebra["share"] < 1
+    assert "Block algebra takes" in text
+
+
+def test_blocks_have_the_condition_that_is_asked_for():
+    block = block_of_condition((2, 7, 300), 1e4, torch.device("cpu"))
+    values = torch.linalg.svdvals(block.double())
+    torch.testing.assert_close(
+        values[:, 0] / values[:, -1], torch.full((2,), 1e4).double(), rtol=1e-2, atol=0
+    )
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
