@@ -113,6 +113,7 @@ gpu-check: $(STAMPS)/run $(STAMPS)/test
 	  compute-sanitizer --tool memcheck --error-exitcode 1 $(PY) -m pullback_ext; \
 	else echo "compute-sanitizer is not on PATH: memory check left out"; fi
 	$(PY) -m benchmarks gram --device cuda --json gpu-check/gram.json $(ARGS)
+	$(PY) -m benchmarks orthonormalize --device cuda --json gpu-check/orthonormalize.json $(ARGS)
 	$(PY) -m benchmarks basis --device cuda --json gpu-check/basis.json $(ARGS)
 
 clean:

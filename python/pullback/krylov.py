@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 
 from pullback._block_krylov import BlockKrylov
+from pullback._blocks import MOST_ROWS
 from pullback_ext.intercept import plain_arithmetic
 
 #: Bounds on the sine of the largest principal angle between the answer and the truth.
@@ -157,7 +158,8 @@ def default_block(rank: int) -> int:
     It depends on the rank alone and not on the number of samples, so that a sample's answer does
     not depend on its batch.
     """
-    return max(2, math.ceil(rank / 2) if rank <= 16 else math.ceil(rank / 5))
+    block = max(2, math.ceil(rank / 2) if rank <= 16 else math.ceil(rank / 5))
+    return min(block, MOST_ROWS)
 
 
 def svd(
@@ -183,7 +185,7 @@ def svd(
         init: vectors to start from, `[B, p, *x_shape]`, for example the basis of a neighbouring
             timestep: it starts from random mixtures of them with a random part added, which
             finds directions that they lack, and saves about a sixth of the products.
-        block: rows multiplied at a time, at least 2; by default half the rank (a fifth above 16).
+        block: rows multiplied at a time, 2 to 256; by default half the rank (a fifth above 16).
             The fewer rows, the weaker the evidence behind a loose bound.
         max_products: products per sample after which to stop, by default 100 times the rank; the
             first answer takes 2 (rank + 1) in any case.
@@ -199,16 +201,17 @@ def svd(
         FloatingPointError: a product came back with NaN or Inf.
 
     Cost: about 8 to 11 products per direction at rank 10 and "standard" on a diffusion U-Net;
-    memory of (k + 6b) (n + m) numbers per sample at most.
+    memory of (k + 7b) n + (k + 6b) m numbers per sample at most.
     """
     n, m = math.prod(operator.x_shape), math.prod(operator.h_shape)
     rank = check_rank(rank, n, m)
     bound = tolerance(quality, tol)
     seed = whole("seed", seed)
-    if block is not None and whole("block", block) < 2:
+    if block is not None and not 2 <= whole("block", block) <= MOST_ROWS:
         raise ValueError(
-            f"Expected block to be at least 2, got {block}: from one row at a time a singular "
-            "value that occurs twice cannot be told from one that occurs once."
+            f"Expected block to be at least 2 and at most {MOST_ROWS}, got {block}: from one row "
+            "at a time a singular value that occurs twice cannot be told from one that occurs "
+            "once, and larger blocks only take more products."
         )
     if max_products is not None and whole("max_products", max_products) < 1:
         raise ValueError(f"Expected max_products to be at least 1, got {max_products}.")
