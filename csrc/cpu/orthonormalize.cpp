@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <new>
+#include <numeric>
 #include <stdexcept>
 #include <vector>
 
@@ -13,27 +13,23 @@
 #include "cpu/isa.h"
 #include "cpu/orthonormalize_items.h"
 #include "cpu/panel.h"
-#include "numerics/half.h"
 #include "numerics/ladder.h"
 
 namespace pullback::cpu {
 namespace {
 
-struct Workers {
-  void (*peaks)(const OrthonormalizeParams&, int64_t begin, int64_t end, int64_t* peaks);
-  void (*items)(const OrthonormalizeRung&, int64_t begin, int64_t end, char* scratch);
-};
+using Worker = void (*)(const OrthonormalizeRung&, int64_t begin, int64_t end, char* scratch);
 
-Workers workers() {
+Worker worker() {
   switch (isa_in_use()) {
 #if defined(__x86_64__)
     case Isa::kAvx512:
-      return {orthonormalize_peaks_avx512, orthonormalize_items_avx512};
+      return orthonormalize_items_avx512;
     case Isa::kAvx2:
-      return {orthonormalize_peaks_avx2, orthonormalize_items_avx2};
+      return orthonormalize_items_avx2;
 #else
     case Isa::kPortable:
-      return {orthonormalize_peaks_portable, orthonormalize_items_portable};
+      return orthonormalize_items_portable;
 #endif
     default:
       throw std::runtime_error(
@@ -56,23 +52,6 @@ Array<T> allocate(int64_t count) {
   return memory;
 }
 
-// A magnitude that was compared as bits, as a number.
-double number_of(Dtype dtype, int64_t bits) {
-  switch (dtype) {
-    case Dtype::kFloat64: {
-      double number;
-      std::memcpy(&number, &bits, sizeof number);
-      return number;
-    }
-    case Dtype::kFloat32:
-      return detail::float_of_bits(static_cast<uint32_t>(bits));
-    case Dtype::kFloat16:
-      return widen(Half{static_cast<uint16_t>(bits)});
-    default:
-      return widen(BFloat16{static_cast<uint16_t>(bits)});
-  }
-}
-
 template <class T>
 bool row_is_finite(const Rows& rows, int64_t sample, int64_t row, int64_t columns) {
   const T* const from =
@@ -86,103 +65,132 @@ bool row_is_finite(const Rows& rows, int64_t sample, int64_t row, int64_t column
 // A multiply-add of the k x k work costs as much as this many of the block work.
 constexpr int64_t kScalar = 8;
 
+// Samples are worked on a group at a time: what this many bytes per thread hold of their blocks is
+// still in the cache on the next rung.
+constexpr int64_t kGroupBytes = 4 << 20;
+
 // The blocks of all samples on their way up the ladder.
 class Climb {
  public:
   explicit Climb(const OrthonormalizeParams& params);
 
-  // Fills in the exponents; finds what is not finite in the block.
-  NotFinite measure();
-  // Block work with the rung's transform, or the first products (rung 0).
-  void pass(int rung);
-  // The k x k work of a rung; samples that are done with it are marked.
-  void step(int rung);
-  // Samples whose block has been written for the last time leave.
-  void leave();
-  bool climbing() const { return !samples_.empty(); }
-  // Finds what is not finite in `against`, after the first step.
-  NotFinite check_against() const;
+  // The first products of samples first .. first + count, and the exponents of their rows; finds
+  // what is not finite in the block.
+  NotFinite start(int64_t first, int64_t count);
+  // The same samples, to the top; finds what is not finite in `against`.
+  NotFinite finish();
+  // Samples to start and finish together.
+  int64_t group() const;
 
  private:
+  // Block work: the rung's transform and the next products, or the first products (rung 0).
+  void pass(int rung);
+  // k x k work of a rung.
+  void step(int rung);
   template <class Real>
   void step(int64_t sample, int rung, double* scratch);
-  void sum_parts(double* products) const;
+  void sum_parts(int64_t sample, int rung);
+  NotFinite check_against() const;
 
   const OrthonormalizeParams& params_;
-  const Workers workers_;
+  const Worker worker_;
   const int64_t k_, p_;
+  const int64_t bytes_;  // of an entry of q
   const Products layout_;
-  std::vector<int64_t> samples_;  // still climbing
-  std::vector<int> exponent_;     // [B, k]
-  std::vector<double> distance_;  // [B, k]
-  Array<bool> last_, suspect_;    // [B] done after this rung; not finite against P
-  Array<bool> fresh_;             // [B, k]
-  Array<double> products_;        // [B, splits, layout.entries]
-  Array<char> transform_;         // [B, k, k + p] in the dtype of q
+  std::vector<int64_t> samples_;    // those at work
+  std::vector<int> part_exponent_;  // [B, splits, k]
+  std::vector<int> exponent_;       // [B, k]
+  std::vector<double> distance_;    // [B, k]
+  Array<bool> last_;                // [B] nothing to do after this pass
+  Array<bool> suspect_;             // [B] the products with `against` are not finite
+  Array<bool> fresh_;               // [B, k]
+  Array<double> products_;          // [B, splits, layout.entries]
+  Array<char> transform_;           // [B, k, k + p] in the dtype of q
 };
 
 Climb::Climb(const OrthonormalizeParams& params)
     : params_(params),
-      workers_(workers()),
+      worker_(worker()),
       k_(params.block.rows),
       p_(params.against_rows()),
+      bytes_(params.work == Dtype::kFloat64 ? 8 : 4),
       layout_{ladder_pitch(k_), k_ * ladder_pitch(k_), k_ * (ladder_pitch(k_) + p_)},
-      samples_(params.batch),
+      part_exponent_(params.batch * params.splits.count * k_),
       exponent_(params.batch * k_),
       distance_(params.batch * k_),
       last_(allocate<bool>(params.batch)),
       suspect_(allocate<bool>(params.batch)),
       fresh_(allocate<bool>(params.batch * k_)),
       products_(allocate<double>(params.batch * params.splits.count * layout_.entries)),
-      transform_(allocate<char>(params.batch * k_ * (k_ + p_) *
-                                (params.work == Dtype::kFloat64 ? 8 : 4))) {
-  for (int64_t sample = 0; sample < params.batch; ++sample) {
-    samples_[sample] = sample;
-    last_[sample] = suspect_[sample] = false;
-  }
+      transform_(allocate<char>(params.batch * k_ * (k_ + p_) * bytes_)) {
+  std::fill_n(last_.get(), params.batch, false);
 }
 
-NotFinite Climb::measure() {
+int64_t Climb::group() const {
+  const int64_t most = kGroupBytes * torch::stable::get_num_threads();
+  return std::max<int64_t>(1, most / (k_ * params_.columns * bytes_));
+}
+
+NotFinite Climb::start(int64_t first, int64_t count) {
+  samples_.resize(count);
+  std::iota(samples_.begin(), samples_.end(), first);
+  pass(0);
   const int64_t parts = params_.splits.count;
-  std::vector<int64_t> peaks(params_.batch * parts * k_);
-  parallel_for(
-      params_.batch * parts, k_ * std::min(params_.splits.columns, params_.columns),
-      [&](int64_t begin, int64_t end) { workers_.peaks(params_, begin, end, peaks.data()); });
-  for (int64_t row = 0; row < params_.batch * k_; ++row) {
-    const int64_t sample = row / k_;
-    const int64_t* const first = peaks.data() + sample * parts * k_ + row % k_;
-    int64_t bits = 0;
-    for (int64_t part = 0; part < parts; ++part) bits = std::max(bits, first[part * k_]);
-    const double peak = number_of(params_.dtype, bits);
-    if (!std::isfinite(peak)) return {true, false, sample, row % k_};
-    exponent_[row] = peak > 0.0 ? std::ilogb(peak) : 0;
+  for (int64_t row = first * k_; row < (first + count) * k_; ++row) {
+    const int* const own = part_exponent_.data() + row / k_ * parts * k_ + row % k_;
+    int largest = own[0];
+    for (int64_t part = 1; part < parts; ++part) largest = std::max(largest, own[part * k_]);
+    if (largest == kNotFinite) return {true, false, row / k_, row % k_};
+    exponent_[row] = largest == kZeroRow ? 0 : largest;
   }
   return {};
 }
 
 void Climb::pass(int rung) {
-  const OrthonormalizeRung work{
-      &params_,         rung,         samples_.data(), last_.get(),    exponent_.data(),
-      transform_.get(), fresh_.get(), layout_,         products_.get()};
+  const OrthonormalizeRung work{&params_,
+                                rung,
+                                samples_.data(),
+                                last_.get(),
+                                part_exponent_.data(),
+                                exponent_.data(),
+                                transform_.get(),
+                                fresh_.get(),
+                                layout_,
+                                products_.get()};
   const int64_t cost = k_ * (k_ + p_) * std::min(params_.splits.columns, params_.columns);
   const int64_t bytes = (2 * k_ + p_) * kPitchBytes + k_ * (k_ + p_) * kMostSums * 8;
-  parallel_for(static_cast<int64_t>(samples_.size()) * params_.splits.count, cost,
-               [&](int64_t begin, int64_t end) {
-                 workers_.items(work, begin, end, allocate<char>(bytes).get());
-               });
+  parallel_for(
+      static_cast<int64_t>(samples_.size()) * params_.splits.count, cost,
+      [&](int64_t begin, int64_t end) { worker_(work, begin, end, allocate<char>(bytes).get()); });
 }
 
-void Climb::sum_parts(double* products) const {
-  for (int64_t part = 1; part < params_.splits.count; ++part) {
-    const double* const other = products + part * layout_.entries;
-    for (int64_t e = 0; e < layout_.entries; ++e) products[e] += other[e];
+// Into those of the first part. The first products (for rung 1) are of rows that each part has
+// scaled for itself.
+void Climb::sum_parts(int64_t sample, int rung) {
+  const int64_t parts = params_.splits.count;
+  double* const sum = products_.get() + sample * parts * layout_.entries;
+  std::vector<double> factor(k_, 1.0);
+  for (int64_t part = 0; part < parts && parts > 1; ++part) {
+    const int* const own = part_exponent_.data() + (sample * parts + part) * k_;
+    const int* const common = exponent_.data() + sample * k_;
+    for (int64_t i = 0; i < k_ && rung == 1; ++i) {
+      factor[i] = own[i] == kZeroRow ? 0.0 : std::ldexp(1.0, own[i] - common[i]);
+    }
+    const double* const from = sum + part * layout_.entries;
+    const auto add = [&](int64_t at, double x) { sum[at] = part == 0 ? x : sum[at] + x; };
+    for (int64_t i = 0; i < k_; ++i) {
+      for (int64_t j = 0, at = i * layout_.pitch; j <= i; ++j, ++at) {
+        add(at, from[at] * factor[i] * factor[j]);
+      }
+      for (int64_t l = 0, at = layout_.h + i * p_; l < p_; ++l, ++at) add(at, from[at] * factor[i]);
+    }
   }
 }
 
 template <class Real>
 void Climb::step(int64_t sample, int rung, double* scratch) {
+  sum_parts(sample, rung);
   double* const products = products_.get() + sample * params_.splits.count * layout_.entries;
-  sum_parts(products);
   const double* const h = products + layout_.h;
   if (rung == 1) {
     suspect_[sample] = !std::all_of(h, h + k_ * p_, [](double x) { return std::isfinite(x); });
@@ -221,12 +229,8 @@ void Climb::step(int rung) {
   });
 }
 
-void Climb::leave() {
-  std::erase_if(samples_, [&](int64_t sample) { return last_[sample]; });
-}
-
 NotFinite Climb::check_against() const {
-  for (int64_t sample = 0; sample < params_.batch; ++sample) {
+  for (const int64_t sample : samples_) {
     int64_t row = 0;
     for (const Rows& rows : params_.against) {
       for (int64_t i = 0; suspect_[sample] && i < rows.rows; ++i, ++row) {
@@ -240,23 +244,31 @@ NotFinite Climb::check_against() const {
   return {};
 }
 
+NotFinite Climb::finish() {
+  for (int rung = 1; !samples_.empty(); ++rung) {
+    step(rung);
+    if (rung == 1) {
+      const NotFinite in_against = check_against();
+      if (in_against.found) return in_against;
+    }
+    pass(rung);
+    std::erase_if(samples_, [&](int64_t sample) { return last_[sample]; });
+  }
+  return {};
+}
+
 }  // namespace
 
 NotFinite orthonormalize(const OrthonormalizeParams& params) {
   Climb climb(params);
-  const NotFinite in_block = climb.measure();
-  if (in_block.found) return in_block;
-  climb.pass(0);
-  for (int rung = 1; climb.climbing(); ++rung) {
-    climb.step(rung);
-    if (rung == 1) {
-      const NotFinite in_against = climb.check_against();
-      if (in_against.found) return in_against;
-    }
-    climb.pass(rung);
-    climb.leave();
+  NotFinite in_against{};
+  const int64_t group = climb.group();
+  for (int64_t first = 0; first < params.batch; first += group) {
+    const NotFinite in_block = climb.start(first, std::min(group, params.batch - first));
+    if (in_block.found) return in_block;
+    if (!in_against.found) in_against = climb.finish();
   }
-  return {};
+  return in_against;
 }
 
 }  // namespace pullback::cpu

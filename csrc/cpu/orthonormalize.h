@@ -8,15 +8,15 @@ namespace pullback::cpu {
 // N is cut into at most this many parts: enough threads for one sample, little workspace.
 constexpr int64_t kOrthonormalizeMostSplits = 16;
 
-// The first entry that is NaN or infinite, in the order of samples and rows.
+// The first row with a NaN or an infinity: in the block, if there is one, else in `against`.
 struct NotFinite {
   bool found;
-  bool in_against;  // in the rows of `against`, else in the block
+  bool in_against;
   int64_t sample;
   int64_t row;
 };
 
-// Nothing has been written if the block is not finite.
+// What is written where something is not finite means nothing.
 NotFinite orthonormalize(const OrthonormalizeParams& params);
 
 }  // namespace pullback::cpu

@@ -4,11 +4,6 @@
 
 namespace pullback::cpu {
 
-void orthonormalize_peaks_avx512(const OrthonormalizeParams& params, int64_t begin, int64_t end,
-                                 int64_t* peaks) {
-  peak_items(params, begin, end, peaks);
-}
-
 void orthonormalize_items_avx512(const OrthonormalizeRung& rung, int64_t begin, int64_t end,
                                  char* scratch) {
   rung_items<Float16, Double8>(rung, begin, end, scratch);

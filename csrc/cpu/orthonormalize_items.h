@@ -2,6 +2,7 @@
 // instruction set (orthonormalize_kernel.h). An item is a part of N of a sample.
 #pragma once
 
+#include <climits>
 #include <cstdint>
 
 #include "common/orthonormalize_params.h"
@@ -16,28 +17,26 @@ struct Products {
   int64_t entries;  // in all
 };
 
-// The work on the block between two calls of ladder_rung(). It reads the block, scaled by powers of
-// two, as long as nothing has been written (number <= 1), and q from then on.
+// Exponents of a row's largest magnitude that are none.
+constexpr int kZeroRow = INT_MIN;
+constexpr int kNotFinite = INT_MAX;
+
+// The work on the block between two calls of ladder_rung(). It reads the block as long as nothing
+// has been written (number <= 1), and q from then on. The block's rows are multiplied by powers of
+// two: for the products (number 0) by those that suit the part, which is thus read from memory
+// once, and for the transform by those that suit the sample.
 struct OrthonormalizeRung {
   const OrthonormalizeParams* params;
   int number;              // of the transform that is applied; 0: none, the products alone
-  const int64_t* samples;  // those still climbing; item = (place in samples) * splits + part
+  const int64_t* samples;  // those to work on; item = (place in samples) * splits + part
   const bool* last;        // [B] no products are wanted
-  const int* exponent;     // [B, k] row i is multiplied by 2^-exponent[i]
+  int* part_exponent;      // [B, splits, k] out with number 0: floor(log2 of the largest magnitude)
+  const int* exponent;     // [B, k] the same of the whole row; 0 for a zero row
   const void* transform;   // [B, k, k + p] in the dtype of q
   const bool* fresh;       // [B, k] rows to be drawn at random
   Products layout;
   double* products;  // [B, splits, layout.entries], of each part apart
 };
-
-// `peaks` [items, k] gets the largest magnitude in each row of the part, as the bits of an entry of
-// the block: they compare as the numbers do, and infinity and NaN are largest.
-void orthonormalize_peaks_avx2(const OrthonormalizeParams& params, int64_t begin, int64_t end,
-                               int64_t* peaks);
-void orthonormalize_peaks_avx512(const OrthonormalizeParams& params, int64_t begin, int64_t end,
-                                 int64_t* peaks);
-void orthonormalize_peaks_portable(const OrthonormalizeParams& params, int64_t begin, int64_t end,
-                                   int64_t* peaks);
 
 // `scratch` is the caller's own, aligned to 64 bytes.
 void orthonormalize_items_avx2(const OrthonormalizeRung& rung, int64_t begin, int64_t end,

@@ -4,11 +4,6 @@
 
 namespace pullback::cpu {
 
-void orthonormalize_peaks_portable(const OrthonormalizeParams& params, int64_t begin, int64_t end,
-                                   int64_t* peaks) {
-  peak_items(params, begin, end, peaks);
-}
-
 void orthonormalize_items_portable(const OrthonormalizeRung& rung, int64_t begin, int64_t end,
                                    char* scratch) {
   rung_items<Lanes<float>, Lanes<double>>(rung, begin, end, scratch);

@@ -9,10 +9,10 @@
 // (at most 128 of them), the lanes are then added to float64 sums, and these are added across
 // panels, lanes and parts of N in a fixed order.
 //
-// A vector type V has: Real, Reg, kLanes; zero(), load(p), store(p, x), broadcast(x),
-// fma(x, y, acc); kSums and flush(acc, sums, first), which adds the lanes to kSums float64 sums, or
-// sets them; Gram tiles of kRows x kCols entries and product tiles of kProductRows rows x
-// kProductCols vectors.
+// A vector type V has: Real, Reg, kLanes; zero(), load(p), store(p, x), store_unaligned(p, x),
+// broadcast(x), fma(x, y, acc); kSums and flush(acc, sums, first), which adds the lanes to kSums
+// float64 sums, or sets them; Gram tiles of kRows x kCols entries and product tiles of kProductRows
+// rows x kProductCols vectors.
 #pragma once
 
 #include <cstdint>

@@ -17,6 +17,7 @@ struct Float8 {
   static Reg zero() { return _mm256_setzero_ps(); }
   static Reg load(const float* p) { return _mm256_load_ps(p); }
   static void store(float* p, Reg x) { _mm256_store_ps(p, x); }
+  static void store_unaligned(float* p, Reg x) { _mm256_storeu_ps(p, x); }
   static Reg broadcast(float x) { return _mm256_set1_ps(x); }
   static Reg fma(Reg x, Reg y, Reg acc) { return _mm256_fmadd_ps(x, y, acc); }
   static void flush(Reg acc, double* sums, bool first) {
@@ -36,6 +37,7 @@ struct Double4 {
   static Reg zero() { return _mm256_setzero_pd(); }
   static Reg load(const double* p) { return _mm256_load_pd(p); }
   static void store(double* p, Reg x) { _mm256_store_pd(p, x); }
+  static void store_unaligned(double* p, Reg x) { _mm256_storeu_pd(p, x); }
   static Reg broadcast(double x) { return _mm256_set1_pd(x); }
   static Reg fma(Reg x, Reg y, Reg acc) { return _mm256_fmadd_pd(x, y, acc); }
   static void flush(Reg acc, double* sums, bool first) {

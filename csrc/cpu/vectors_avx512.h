@@ -17,6 +17,7 @@ struct Float16 {
   static Reg zero() { return _mm512_setzero_ps(); }
   static Reg load(const float* p) { return _mm512_load_ps(p); }
   static void store(float* p, Reg x) { _mm512_store_ps(p, x); }
+  static void store_unaligned(float* p, Reg x) { _mm512_storeu_ps(p, x); }
   static Reg broadcast(float x) { return _mm512_set1_ps(x); }
   static Reg fma(Reg x, Reg y, Reg acc) { return _mm512_fmadd_ps(x, y, acc); }
   static void flush(Reg acc, double* sums, bool first) {
@@ -36,6 +37,7 @@ struct Double8 {
   static Reg zero() { return _mm512_setzero_pd(); }
   static Reg load(const double* p) { return _mm512_load_pd(p); }
   static void store(double* p, Reg x) { _mm512_store_pd(p, x); }
+  static void store_unaligned(double* p, Reg x) { _mm512_storeu_pd(p, x); }
   static Reg broadcast(double x) { return _mm512_set1_pd(x); }
   static Reg fma(Reg x, Reg y, Reg acc) { return _mm512_fmadd_pd(x, y, acc); }
   static void flush(Reg acc, double* sums, bool first) {

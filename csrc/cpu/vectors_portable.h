@@ -24,6 +24,7 @@ struct Lanes {
   static void store(T* p, Reg x) {
     for (int l = 0; l < kLanes; ++l) p[l] = x.lane[l];
   }
+  static void store_unaligned(T* p, Reg x) { store(p, x); }
   static Reg broadcast(T value) {
     Reg x;
     for (int l = 0; l < kLanes; ++l) x.lane[l] = value;
