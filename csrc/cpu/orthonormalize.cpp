@@ -218,7 +218,7 @@ void Climb::step(int64_t sample, int rung, double* scratch) {
 void Climb::step(int rung) {
   const int64_t cost = kScalar * k_ * k_ * (k_ + p_) + params_.splits.count * layout_.entries;
   parallel_for(static_cast<int64_t>(samples_.size()), cost, [&](int64_t begin, int64_t end) {
-    const Array<double> scratch = allocate<double>(4 * k_);
+    const Array<double> scratch = allocate<double>(kLadderScratch * k_);
     for (int64_t i = begin; i < end; ++i) {
       if (params_.work == Dtype::kFloat64) {
         step<double>(samples_[i], rung, scratch.get());

@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     const int64_t parts = params.splits.count;
     const Ladder x{k,
                    p,
-                   s_is_shared ? scratch + 4 * k : work.s + sample * k * pitch,
+                   s_is_shared ? scratch + kLadderScratch * k : work.s + sample * k * pitch,
                    pitch,
                    h,
                    scratch,
@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 template <class Real>
 const char* ladder_small(const OrthonormalizeParams& params, const LadderWork<Real>& work, int rung,
                          void* stream) {
-  const size_t k = params.block.rows, scratch = 4 * k * sizeof(double);
+  const size_t k = params.block.rows, scratch = kLadderScratch * k * sizeof(double);
   const size_t with_s = scratch + k * ladder_pitch(k) * sizeof(double);
   const bool s_is_shared = k <= kSharedRows && with_s <= shared_limit(params.device);
   const size_t bytes = s_is_shared ? with_s : scratch;

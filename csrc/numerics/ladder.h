@@ -12,9 +12,11 @@
 // and replaced by a random one. Rungs are climbed until the loss of orthogonality, estimated from
 // trace(S^-1), is at most `tolerance`.
 //
-// A pivot that is resolved but small leaves the row with an error of unit / sqrt(pivot). Other rows
-// are freed from such a row only on the next rung, when it is stored and its error is part of it;
-// freed from it at once, strong rows would take that error on, and the span with them.
+// A row of T is 1 / sqrt(pivot) times what the row takes of the rows before it, whose norm is its
+// `growth`; it leaves the row with an error of unit sqrt(growth / pivot), growth squared. Other
+// rows are freed from a row for which that is large only on the next rung, when it is stored and
+// its error is part of it; freed from it at once, strong rows would take that error on, and the
+// span with them, and along many rows of middling pivots errors would grow without bound.
 //
 // Unpivoted on purpose: row i of the result depends on rows 0 .. i alone, so bases stay continuous
 // along an iteration.
@@ -27,12 +29,17 @@
 
 namespace pullback {
 
-// Rungs after which a block is taken as it is. Fuzzing never needed more than 7.
-constexpr int kLadderMostRungs = 8;
+// Rungs after which a block is taken as it is. After kLadderPatience of them rows that are still
+// weak are given up, whatever they hold: the rungs left make orthonormal what stands in their
+// place. Smooth families of a hundred rows and more come that far, other blocks need 7 rungs at
+// most.
+constexpr int kLadderMostRungs = 16;
+constexpr int kLadderPatience = 12;
 
 struct LadderRules {
   double clamp;      // smallest pivot of S that is resolved
-  double defer;      // smallest pivot whose row others are freed from on the same rung
+  double defer;      // smallest pivot of a row that others are freed from on the same rung ...
+  double grown;      // ... and largest growth / pivot
   double dependent;  // distance / norm up to which a row is given up
   double error;      // of an entry of S
   double tolerance;  // || I - Q Q^T ||_2 that is good enough
@@ -43,9 +50,11 @@ PULLBACK_HD inline LadderRules ladder_rules(int64_t k) {
   const bool single = sizeof(Real) == 4;
   const double unit = single ? 0x1p-24 : 0x1p-53;
   const double size = static_cast<double>(k);
-  return {4 * size * unit, 4 * sqrt(unit), (8 + 2 * sqrt(size)) * unit, single ? 3e-7 : 3e-15,
-          single ? 3e-6 : 2e-13};
+  return {4 * size * unit,       4 * sqrt(unit),       1e6, (8 + 2 * sqrt(size)) * unit,
+          single ? 3e-7 : 3e-15, single ? 3e-6 : 2e-13};
 }
+
+constexpr int64_t kLadderScratch = 5;
 
 // The state of one sample's block, and what a rung works with. All of it is shared by the team.
 struct Ladder {
@@ -54,7 +63,7 @@ struct Ladder {
   double* s;         // [k, pitch]; on entry G, of which the lower triangle is read
   int64_t pitch;     // k rounded up to an odd number: no bank conflicts down a column
   const double* h;   // [k, p] H; may be null if p is 0
-  double* scratch;   // [4, k]
+  double* scratch;   // [kLadderScratch, k]
   double* distance;  // [k] from the span of the rows before, over the row's norm, so far
   bool* fresh;       // [k] out: given up on this rung, and to be replaced
   bool* replaced;    // [k] given up on any rung
@@ -83,12 +92,13 @@ PULLBACK_HD void ladder_start(const Team& team, const Ladder& x, const int* expo
 
 // S = D (G - H H^T) D in the lower triangle of x.s; scale[i] = D_ii, norm[i] = 1 / D_ii.
 template <class Team>
-PULLBACK_HD void ladder_equilibrate(const Team& team, const Ladder& x, double* scale,
-                                    double* norm) {
+PULLBACK_HD void ladder_equilibrate(const Team& team, const Ladder& x, double* scale, double* norm,
+                                    double* growth) {
   for (int64_t i = team.rank(); i < x.k; i += team.size()) {
     const double square = x.s[i * x.pitch + i];
     norm[i] = square > 0.0 ? sqrt(square) : 0.0;
     scale[i] = square > 0.0 ? 1.0 / norm[i] : 0.0;
+    growth[i] = 1.0;
   }
   PULLBACK_SYNC(team);
   const int lanes = team.size() >= 16 ? 16 : 1;
@@ -107,17 +117,20 @@ PULLBACK_HD void ladder_equilibrate(const Team& team, const Ladder& x, double* s
 // rung. Returns whether that happened anywhere.
 template <class Team>
 PULLBACK_HD bool ladder_factor(const Team& team, const Ladder& x, const LadderRules& rules,
-                               bool first, const double* norm, double* diagonal, double* column) {
+                               int rung, const double* norm, double* diagonal, double* column,
+                               double* growth) {
   bool weak = false;
   const int lanes = team.size() >= 16 ? 16 : 1;
   for (int64_t j = 0; j < x.k; ++j) {
     const double pivot = x.s[j * x.pitch + j];
     const double kept = pivot > rules.clamp ? pivot : rules.clamp;
     const double root = sqrt(kept);
-    const double size = first ? (norm[j] > 0.0 ? 1.0 : 0.0) : norm[j];
+    const double size = rung == 1 ? (norm[j] > 0.0 ? 1.0 : 0.0) : norm[j];
     const double distance = x.distance[j] * size * root;
-    const bool drop = !(distance > rules.dependent);
-    const bool defer = drop || !(pivot > rules.defer);
+    const double grown = growth[j] / kept;
+    const bool unsound = !(pivot > rules.defer && grown < rules.grown);
+    const bool drop = !(distance > rules.dependent) || (unsound && rung > kLadderPatience);
+    const bool defer = drop || unsound;
     weak = weak || defer;
     for (int64_t i = j + 1 + team.rank(); i < x.k; i += team.size()) {
       // |L_ij| <= sqrt(S_ii) holds for every Gram matrix; where rounding breaks it, noise would
@@ -128,6 +141,7 @@ PULLBACK_HD bool ladder_factor(const Team& team, const Ladder& x, const LadderRu
       entry = entry > most ? most : entry;
       entry = entry < -most ? -most : entry;
       column[i] = entry;
+      growth[i] += entry * entry * grown;
     }
     PULLBACK_SYNC(team);
     if (team.rank() == 0) {
@@ -201,8 +215,9 @@ PULLBACK_HD bool ladder_rung(const Team& team, const Ladder& x, int rung, Real* 
   double* const norm = x.scratch + x.k;
   double* const diagonal = x.scratch + 2 * x.k;
   double* const sums = x.scratch + 3 * x.k;
-  ladder_equilibrate(team, x, scale, norm);
-  const bool weak = ladder_factor(team, x, rules, rung == 1, norm, diagonal, sums);
+  double* const growth = x.scratch + 4 * x.k;
+  ladder_equilibrate(team, x, scale, norm, growth);
+  const bool weak = ladder_factor(team, x, rules, rung, norm, diagonal, sums, growth);
   if (x.residual != nullptr) ladder_account(team, x, norm, diagonal);
   ladder_invert(team, x, diagonal, sums);
 

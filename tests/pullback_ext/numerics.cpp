@@ -16,7 +16,7 @@ void gaussians(uint64_t seed, int64_t row, int64_t columns, int draw, float* out
   for (int64_t c = 0; c < columns; ++c) out[c] = gaussian(seed, row, c, draw);
 }
 
-// s [k, k | 1], h [k, p], scratch [4, k], distance [k], fresh [k], replaced [k], residual [k, k],
+// s [k, k | 1], h [k, p], scratch [5, k], distance [k], fresh [k], replaced [k], residual [k, k],
 // columns [p, k]; transform [k, k + p]
 int rung(int single, int64_t k, int64_t p, double* s, const double* h, double* scratch,
          double* distance, bool* fresh, bool* replaced, double* residual, double* columns,

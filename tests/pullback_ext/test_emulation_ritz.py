@@ -82,7 +82,7 @@ def climb(threads, a, p, rungs=3):
     arrays = {
         "s": np.full((k, pitch), np.nan),
         "h": np.full((k, n_p), np.nan),
-        "scratch": np.full((4, k), np.nan),
+        "scratch": np.full((5, k), np.nan),
         "distance": np.full(k, np.nan),
         "fresh": np.zeros(k, bool),
         "replaced": np.zeros(k, bool),

@@ -86,7 +86,7 @@ class Ladder:
 
     def __init__(self, library, k, p, exponents=None, *, single=True):
         self.library, self.k, self.p, self.single = library, k, p, single
-        self.scratch = np.full((4, k), np.nan)
+        self.scratch = np.full((5, k), np.nan)
         self.distance = np.full(k, np.nan)
         self.fresh, self.replaced = np.ones(k, bool), np.ones(k, bool)
         self.residual, self.columns = np.full((k, k), np.nan), np.full((p, k), np.nan)

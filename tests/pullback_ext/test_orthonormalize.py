@@ -133,6 +133,25 @@ def test_weak_directions_are_kept_and_not_replaced(rng, device):
     assert float((got.q.double() @ exact.mT).abs()[0, 1, 1]) > 1 - 1e-4
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["powers", "exponentials", "cosines"])
+@pytest.mark.parametrize(("k", "columns"), [(128, 128), (128, 129), (256, 300)])
+def test_smooth_rows_become_orthonormal(device, dtype, name, k, columns):
+    x = torch.linspace(0.01, 1, columns, dtype=torch.float64, device=device)
+    i = torch.arange(k, dtype=torch.float64, device=device).unsqueeze(1)
+    block = {"powers": x**i, "exponentials": torch.exp(-i * x), "cosines": torch.cos(i * x)}[name]
+    got = orthonormalize(block.unsqueeze(0).to(dtype))
+    assert loss(got.q) < allowed(dtype)
+
+
+def test_a_step_accounts_for_smooth_rows(device):
+    x = torch.linspace(0.01, 1, 300, device=device)
+    w = (x ** torch.arange(256, device=device).unsqueeze(1)).unsqueeze(0)
+    step = block_step(w, w[:, :0], w[:, :0])
+    gap = (step.residual @ step.q.double() - w.double()).norm(dim=2) / w.double().norm(dim=2)
+    assert float(gap.max()) < 1e-4
+
+
 @pytest.mark.parametrize("size", [1e37, 1e-41, 1e19, 1e-22])
 def test_rows_of_any_size(rng, device, size):
     block = rows(rng, device, 2, 7, 300)
