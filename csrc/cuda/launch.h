@@ -44,11 +44,15 @@ inline size_t shared_limit(int device) {
   return error == cudaSuccess ? static_cast<size_t>(bytes) : kSharedUnasked;
 }
 
+// Lets a kernel have `bytes`. The permission belongs to the kernel, not to the thread that asks: it
+// is always for all that the device has, lest a smaller block in another thread take it away
+// between this call and the launch.
 template <class Kernel>
-const char* allow_shared(Kernel* kernel, size_t bytes) {
+const char* allow_shared(Kernel* kernel, size_t bytes, int device) {
   if (bytes <= kSharedUnasked) return nullptr;
+  const size_t limit = shared_limit(device), most = limit > bytes ? limit : bytes;
   const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(most));
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 

@@ -164,7 +164,8 @@ template <class T, class Real, int R>
 const char* run(const OrthonormalizeParams& params, const LadderBlock<Real>& block,
                 const LadderWork<Real>& work, int rung, void* stream) {
   const size_t bytes = ApplyShared<Real, R>::bytes(params.block.rows);
-  if (const char* error = allow_shared(apply_transform<T, Real, R>, bytes)) return error;
+  if (const char* error = allow_shared(apply_transform<T, Real, R>, bytes, params.device))
+    return error;
   const int64_t items = params.batch * ((params.columns + kSlab<Real> - 1) / kSlab<Real>);
   PULLBACK_LAUNCH((apply_transform<T, Real, R>), grid_of(items), kThreads, bytes, stream, params,
                   block, work, rung);

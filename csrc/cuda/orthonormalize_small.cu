@@ -74,7 +74,7 @@ const char* ladder_small(const OrthonormalizeParams& params, const LadderWork<Re
   const size_t with_s = scratch + k * ladder_pitch(k) * sizeof(double);
   const bool s_is_shared = k <= kSharedRows && with_s <= shared_limit(params.device);
   const size_t bytes = s_is_shared ? with_s : scratch;
-  if (const char* error = allow_shared(climb<Real>, bytes)) return error;
+  if (const char* error = allow_shared(climb<Real>, bytes, params.device)) return error;
   PULLBACK_LAUNCH((climb<Real>), grid_of(params.batch), kThreads, bytes, stream, params, work, rung,
                   s_is_shared);
   return launch_error();

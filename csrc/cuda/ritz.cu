@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kThreads, 2) decompose(RitzParams params) {
 const char* ritz(const RitzParams& params, void* stream) {
   if (const char* error = select_device(params.device)) return error;
   const size_t bytes = shared_bytes(params.n);
-  if (const char* error = allow_shared(decompose, bytes)) return error;
+  if (const char* error = allow_shared(decompose, bytes, params.device)) return error;
   PULLBACK_LAUNCH(decompose, grid_of(params.batch), kThreads, bytes, stream, params);
   return launch_error();
 }

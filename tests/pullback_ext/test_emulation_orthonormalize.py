@@ -179,6 +179,15 @@ def test_little_shared_memory_changes_no_bit():
         emulated.library().set_shared_limit(ctypes.c_size_t(227 * 1024))
 
 
+def test_a_small_block_takes_no_shared_memory_from_a_large_one():
+    rng = np.random.default_rng(7)
+    library = emulated.library()
+    library.least_allowed.restype = ctypes.c_size_t
+    for k in (96, 80):  # as from two threads, the second between permission and launch of the first
+        orthonormalize(FLOAT32, rng.standard_normal((1, k, 120)).astype(np.float32))
+        assert library.least_allowed() == 227 * 1024
+
+
 def drawn(rng):
     """A block of some kind, P, and its dtype."""
     batch, k = rng.integers(1, 3), rng.integers(1, 10)

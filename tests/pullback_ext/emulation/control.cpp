@@ -16,6 +16,13 @@ void set_shared_limit(size_t bytes) {
   emulation::shared_allowed.clear();
 }
 
+// The least shared memory that a kernel which asked for more may have.
+size_t least_allowed() {
+  size_t least = SIZE_MAX;
+  for (const auto& [kernel, bytes] : emulation::shared_allowed) least = std::min(least, bytes);
+  return least;
+}
+
 // Places where threads wait, in the order in which they were first reached.
 int sites() {
   return static_cast<int>(emulation::sites.size());
