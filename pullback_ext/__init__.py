@@ -131,9 +131,10 @@ def orthonormalize(
     to 1e-5 up to condition 1e6.
 
     Cholesky QR in float64 of k x k Gram matrices, repeated until the estimated loss of
-    orthogonality is small: once for a random block, 2 to 4 times up to condition 1e6, up to 8 times
-    for rank-deficient ones. Weak directions are amplified from pass to pass, and only rows that
-    prove to be rounding noise are replaced. With ``against`` the block is projected and made
+    orthogonality is small: once for a random block, 2 to 4 times up to condition 1e6, up to 7 times
+    for rank-deficient ones, and up to 16 times for long smooth families. Weak directions are
+    amplified from pass to pass, and only rows that prove to be rounding noise are replaced, or that
+    are still not resolved after 12 passes. With ``against`` the block is projected and made
     orthonormal at least twice. The number of passes is decided per sample on the device: on CUDA
     nothing waits, and the call can be captured in a CUDA graph. Results are the same, to the bit,
     in any batch, layout and number of threads (not on another device or instruction set).
