@@ -117,18 +117,24 @@ class BlockStep(NamedTuple):
     passes: torch.Tensor
 
 
+def _int64(seed: int) -> int:
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"Expected a seed of 64 bits, between -2**63 and 2**63 - 1, got {seed}.")
+    return seed
+
+
 def orthonormalize(
     block: torch.Tensor, against: torch.Tensor | None = None, seed: int = 0
 ) -> Orthonormalized:
     """Orthonormal rows with the span of a block's rows, for any block whatever.
 
     It is the Q of a QR factorisation without pivoting: row i of the result is row i of the block
-    less its projection on the rows before it, with a positive factor. A row whose distance from the span of the
-    rows before it (and of ``against``) is at most (8 + 2 sqrt(k)) u times its norm depends on them;
-    a random row, orthogonal to those before it, stands in its place. u is 2^-24, or 2^-53 in float64.
-    Condition numbers up to 1/u, zero rows, and rows of any size that their dtype holds are all
-    welcome; the result is never NaN, orthonormal to 1e-5 (1e-12 in float64), and keeps the span
-    to 1e-5 up to condition 1e6.
+    less its projection on the rows before it, with a positive factor. A row whose distance from the
+    span of the rows before it (and of ``against``) is at most (8 + 2 sqrt(k)) u times its norm,
+    with u = 2^-24, or 2^-53 in float64, depends on them; a random row, orthogonal to those before
+    it, stands in its place. Condition numbers up to 1/u, zero rows, and rows of any size that their
+    dtype holds are all welcome; the result is never NaN, orthonormal to 1e-5 (1e-12 in float64),
+    and keeps the span to 1e-5 up to condition 1e6.
 
     Cholesky QR in float64 of k x k Gram matrices, repeated until the estimated loss of
     orthogonality is small: once for a random block, 2 to 4 times up to condition 1e6, up to 7 times
@@ -161,7 +167,7 @@ def orthonormalize(
     Sources: shifted Cholesky QR (Fukaya et al., arXiv:1809.11085); block Gram-Schmidt with the
     Pythagorean inner product (Carson et al., arXiv:2010.12058).
     """
-    return Orthonormalized(*_orthonormalize(block, against, seed))
+    return Orthonormalized(*_orthonormalize(block, against, _int64(seed)))
 
 
 def block_step(
@@ -191,13 +197,13 @@ def block_step(
 
     Cost: as :func:`orthonormalize` against d + p rows, and k^2 (k + d + p) operations a pass.
     """
-    return BlockStep(*_block_step(w, v_old, basis, seed))
+    return BlockStep(*_block_step(w, v_old, basis, _int64(seed)))
 
 
 def ritz(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Eigenvalues and eigenvectors of symmetric matrices, t = vectors.mT diag(values) vectors.
 
-    Cyclic Jacobi rotations up to n = 96 on CUDA (one thread block a matrix) and n = 8 on the CPU,
+    Cyclic Jacobi rotations up to n = 96 on CUDA (one thread block a matrix) and n = 4 on the CPU,
     ``torch.linalg.eigh`` above, which is faster there. No derivative; ``vmap`` folds into the
     batch.
 

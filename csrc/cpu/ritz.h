@@ -6,7 +6,7 @@
 namespace pullback::cpu {
 
 // Larger matrices are faster by LAPACK.
-constexpr int64_t kRitzMost = 8;
+constexpr int64_t kRitzMost = 4;
 
 void ritz(const RitzParams& params);
 

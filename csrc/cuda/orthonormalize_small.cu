@@ -9,9 +9,12 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int64_t kSharedRows = 96;  // 75 KB; above, S stays in the second-level cache
 
-// x.s and h from the parts, each entry in the order of the parts.
+// x.s and h from the parts, each entry in the order of the parts. A row whose product with
+// `against` is not finite, because `against` is not, is marked like one that is not finite itself:
+// factor 0.
+template <class Real>
 __device__ void sum_parts(const ThreadBlock& team, const double* partial, int64_t parts,
-                          const Ladder& x, double* h) {
+                          const Ladder& x, double* h, Real* factors) {
   const int64_t width = x.k + x.p, entries = x.k * width;
   for (int64_t e = team.rank(); e < entries; e += team.size()) {
     const int64_t i = e / width, j = e % width;
@@ -22,6 +25,7 @@ __device__ void sum_parts(const ThreadBlock& team, const double* partial, int64_
       x.s[j * x.pitch + i] = sum;
     } else {
       h[i * x.p + j - x.k] = sum;
+      if (!(fabs(sum) <= 1.7976931348623157e308)) factors[2 * i] = 0;
     }
   }
 }
@@ -50,7 +54,8 @@ __global__ void __launch_bounds__(kThreads, 2)
                    params.residual == nullptr ? nullptr : params.projection + sample * p * k};
     // S of the sample before is no longer read, and its scratch not after the barrier below.
     if (rung == 1) ladder_start(team, x, work.exponent + sample * k);
-    sum_parts(team, work.partial + sample * parts * k * (k + p), parts, x, h);
+    sum_parts(team, work.partial + sample * parts * k * (k + p), parts, x, h,
+              work.factors + 2 * sample * k);
     __syncthreads();
     const bool last = ladder_rung<Real>(team, x, rung, work.transform + sample * k * (k + p));
     if (!last || team.rank() != 0) continue;

@@ -19,7 +19,7 @@ struct Jacobi {
   double* v;          // [n, n] work: rows become eigenvectors
   double* rotations;  // [n + 1, 2] work: cosine and sine of every pair of a round
   int* pairs;         // [n + 1, 2] work: which rows they turn, the smaller index first
-  double* values;     // [n] out, descending
+  double* values;     // [n] out, descending; all NaN if an entry of A is not finite
   double* vectors;    // [n, n] out: row i belongs to values[i]; its entry of largest magnitude is
                       // positive
 };
@@ -120,33 +120,39 @@ PULLBACK_HD void jacobi(const Team& team, const Jacobi& x) {
       if (j > i) x.a[i * x.pitch + j] = x.a[j * x.pitch + i];
     }
     int64_t at = 0;
-    x.values[i] = peak_of(x.a + i * x.pitch, i + 1, &at);
+    double sum = 0.0;  // finite only if all entries are
+    for (int64_t j = 0; j <= i; ++j) sum += 0.0 * x.a[i * x.pitch + j];
+    x.values[i] = peak_of(x.a + i * x.pitch, i + 1, &at) + sum;
   }
   PULLBACK_SYNC(team);
   // Entries are scaled by an exact power of two: their squares must neither over- nor underflow.
   double peak = 0.0;
-  for (int64_t i = 0; i < n; ++i) peak = x.values[i] > peak ? x.values[i] : peak;
+  bool finite = true;
+  for (int64_t i = 0; i < n; ++i) {
+    peak = x.values[i] > peak ? x.values[i] : peak;
+    finite = finite && x.values[i] == x.values[i];
+  }
   int exponent = 0;
   frexp(peak, &exponent);
   for (int64_t i = team.rank(); i < n; i += team.size()) {
     for (int64_t j = 0; j < n; ++j) x.a[i * x.pitch + j] = ldexp(x.a[i * x.pitch + j], -exponent);
   }
   PULLBACK_SYNC(team);
-  for (int sweep = 0; sweep < kJacobiMostSweeps; ++sweep) {
+  for (int sweep = 0; finite && sweep < kJacobiMostSweeps; ++sweep) {
     const bool rotated = jacobi_sweep(team, x, 0x1p-56);
     if (!PULLBACK_ANY(team, rotated)) break;
   }
   // Descending, equal values in the order of their rows.
   for (int64_t i = team.rank(); i < n; i += team.size()) {
-    const double value = x.a[i * x.pitch + i];
-    int64_t place = 0;
-    for (int64_t j = 0; j < n; ++j) {
+    const double value = finite ? x.a[i * x.pitch + i] : NAN;
+    int64_t place = finite ? 0 : i;
+    for (int64_t j = 0; finite && j < n; ++j) {
       const double other = x.a[j * x.pitch + j];
       place += other > value || (other == value && j < i);
     }
     int64_t at = 0;
     peak_of(x.v + i * n, n, &at);
-    const double sign = x.v[i * n + at] < 0.0 ? -1.0 : 1.0;
+    const double sign = !finite ? NAN : x.v[i * n + at] < 0.0 ? -1.0 : 1.0;
     x.values[place] = ldexp(value, exponent);
     for (int64_t j = 0; j < n; ++j) x.vectors[place * n + j] = sign * x.v[i * n + j];
   }

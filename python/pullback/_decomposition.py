@@ -87,6 +87,7 @@ class Decomposition:
             following = pullback_ext.orthonormalize(random_rows(left), whole, seed).q
             columns = pullback_ext.gram(whole, product)
             residual = pullback_ext.gram(product, following)
+            self.finite = product.isfinite().flatten(1).all(1)
         self.news = torch.linalg.vector_norm(residual, dim=2).amax(1)
         side, corner = columns[:, :d], columns[:, d:]
         self.skew = (corner - corner.mT).abs().amax((1, 2))

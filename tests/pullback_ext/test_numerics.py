@@ -246,6 +246,15 @@ def test_jacobi_finds_eigenvalues_and_vectors(numerics, n):
         assert np.all(vectors[np.arange(n), peak] > 0), name
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_jacobi_of_what_is_not_finite_is_nan(numerics, value):
+    matrix = np.eye(5)
+    matrix[3, 1] = matrix[1, 3] = value
+    values, vectors = eigen(numerics, matrix)
+    assert np.isnan(values).all()
+    assert np.isnan(vectors).all()
+
+
 def test_jacobi_keeps_small_eigenvalues_of_graded_matrices(numerics):
     """What LAPACK's tridiagonal methods lose: relative accuracy of the small eigenvalues."""
     n = 8

@@ -123,6 +123,13 @@ def test_random_rows_come_from_the_seed_alone(rng, device):
     assert loss(q) < 1e-5
 
 
+def test_seeds_have_64_bits(device):
+    block = torch.zeros(1, 2, 10, device=device)
+    assert not torch.equal(orthonormalize(block, seed=-1).q, orthonormalize(block, seed=1).q)
+    with pytest.raises(ValueError, match="64 bits"):
+        orthonormalize(block, seed=2**63)
+
+
 def test_weak_directions_are_kept_and_not_replaced(rng, device):
     direction = unit(rng, device, 1, 2, 500, torch.float64)
     strong, weak = direction[:, :1], direction[:, 1:]
@@ -204,6 +211,9 @@ def test_what_is_not_finite_is_flagged_on_cuda(rng):
     assert got.replaced.tolist() == [[False] * 3, [False, False, True]]
     assert got.passes[0] > 0 > got.passes[1]
     assert loss(got.q) < 1e-5
+    others = unit(rng, "cuda", 2, 2, 50)
+    others[0, 1, 3] = float("inf")
+    assert (orthonormalize(torch.nan_to_num(block), others).passes > 0).tolist() == [False, True]
 
 
 # ------------------------------------------------------------------------- layout, batch, threads
