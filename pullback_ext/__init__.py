@@ -97,8 +97,8 @@ class BlockStep(NamedTuple):
     """What :func:`block_step` returns; all tensors are on the device of ``w``.
 
     ``w = residual @ q + projection.mT @ [basis; v_old]``, to rounding for blocks of condition up to
-    1e6. Beyond, what a replaced row had left is dropped, and hundreds of rows that depend smoothly on
-    one another (powers, cosines) can lose more than that.
+    1e6. Beyond, what a replaced row had left is dropped, and hundreds of rows that depend smoothly
+    on one another (powers, cosines) can lose more than that.
 
     Attributes:
         q: [B, k, N], the next orthonormal block; float64 for a float64 ``w``, else float32.
