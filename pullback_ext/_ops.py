@@ -7,7 +7,7 @@ registers each row's fake rule, vmap rule, guard and plain-torch fallback.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -278,9 +278,21 @@ def _fallback(op: Op) -> Rule:
     return kernel
 
 
+def absent(names: Iterable[str]) -> list[str]:
+    """Those operators that no library has defined."""
+    return [name for name in names if not torch._C._dispatch_has_kernel(f"pullback::{name}")]
+
+
 def _register() -> torch.library.Library:
     """Registers all rows; returns the registration, which lives as long as it is referenced."""
     loaded = _loader.native() is not None
+    missing = absent(OPS) if loaded else []
+    if missing:
+        raise ImportError(
+            f"The native library of pullback is older than its Python files: it lacks "
+            f"{', '.join(missing)}. Build it again: pip install . (or, in a checkout that is "
+            "installed with -e, pip install -e .)."
+        )
     library = torch.library.Library("pullback", "FRAGMENT")
     for op in OPS.values():
         if not loaded:

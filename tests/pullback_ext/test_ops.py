@@ -31,6 +31,10 @@ def test_no_cell_is_empty(op):
     assert len(cases(op)) > 0
 
 
+def test_operators_that_a_stale_library_lacks_are_named():
+    assert _ops.absent(["gram", "no_such_operator", "ritz"]) == ["no_such_operator"]
+
+
 @OPS
 def test_the_schema_is_the_registered_one(op):
     assert str(_ops.overload(op.name)._schema) == f"pullback::{op.schema}"
