@@ -18,7 +18,7 @@ from benchmarks.oracle import dense_jacobian, in_float64, leading, sample_map, s
 from benchmarks.published import PowerIteration, power_iteration
 from benchmarks.subspace import SubspaceIteration, subspace_iteration
 from benchmarks.timing import Stopwatch, peak_bytes
-from pullback import JacobianOperator, LatentModel, LocalBasis, krylov, load, local_basis
+from pullback import JacobianOperator, LatentModel, LocalBasis, krylov, load, local_basis, maps
 
 #: What must be shown: factors in time over ours, and products per direction.
 EQUAL_ACCURACY, DEFAULT_BUDGET, PRODUCTS = 40.0, 35.0, 11.0
@@ -175,10 +175,7 @@ class _Bench:
 
     def operator(self) -> JacobianOperator:
         """The products with J of all samples, checked as `local_basis` checks them."""
-        condition = self.model.condition(None, len(self.x))
-        timesteps = torch.full((len(self.x),), self.settings.t, device=self.device)
-        encoder = self.model.encoder(names=tuple(condition))
-        return JacobianOperator(encoder, self.x, timesteps, *condition.values())
+        return maps.encoder(self.model).at(self.x, self.settings.t).operator()
 
     def algebra(self) -> tuple[float, float]:
         """Seconds that the solver takes for all samples, and seconds of it beside the products."""

@@ -12,7 +12,9 @@ from collections.abc import Callable
 
 import torch
 
+from pullback import maps
 from pullback.model import Condition, LatentModel
+from pullback.taps import TapName
 from pullback_ext.intercept import forward_mode_ready
 
 
@@ -27,7 +29,7 @@ def sample_map(
     model: LatentModel,
     t: int,
     cond: Condition | None = None,
-    tap: str | None = None,
+    tap: TapName | None = None,
     sample: int = 0,
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """The map x -> h of one sample, for any number of copies of it in the batch.
@@ -41,13 +43,14 @@ def sample_map(
     """
     one = None if cond is None else {name: row[sample : sample + 1] for name, row in cond.items()}
     condition = model.condition(one, 1)
-    encoder = model.encoder(tap, tuple(condition))
+    encoder = maps.encoder(model, tap)
     timestep = torch.full((1,), t, dtype=torch.int64, device=model.device)
 
     def f(x: torch.Tensor) -> torch.Tensor:
         count = len(x)
-        rest = (value.expand(count, *value.shape[1:]) for value in condition.values())
-        return encoder(x, timestep.expand(count), *rest)
+        wide = {name: row.expand(count, *row.shape[1:]) for name, row in condition.items()}
+        bound = encoder.bind(x, timestep.expand(count), wide)
+        return bound.f(bound.point, *bound.args)
 
     return f
 
@@ -57,7 +60,7 @@ def dense_jacobian(
     x: torch.Tensor,
     t: int,
     cond: Condition | None = None,
-    tap: str | None = None,
+    tap: TapName | None = None,
 ) -> torch.Tensor:
     """The Jacobian of x -> h at each of B latents, entry by entry.
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import pullback.basis
+import pullback
 from benchmarks.oracle import dense_jacobian, leading, sine
-from pullback import LocalBasis, local_basis
+from pullback import LocalBasis, local_basis, maps
 
 TIMESTEPS = (900, 700, 500, 200)
 
@@ -156,6 +156,7 @@ def test_save_and_load_give_the_same_basis(small, tmp_path):
     assert {"model", "fingerprint", "tap", "t", "seed", "torch", "diffusers"} <= set(
         again.provenance
     )
+    assert (again.provenance["map"], again.provenance["wrt"]) == ("encoder mid_block", "x")
     assert [p.name for p in tmp_path.iterdir()] == ["basis.safetensors"]
 
 
@@ -167,7 +168,7 @@ def test_a_failed_save_leaves_the_old_file(small, tmp_path, monkeypatch):
     def fails(*_args, **_kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("pullback.basis.save_file", fails)
+    monkeypatch.setattr("pullback.bases.save_file", fails)
     with pytest.raises(OSError, match="disk full"):
         small.save(path)
     assert path.read_bytes() == before
@@ -285,14 +286,13 @@ def test_editing_the_latents_in_place_later_does_not_reach_the_basis(digits):
 
 
 def test_two_threads_may_use_one_network(digits):
-    x, t, label = digits.sample_latents(1, 500), torch.tensor([500]), torch.tensor([10])
+    x = digits.sample_latents(1, 500)
     paths = ["down_blocks.0", "mid_block"] * 4
-    encoders = [digits.encoder(path, ("class_labels",)) for path in paths]
-    expected = [encoder(x, t, label) for encoder in encoders]
+    encoders = [maps.encoder(digits, path).at(x, 500) for path in paths]
+    expected = [encoder.value() for encoder in encoders]
 
     def many(encoder):
-        with torch.no_grad():
-            return [encoder(x, t, label) for _ in range(5)]
+        return [encoder.value() for _ in range(5)]
 
     with ThreadPoolExecutor(4) as pool:
         for values, value in zip(pool.map(many, encoders), expected, strict=True):
@@ -302,10 +302,10 @@ def test_two_threads_may_use_one_network(digits):
 def test_products_add_up_to_what_the_operator_counted(digits):
     x = digits.sample_latents(3, 500, seed=2)
     counted = []
-    operator_of = pullback.basis.JacobianOperator
+    operator_of = maps.JacobianOperator
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "pullback.basis.JacobianOperator",
+            "pullback.maps.JacobianOperator",
             lambda *a, **k: counted.append(operator_of(*a, **k)) or counted[-1],
         )
         basis = local_basis(digits, x, 500, 3, quality="draft")

@@ -6,8 +6,9 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 import pullback
-from pullback import LatentModel, ddim
+from pullback import LatentModel, ddim, maps
 from pullback.sampling import stride
+from pullback.taps import Site
 
 
 def tiny_network(**changes):
@@ -50,11 +51,9 @@ def test_taps_are_what_a_forward_pass_shows(digits):
     assert [tap.share for tap in taps] == sorted(tap.share for tap in taps)
     assert 0 < taps[0].share < taps[-1].share <= 1
     x = digits.sample_latents(1, 500)
-    t = torch.tensor([500])
     for tap in taps:
         assert "x" in str(tap)
-        encoder = digits.encoder(tap.path, ("class_labels",))
-        assert tuple(encoder(x, t, torch.tensor([10])).shape[1:]) == tap.shape
+        assert tuple(maps.encoder(digits, tap.path).at(x, 500).value().shape[1:]) == tap.shape
 
 
 def test_the_encoder_equals_a_hook_on_a_whole_forward_pass_and_stops_at_its_tap(digits):
@@ -68,7 +67,7 @@ def test_the_encoder_equals_a_hook_on_a_whole_forward_pass_and_stops_at_its_tap(
     with torch.no_grad():
         digits.network(x, t, **cond)
         later.clear()
-        value = digits.encoder(names=("class_labels",))(x, t, cond["class_labels"])
+        value = maps.encoder(digits).bind(x, t, cond).value()
     for hook in hooks:
         hook.remove()
     assert torch.equal(value, seen[0])
@@ -76,23 +75,21 @@ def test_the_encoder_equals_a_hook_on_a_whole_forward_pass_and_stops_at_its_tap(
 
 
 def test_a_module_that_never_runs_is_named(digits):
-    encoder = digits.encoder("class_embedding", ("class_labels",))
-    digits_without = digits.encoder("conv_act", ("class_labels",))
-    x, t, label = torch.randn(1, 1, 16, 16), torch.tensor([5]), torch.tensor([10])
-    assert encoder(x, t, label).shape[0] == 1
-    digits_without._module = torch.nn.Identity()
-    with pytest.raises(ValueError, match="without reaching 'conv_act'"):
-        digits_without(x, t, label)
+    x = torch.randn(1, 1, 16, 16)
+    assert maps.encoder(digits, "class_embedding").at(x, 5).value().shape[0] == 1
+    for never in (maps.encoder(digits, "down_blocks"), maps.decoder(digits, "down_blocks")):
+        with pytest.raises(ValueError, match="without reaching 'down_blocks'"):
+            never.at(x, 5).value()
 
 
 def test_an_unknown_block_with_several_outputs_is_not_guessed():
     class Strange(torch.nn.Module):
         pass
 
-    from pullback.maps import feature
-
-    with pytest.raises(TypeError, match=r"'blocks\.0' is a Strange"):
-        feature(Strange(), (torch.zeros(1), torch.zeros(1)), "blocks.0")
+    output = (torch.zeros(1), torch.ones(1))
+    with pytest.raises(TypeError, match=r"'blocks\.0' is a Strange, which returns 2 values.*index"):
+        Site("blocks.0").read(Strange(), output)
+    assert Site("blocks.0", 1).read(Strange(), output) is output[1]
 
 
 def test_null_condition_expands_and_is_required_where_unknown(digits, scheduler):
@@ -122,10 +119,19 @@ def test_fingerprint_tells_networks_apart(scheduler):
     assert first.fingerprint != same.fingerprint
 
 
-@pytest.mark.parametrize("network", [torch.nn.Linear(2, 2), "digits"])
-def test_other_networks_are_refused(network, scheduler):
-    with pytest.raises(TypeError, match="Expected a diffusers UNet2DModel"):
+def test_what_cannot_be_called_is_refused(scheduler):
+    with pytest.raises(TypeError, match=r"callable f\(x, t, \*\*cond\), got str"):
+        LatentModel("digits", scheduler)
+
+
+def test_another_network_must_say_how_large_its_latents_are(scheduler):
+    network = torch.nn.Linear(2, 2).eval()
+    with pytest.raises(ValueError, match=r"Pass latent_shape=\(C, H, W\)"):
         LatentModel(network, scheduler)
+    model = LatentModel(network, scheduler, latent_shape=(1, 2, 2))
+    assert model.latent_shape == (1, 2, 2)
+    with pytest.raises(ValueError, match=r"this Linear.*Say it: tap=path"):
+        _ = model.default_tap
 
 
 def test_other_schedulers_are_refused():

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from pullback._version import __version__
 
 if TYPE_CHECKING:
-    from pullback import krylov
-    from pullback.basis import LocalBasis, local_basis
+    from pullback import krylov, maps
+    from pullback.bases import LocalBasis, basis, local_basis
     from pullback.jacobian import JacobianOperator
     from pullback.loading import load
     from pullback.model import LatentModel
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "JacobianOperator": "jacobian",
     "LatentModel": "model",
-    "LocalBasis": "basis",
+    "LocalBasis": "bases",
+    "basis": "bases",
     "ddim": "sampling",
     "load": "loading",
-    "local_basis": "basis",
+    "local_basis": "bases",
 }
 
 __all__ = [
@@ -33,18 +34,20 @@ __all__ = [
     "LatentModel",
     "LocalBasis",
     "__version__",
+    "basis",
     "ddim",
     "krylov",
     "load",
     "local_basis",
+    "maps",
 ]
 
 
 def __getattr__(name: str) -> object:
     if name in _MODULE_OF:
         return getattr(importlib.import_module(f"pullback.{_MODULE_OF[name]}"), name)
-    if name == "krylov":
-        return importlib.import_module("pullback.krylov")
+    if name in ("krylov", "maps"):
+        return importlib.import_module(f"pullback.{name}")
     raise AttributeError(f"module 'pullback' has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""The command line: `pullback demo`, `pullback basis` and `pullback info`.
+"""The command line: `pullback demo`, `pullback basis`, `pullback taps` and `pullback info`.
 
 What computes is imported inside the commands, so that usage errors and `--help` do not wait for
 it. Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 for an error, 2 for wrong
@@ -130,7 +130,20 @@ def basis(
     ] = "900,700,500,200",
     rank: Annotated[int, typer.Option("--rank", "-k", help="Directions per sample.")] = 10,
     tap: Annotated[
-        str | None, typer.Option(help="Where h is read; `pullback info MODEL` lists the taps.")
+        str | None,
+        typer.Option(help="Where h is read, as path or path:index; see `pullback taps MODEL`."),
+    ] = None,
+    of: Annotated[
+        str,
+        typer.Option(
+            "--map",
+            help="What is differentiated: encoder (x to h), decoder (h to noise), or x to noise, "
+            "denoised or score.",
+        ),
+    ] = "encoder",
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="Prompt of all samples; give it again for one prompt a sample."),
     ] = None,
     class_label: Annotated[
         str | None,
@@ -161,6 +174,11 @@ def basis(
     labels = None if class_label is None else parse_list(class_label, "--class-label")
     if labels is not None and len(labels) == 1:
         labels *= len(numbers)
+    prompts = tuple(prompt) if prompt else None
+    if prompts is not None and len(prompts) == 1:
+        prompts *= len(numbers)
+    if prompts is not None and labels is not None:
+        raise typer.BadParameter("give --prompt or --class-label, not both", param_hint="--prompt")
     _make_folder(output)
     reporter = _reporter(quiet)
     with reporter.waiting("loading the model"):
@@ -168,14 +186,19 @@ def basis(
         from pullback.discovery import Plan
 
         loaded = _load(model, device, dtype)
+        reads = of in ("encoder", "decoder")
+        if tap is not None and not reads:
+            raise typer.BadParameter(f"the map {of} has no tap", param_hint="--tap")
         plan = Plan(
             timesteps=steps,
             rank=rank,
             seeds=numbers,
-            tap=loaded.default_tap if tap is None else tap,
+            tap=loaded.default_tap if tap is None and reads else tap,
             tol=krylov.tolerance(quality, tol),
             seed=seed,
             class_labels=labels,
+            prompts=prompts,
+            map=of,
         )
         plan.check(loaded)
     _run(loaded, plan, output, budget, overwrite, figures, reporter, quiet, as_json)
@@ -209,6 +232,32 @@ def demo(
             tol=krylov.tolerance("standard", None),
         )
     _run(loaded, plan, output, None, overwrite, True, reporter, quiet, as_json)
+
+
+@app.command()
+@_command
+def taps(
+    model: Model,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read by _command
+) -> None:
+    """Where the features of a model can be read, with their shapes and cost."""
+    loaded = _load(model, device, dtype)
+    found = loaded.taps()
+    if as_json:
+        listed = [{"path": t.path, "shape": list(t.shape), "share": t.share} for t in found]
+        print(json.dumps({"default": loaded.default_tap, "taps": listed}, indent=2))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name, justify in (("tap", "left"), ("shape of h", "right"), ("share of a pass", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for tap in found:
+        default = "  (default)" if tap.path == loaded.default_tap else ""
+        shape = " x ".join(map(str, tap.shape))
+        table.add_row(escape(tap.path) + default, shape, f"{tap.share:.1%}")
+    Console().print(table)
 
 
 @app.command()

@@ -20,14 +20,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from pullback import krylov
+from pullback import krylov, maps
 from pullback._files import replacing
 from pullback._version import __version__
-from pullback.basis import LocalBasis, local_basis
-from pullback.model import LatentModel
+from pullback.bases import LocalBasis
+from pullback.bases import basis as basis_of
+from pullback.maps import Map
+from pullback.model import Condition, LatentModel
 
 #: DDIM steps over the whole schedule, from noise to the latents x_t.
 SAMPLING_STEPS = 50
+
+#: Maps by the names that the command line uses.
+MAPS = ("encoder", "decoder", *maps.OUTPUTS)
 
 _LATENTS_FORMAT = "pullback.latents/1"
 
@@ -40,19 +45,23 @@ class Plan:
         timesteps: where, in the scheduler's training units.
         rank: directions per sample.
         seeds: one per sample, of the noise that it starts from.
-        tap: path of the module whose output is h.
+        tap: path of the module whose output is h, or "path:index"; None for maps without h.
         tol: bound on the sine of the largest principal angle.
         seed: of the solver's random start.
-        class_labels: per sample, or None for the null condition.
+        class_labels: per sample, or None.
+        prompts: per sample, or None; without labels and prompts it is the null condition.
+        map: which map's Jacobian: one of `MAPS`.
     """
 
     timesteps: tuple[int, ...]
     rank: int
     seeds: tuple[int, ...]
-    tap: str
+    tap: str | None
     tol: float
     seed: int = 0
     class_labels: tuple[int, ...] | None = None
+    prompts: tuple[str, ...] | None = None
+    map: str = "encoder"
 
     def check(self, model: LatentModel) -> None:
         """Raise what can be known to be wrong before anything long is started.
@@ -70,38 +79,52 @@ class Plan:
             raise ValueError(f"Expected seeds of 0 or more, got {list(self.seeds)}.")
         for t in self.timesteps:
             model.check_timestep(t)
-        if self.class_labels is not None and len(self.class_labels) != len(self.seeds):
-            raise ValueError(
-                f"Expected one class label for all samples or one for each of the "
-                f"{len(self.seeds)}, got {len(self.class_labels)}."
-            )
+        for name, given in (("class label", self.class_labels), ("prompt", self.prompts)):
+            if given is not None and len(given) != len(self.seeds):
+                raise ValueError(
+                    f"Expected one {name} for all samples or one for each of the "
+                    f"{len(self.seeds)}, got {len(given)}."
+                )
         model.condition(self.condition(model), len(self.seeds))
-        n = torch.Size(model.latent_shape).numel()
-        krylov.check_rank(self.rank, n, torch.Size(self.feature_shape(model)).numel())
+        n, m = self.sizes(model)
+        krylov.check_rank(self.rank, n, m)
 
-    def feature_shape(self, model: LatentModel) -> tuple[int, ...]:
-        """Shape of h at the tap, of one sample."""
+    def of(self, model: LatentModel) -> Map:
+        """The map that is differentiated.
+
+        Raises:
+            ValueError: there is no such map or tap.
+        """
+        if self.map not in MAPS:
+            raise ValueError(f"Expected a map of {', '.join(MAPS)}, got {self.map!r}.")
+        if self.map == "encoder":
+            return maps.encoder(model, self.tap)
+        if self.map == "decoder":
+            return maps.decoder(model, self.tap)
+        return maps.output(model, self.map)
+
+    def sizes(self, model: LatentModel) -> tuple[int, int]:
+        """Entries of the map's variable and of its output, for one sample."""
         cond = model.condition(self.condition(model, slice(0, 1)), 1)
-        encoder = model.encoder(self.tap, tuple(cond))
         x = torch.zeros(1, *model.latent_shape, dtype=model.dtype, device=model.device)
         t = torch.tensor([self.timesteps[0]], device=model.device)
-        with torch.no_grad():
-            return tuple(encoder(x, t, *cond.values()).shape[1:])
+        bound = self.of(model).bind(x, t, cond)
+        return bound.point.numel(), bound.value().numel()
 
-    def condition(
-        self, model: LatentModel, samples: slice = slice(None)
-    ) -> dict[str, torch.Tensor] | None:
+    def condition(self, model: LatentModel, samples: slice = slice(None)) -> Condition | None:
         """The condition of some of the samples, as the model takes it."""
-        if self.class_labels is None:
-            return None
-        labels = torch.tensor(self.class_labels[samples], dtype=torch.int64)
-        return {"class_labels": labels.to(model.device)}
+        if self.prompts is not None:
+            return model.encode(prompt=self.prompts[samples])
+        if self.class_labels is not None:
+            return model.encode(class_label=self.class_labels[samples])
+        return None
 
     def settings(self, model: LatentModel, t: int) -> dict[str, Any]:
         """All that the numbers of one timestep depend on, as JSON has it."""
         return {
             "model": model.name,
             "fingerprint": model.fingerprint,
+            "map": self.map,
             "tap": self.tap,
             "t": t,
             "rank": self.rank,
@@ -109,6 +132,7 @@ class Plan:
             "seed": self.seed,
             "sample_seeds": list(self.seeds),
             "class_labels": None if self.class_labels is None else list(self.class_labels),
+            "prompts": None if self.prompts is None else list(self.prompts),
             "sampling_steps": SAMPLING_STEPS,
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": model.device.type,
@@ -231,24 +255,23 @@ def _compute(
     watch: Watch,
 ) -> Found:
     settings = plan.settings(model, t)
-    x = model.sample_latents(
-        len(plan.seeds), t, plan.seeds, plan.condition(model), steps=SAMPLING_STEPS
-    )
+    cond = plan.condition(model)
+    x = model.sample_latents(len(plan.seeds), t, plan.seeds, cond, steps=SAMPLING_STEPS)
     start = time.perf_counter()
-    basis = local_basis(
-        model, x, t, plan.rank, plan.tap, plan.condition(model),
+    found = basis_of(
+        plan.of(model), x, t, plan.rank, cond,
         tol=plan.tol, seed=plan.seed, memory=memory, progress=watch.stepped,
     ).to("cpu")  # fmt: skip
     seconds = time.perf_counter() - start
     run = {"settings": settings, "seconds": seconds}
-    basis = replace(basis, provenance={**basis.provenance, "run": run})
+    found = replace(found, provenance={**found.provenance, "run": run})
     x = x.cpu()
     # The basis comes last: where it is, the latents are.
     with replacing(latents_path(folder, t)) as temporary:
         metadata = {"format": _LATENTS_FORMAT, "settings": json.dumps(settings)}
         save_file({"x": x.contiguous()}, temporary, metadata)
-    basis.save(basis_path(folder, t))
-    return Found(t, x, basis, seconds, reused=False)
+    found.save(basis_path(folder, t))
+    return Found(t, x, found, seconds, reused=False)
 
 
 def _read_latents(path: Path, settings: dict[str, Any]) -> torch.Tensor | None:

@@ -13,6 +13,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from pullback import _memory
 from pullback._tangent_graph import TangentGraph
+from pullback.operators import Algebra
 from pullback_ext.intercept import forward_mode_ready
 
 #: Bounds on the relative disagreement of two results that should agree: well above rounding
@@ -99,7 +100,7 @@ class _Closure:
     pull: Callable[[torch.Tensor], tuple[torch.Tensor]] = field(repr=False)
 
 
-class JacobianOperator:
+class JacobianOperator(Algebra):
     """The Jacobians J = df/dx of a map at a batch of points, as linear operators.
 
     `f(x, *args)` maps `[B, *x_shape]` to `[B, *h_shape]` and treats every sample by itself; each

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import DiffusionPipeline, UNet2DModel
+from diffusers import DiffusionPipeline, FluxTransformer2DModel
 from diffusers.utils import logging as diffusers_logging
 
 from pullback import zoo
+from pullback.families import FAMILIES
 from pullback.model import Condition, LatentModel
 
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
@@ -24,15 +27,19 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     null_cond: Condition | None = None,
+    latent_shape: Sequence[int] | None = None,
 ) -> LatentModel:
     """A `LatentModel` from whatever holds a diffusion model.
 
     Args:
-        source: a name of the zoo ("digits"), a local folder in diffusers format, a hub id, a
-            diffusers pipeline with `unet` and `scheduler`, a `UNet2DModel` (with `scheduler=`),
-            or a `LatentModel`, which is returned as it is. A network or pipeline that is passed
-            in is used as it stands: neither moved nor converted.
+        source: a name of the zoo ("digits"), a local folder in diffusers format (a pipeline or a
+            network), a hub id, a diffusers pipeline with a `unet` or `transformer` and a
+            `scheduler`, a network of diffusers or any callable f(x, t, **cond) (with
+            `scheduler=`), or a `LatentModel`, which is returned as it is. A network or pipeline
+            that is passed in is used as it stands: neither moved nor converted.
         scheduler: the scheduler, where the source has none.
+        latent_shape: (C, H, W) of x, where the network's config does not say or another size is
+            wanted. A pipeline of Flux takes the size that its own default image has.
         device: where to put a model that is read from files.
         dtype: its dtype, float32 by default.
         null_cond: the condition that stands for "no condition", per sample.
@@ -48,7 +55,7 @@ def load(
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise TypeError(f"Expected dtype as a torch.dtype such as torch.float64, got {dtype!r}.")
     if not isinstance(source, (str, Path)):
-        return _from_object(source, scheduler, null_cond)
+        return _from_object(source, scheduler, null_cond, latent_shape)
     name = str(source)
     if name in zoo.MODELS:
         folder, null = zoo.MODELS[name]
@@ -61,8 +68,10 @@ def load(
             f"({', '.join(zoo.MODELS)}); {name!r} is none of them, and no such folder exists."
         )
     else:
-        return _place(_from_object(_from_hub(name), scheduler, null_cond, name), device, dtype)
-    return _place(_from_object(_from_folder(folder), scheduler, null_cond, name), device, dtype)
+        found = _from_hub(name)
+        return _place(_from_object(found, scheduler, null_cond, latent_shape, name), device, dtype)
+    found = _from_folder(folder)
+    return _place(_from_object(found, scheduler, null_cond, latent_shape, name), device, dtype)
 
 
 def _from_folder(folder: Path) -> Any:
@@ -82,7 +91,7 @@ def _from_folder(folder: Path) -> Any:
     if (folder / "model_index.json").exists():
         kind: Any = DiffusionPipeline
     elif (folder / "config.json").exists():
-        kind = UNet2DModel
+        kind = _network_class(folder / "config.json")
     else:
         raise FileNotFoundError(
             f"{folder} has neither model_index.json (a pipeline) nor config.json (a network): "
@@ -100,6 +109,21 @@ def _from_folder(folder: Path) -> Any:
         ) from error
 
 
+def _network_class(config: Path) -> Any:
+    """The class of diffusers that a config file names."""
+    try:
+        name = json.loads(config.read_text("utf-8")).get("_class_name")
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise ValueError(f"{config} is not a diffusers config ({error}). Copy it again.") from error
+    kind = getattr(diffusers, str(name), None)
+    if kind is None or not any(issubclass(kind, family) for family in FAMILIES):
+        known = ", ".join(family.__name__ for family in FAMILIES)
+        raise ValueError(
+            f"{config} is of a {name}. Expected one of {known}; pass another network as an object."
+        )
+    return kind
+
+
 def _from_hub(name: str) -> Any:
     try:
         with _quiet():
@@ -114,24 +138,44 @@ def _from_hub(name: str) -> Any:
 
 
 def _from_object(
-    source: Any, scheduler: Any, null_cond: Condition | None, name: str | None = None
+    source: Any,
+    scheduler: Any,
+    null_cond: Condition | None,
+    latent_shape: Sequence[int] | None,
+    name: str | None = None,
 ) -> LatentModel:
-    if isinstance(source, torch.nn.Module):
-        network = source
-    elif isinstance(getattr(source, "unet", None), torch.nn.Module):
-        network = source.unet
-        scheduler = source.scheduler if scheduler is None else scheduler
-    else:
+    network: Any = source
+    pipeline: Any = None
+    for part in ("unet", "transformer"):
+        if isinstance(source, DiffusionPipeline) and getattr(source, part, None) is not None:
+            network, pipeline = getattr(source, part), source
+            scheduler = source.scheduler if scheduler is None else scheduler
+    if isinstance(network, DiffusionPipeline) or not callable(network):
         raise TypeError(
-            "Expected a diffusers pipeline with a unet, a UNet2DModel, a folder, a hub id or one "
-            f"of the zoo's names ({', '.join(zoo.MODELS)}), got {type(source).__name__}."
+            "Expected a diffusers pipeline with a unet or transformer, a network, a callable, a "
+            f"folder, a hub id or one of the zoo's names ({', '.join(zoo.MODELS)}), got "
+            f"{type(source).__name__}."
         )
     if scheduler is None:
         raise ValueError(
             "A network alone does not say how noise was added in training. Pass scheduler=, for "
             "example diffusers.DDPMScheduler() with the settings it was trained with."
         )
-    return LatentModel(network, scheduler, name=name or type(network).__name__, null_cond=null_cond)
+    if (
+        latent_shape is None
+        and isinstance(network, FluxTransformer2DModel)
+        and pipeline is not None
+    ):
+        side = int(pipeline.default_sample_size)
+        latent_shape = (network.config.in_channels // 4, side, side)
+    return LatentModel(
+        network,
+        scheduler,
+        name=name or type(network).__name__,
+        null_cond=null_cond,
+        latent_shape=latent_shape,
+        pipeline=pipeline,
+    )
 
 
 def _place(
@@ -139,7 +183,9 @@ def _place(
 ) -> LatentModel:
     try:
         with _quiet():
-            model.network.to(device=torch.device(device), dtype=dtype)
+            # The whole pipeline, so that its text encoders are where the network is.
+            whole = model.network if model.pipeline is None else model.pipeline
+            whole.to(device=torch.device(device), dtype=dtype or model.dtype)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"The model could not be put on device {str(device)!r}: {_first_line(error)} Choose "

@@ -4,83 +4,105 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-from diffusers import UNet2DModel
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pullback import sampling
-from pullback.maps import Encoder, Tap, feature
+from pullback import conditions, sampling
+from pullback._suitability import check_suitable, unwrapped
+from pullback.families import FAMILIES, Custom, flat
+from pullback.taps import Site, Tap, TapName, hooked
 
 #: The network's own forward arguments, batch first.
-Condition = Mapping[str, torch.Tensor]
+Condition = Mapping[str, Any]
 
 
 class LatentModel:
-    """Wraps a diffusers network and its scheduler; neither is changed.
+    """Wraps a denoising network and its scheduler; neither is changed.
 
     Args:
-        network: a `diffusers.UNet2DModel` in evaluation mode.
+        network: a diffusers `UNet2DModel`, `UNet2DConditionModel`, `DiTTransformer2DModel`,
+            `PixArtTransformer2DModel`, `SD3Transformer2DModel` or `FluxTransformer2DModel` (or a
+            class derived from one), compiled or not; or any callable f(x, t, **cond) that returns
+            a tensor [B, C, H, W] or an object with it as `sample`. In evaluation mode.
         scheduler: any diffusers scheduler; its config says how noise was added in training.
         name: what the model is called in files and messages.
         null_cond: the condition that stands for "no condition", per sample (without the batch);
-            needed for a class-conditional network if `cond=None` is to be allowed.
+            needed for a class-conditional U-Net if `cond=None` is to be allowed.
+        latent_shape: (C, H, W) of x, where the network's config does not say or another size is
+            wanted.
+        pipeline: the diffusers pipeline that the network belongs to, for `encode`.
+        device: where the callable computes; a network knows.
+        dtype: dtype of x for a callable; a network knows.
 
     Attributes:
-        network, scheduler, name: as given.
+        network, scheduler, name, pipeline: as given; a compiled network is unwrapped.
+        family: what is known of networks of its class.
         latent_shape: (C, H, W) of x.
 
     Raises:
-        TypeError: the network is of a class that is not supported.
-        ValueError: the network is in training mode.
+        TypeError: the network or scheduler is of a kind that is not supported.
+        ValueError: the network is in training mode, offloaded, quantised or gradient-checkpointed,
+            or latent_shape is needed.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        network: nn.Module | Callable[..., Any],
         scheduler: Any,
         *,
         name: str = "model",
         null_cond: Condition | None = None,
+        latent_shape: Sequence[int] | None = None,
+        pipeline: Any = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        if not isinstance(network, UNet2DModel):
+        network = unwrapped(network)
+        if not callable(network):
             raise TypeError(
-                f"Expected a diffusers UNet2DModel, got {type(network).__name__}. For another "
-                "network build a pullback.JacobianOperator from a function x -> h, and use "
-                "pullback.krylov.svd on it."
+                f"Expected a network of diffusers or a callable f(x, t, **cond), got "
+                f"{type(network).__name__}."
             )
         if not hasattr(scheduler, "config") or "num_train_timesteps" not in scheduler.config:
             raise TypeError(
                 f"Expected a diffusers scheduler, got {type(scheduler).__name__}. Pass the one "
                 "the model was trained with, for example DDPMScheduler.from_pretrained(folder)."
             )
-        self.network, self.scheduler, self.name = network, scheduler, name
-        size = network.config.sample_size
-        if size is None:
-            raise ValueError(
-                f"{name} does not say how large its latents are: expected sample_size in its "
-                "config, got None. Set it with network.register_to_config(sample_size=64), say."
-            )
-        height, width = (size, size) if isinstance(size, int) else size
-        self.latent_shape = (network.config.in_channels, height, width)
+        self.network: Any = network
+        self.scheduler, self.name = scheduler, name
+        self.pipeline = pipeline
+        self.family = next(
+            (family for kind, family in FAMILIES.items() if isinstance(network, kind)), Custom()
+        )
+        parameter = next(network.parameters(), None) if isinstance(network, nn.Module) else None
+        self._device = torch.device(device or "cpu") if parameter is None else None
+        self._dtype = (dtype or torch.float32) if parameter is None else None
+        if latent_shape is None:
+            self.latent_shape = self.family.latent_shape(network)
+        else:
+            self.latent_shape = _three(latent_shape)
+        self.family.check_shape(network, self.latent_shape)
+        self._encoded_null: dict[str, torch.Tensor] | None = None
         self._null_cond = None
         if null_cond is not None:
-            self._null_cond = {n: torch.as_tensor(value) for n, value in null_cond.items()}
+            self._null_cond = {n: torch.as_tensor(v) for n, v in flat(null_cond).items()}
             self.condition(None, 1)  # raises what is wrong with it
         self.check_mode()
 
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the network's parameters, and of x."""
-        return next(self.network.parameters()).dtype
+        return self._dtype or next(self.network.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
         """Device of the network's parameters, and of x."""
-        return next(self.network.parameters()).device
+        return self._device or next(self.network.parameters()).device
 
     @property
     def num_timesteps(self) -> int:
@@ -88,38 +110,162 @@ class LatentModel:
         return int(self.scheduler.config.num_train_timesteps)
 
     @property
+    def max_timestep(self) -> int:
+        """The noisiest timestep: pure noise for flow models, the last of training otherwise."""
+        return self.num_timesteps if self.prediction_type == "flow" else self.num_timesteps - 1
+
+    @property
+    def prediction_type(self) -> str:
+        """What the network predicts: "epsilon", "sample", "v_prediction" or "flow".
+
+        Raises:
+            ValueError: the scheduler says something else.
+        """
+        kind = self.scheduler.config.get("prediction_type", "epsilon")
+        if self.family.flow or "FlowMatch" in type(self.scheduler).__name__:
+            return "flow"
+        kind = "flow" if kind == "flow_prediction" else kind
+        if kind not in ("epsilon", "sample", "v_prediction", "flow"):
+            raise ValueError(
+                f"Expected a scheduler whose prediction_type is epsilon, sample, v_prediction or "
+                f"flow_prediction, got {kind!r}."
+            )
+        return str(kind)
+
+    def signal_and_noise(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What x_t holds of data and noise: x_t = signal x_0 + sigma ε.
+
+        Args:
+            t: timesteps `[B]` in training units.
+
+        Returns:
+            signal and sigma, `[B]` each, float32 on the device of t. For flow models sigma is
+            t / 1000 and signal the rest.
+        """
+        if self.prediction_type == "flow":
+            sigma = t.float() / self.num_timesteps
+            return 1 - sigma, sigma
+        alphas = getattr(self.scheduler, "alphas_cumprod", None)
+        if alphas is None:
+            raise ValueError(
+                f"{type(self.scheduler).__name__} does not say how much noise there is at a "
+                "timestep (it has no alphas_cumprod). Expected a scheduler such as DDPMScheduler "
+                "with the settings of training."
+            )
+        share = alphas.to(t.device).float()[t.long()]
+        return share.sqrt(), (1 - share).sqrt()
+
+    @property
     def default_tap(self) -> str:
-        """The h-space of the papers: the output of the U-Net's middle block."""
-        return "mid_block"
+        """The h-space of the papers: the middle block."""
+        return self.family.default_tap(self.network)
 
     @property
     def null_cond(self) -> dict[str, torch.Tensor]:
         """The null condition of one sample (without the batch); empty where none is needed.
 
+        It is the one given, or what the network's class has for it, or the empty prompt.
+
         Raises:
-            ValueError: the network is class-conditional and has no known null class.
+            ValueError: the network needs a condition and has no known null condition.
         """
-        if self._null_cond is not None:
-            return {name: value.to(self.device) for name, value in self._null_cond.items()}
-        if self.network.class_embedding is not None:
+        found = self._null_cond
+        if found is None:
+            found = self.family.null(self.network)
+        if found is None:
+            found = self._empty_prompt()
+        if found is not None:
+            return {name: value.to(self.device) for name, value in found.items()}
+        needed = [name for name, kind in (self.arguments or {}).items() if kind.needed]
+        if needed == ["class_labels"]:
             raise ValueError(
                 f"{self.name} is conditional on a class and has no known null class, so a "
                 'condition is needed. Pass cond={"class_labels": labels}, or name the null class '
                 "once: LatentModel(network, scheduler, null_cond={'class_labels': "
                 "torch.tensor(...)})."
             )
+        if needed:
+            raise ValueError(
+                f"{self.name} needs a condition ({', '.join(needed)}) and knows no null condition. "
+                "Pass cond={...}; or load the whole pipeline, so that the empty prompt can be "
+                "encoded; or name it once: LatentModel(network, scheduler, null_cond={...})."
+            )
         return {}
+
+    def _empty_prompt(self) -> dict[str, torch.Tensor] | None:
+        """The condition of the empty prompt, where there is a pipeline to encode it."""
+        takes = self.arguments is not None and "encoder_hidden_states" in self.arguments
+        if self._encoded_null is None and takes and self.pipeline is not None:
+            encoded = self.encode(prompt="")
+            self._encoded_null = {name: value[0] for name, value in encoded.items()}
+        return self._encoded_null
+
+    @property
+    def arguments(self) -> dict[str, Any] | None:
+        """The conditioning arguments of the network; None where they are not known."""
+        return self.family.arguments(self.network)
+
+    def encode(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        class_label: int | Sequence[int] | None = None,
+        guidance: float = 3.5,
+    ) -> dict[str, torch.Tensor]:
+        """A condition from prompts or class labels, to be passed as `cond`.
+
+        Args:
+            prompt: one prompt or several, encoded by the pipeline's own `encode_prompt`.
+            class_label: one label or several.
+            guidance: the distilled guidance scale of networks that take it as an argument (Flux).
+
+        Returns:
+            Tensors `[B, ...]` by the names of the network's forward arguments; "a.b" stands for the
+            entry b of a mapping a.
+
+        Raises:
+            ValueError: neither or both are given, the network takes no such condition, or there is
+                no pipeline to encode a prompt.
+        """
+        if (prompt is None) == (class_label is None):
+            raise ValueError("Expected either prompt= or class_label=, got both or neither.")
+        known = self.arguments or {}
+        if class_label is not None:
+            labels = [class_label] if isinstance(class_label, int) else list(class_label)
+            cond = {"class_labels": torch.tensor(labels, dtype=torch.int64)}
+            return self.condition(cond, len(labels))
+        if "encoder_hidden_states" not in known:
+            takes = "a class label" if "class_labels" in known else "no condition"
+            raise ValueError(f"{self.name} takes no prompt, but {takes}.")
+        if self.pipeline is None:
+            raise ValueError(
+                f"{self.name} was made from a network alone, which cannot encode a prompt. Load "
+                "the whole pipeline: pullback.load(pipeline), or pass the embeddings as cond={...}."
+            )
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
+        cond = conditions.from_prompts(self.pipeline, prompts, guidance)
+        return self.condition(
+            {n: v.to(self.dtype) if v.is_floating_point() else v for n, v in cond.items()},
+            len(prompts),
+        )
 
     @property
     def fingerprint(self) -> str:
         """Short hash of the network's configuration and of a sample of its weights."""
         # Names with an underscore say where the network was read from, not what it is.
-        config = {k: v for k, v in self.network.config.items() if not k.startswith("_")}
+        config = dict(getattr(self.network, "config", {}))
+        config = {k: v for k, v in config.items() if not k.startswith("_")}
         digest = hashlib.sha256(json.dumps(config, default=str).encode())
+        if not isinstance(self.network, nn.Module):
+            name = getattr(self.network, "__qualname__", type(self.network).__qualname__)
+            return hashlib.sha256(name.encode()).hexdigest()[:16]
         for name, parameter in self.network.named_parameters():
             part = parameter.detach().flatten()[:64].double().cpu()
             digest.update(name.encode() + part.numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def blocks(self) -> list[str]:
+        """Paths of the network's blocks, in the order they run."""
+        return self.family.blocks(self.network)
 
     def taps(self) -> list[Tap]:
         """Where features can be read: the blocks of the network, in the order they run.
@@ -128,32 +274,22 @@ class LatentModel:
 
         Cost: one forward pass of one sample.
         """
-        blocks = {
-            name: module
-            for name, module in self.network.named_modules()
-            if name == "mid_block" or name.rpartition(".")[0] in ("down_blocks", "up_blocks")
-        }
         counter = FlopCounterMode(display=False)
         seen: list[tuple[str, tuple[int, ...], int]] = []
 
         def record(path: str, module: nn.Module, output: object) -> None:
-            shape = tuple(feature(module, output, path).shape[1:])
+            shape = tuple(Site(path).read(module, output).shape[1:])
             seen.append((path, shape, counter.get_total_flops()))
 
-        hooks = [
-            module.register_forward_hook(
-                lambda module, _inputs, output, path=path: record(path, module, output)
-            )
-            for path, module in blocks.items()
-        ]
         x = torch.zeros(1, *self.latent_shape, dtype=self.dtype, device=self.device)
+        t = torch.zeros(1, dtype=torch.int64, device=self.device)
         condition = self._any_condition(1)
-        try:
-            with counter, torch.no_grad():
-                self.predict(x, 0, condition)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with ExitStack() as stack, counter, torch.no_grad():
+            for path in self.blocks():
+                module = self.network.get_submodule(path)
+                hook = lambda module, output, path=path: record(path, module, output)  # noqa: E731
+                stack.enter_context(hooked(module, hook))
+            self.call(x, t, condition)
         total = max(counter.get_total_flops(), 1)
         return [Tap(path, shape, flops / total) for path, shape, flops in seen]
 
@@ -172,65 +308,43 @@ class LatentModel:
             cond = {name: value.unsqueeze(0) for name, value in self.null_cond.items()}
             if not cond:
                 return {}
-        if not isinstance(cond, Mapping):
-            raise TypeError(
-                f"Expected cond as a mapping from argument names to tensors, got "
-                f'{type(cond).__name__}. For a class: cond={{"class_labels": torch.tensor([3])}}.'
-            )
-        known = {"class_labels"} if self.network.class_embedding is not None else set()
-        result = {}
-        for name, given in cond.items():
-            value = torch.as_tensor(given)
-            if name not in known:
-                raise ValueError(
-                    f"Expected a condition with the names {sorted(known) or 'none'} for "
-                    f"{self.name}, got {name!r}."
-                )
-            if value.dim() == 0 or value.shape[0] not in (1, count):
-                raise ValueError(
-                    f"Expected cond[{name!r}] with {count} rows, one per sample (or 1 for all), "
-                    f"got shape {tuple(value.shape)}."
-                )
-            classes = self.network.config.num_class_embeds
-            if classes and (
-                value.dim() != 1
-                or value.is_floating_point()
-                or value.dtype == torch.bool
-                or not bool(((value >= 0) & (value < classes)).all())
-            ):
-                raise ValueError(
-                    f"Expected class labels as whole numbers [{count}] between 0 and "
-                    f"{classes - 1}, got {value.tolist()}."
-                )
-            result[name] = value.to(self.device).clone().expand(count, *value.shape[1:])
-        if known and not result:
-            raise ValueError(f"Expected a condition with {sorted(known)}, got an empty mapping.")
-        return result
+        return conditions.checked(cond, count, self.arguments, self.device, self.name)
 
-    def encoder(self, tap: str | None = None, names: tuple[str, ...] = ()) -> Encoder:
-        """The map x -> h at a tap (default: the middle block).
+    def site(self, tap: TapName | None = None) -> Site:
+        """A tap as a place in the network; None is the default tap.
 
         Raises:
             ValueError: no such module; the message lists the taps.
+            TypeError: the tap is not a path or (path, index).
         """
-        path = self.default_tap if tap is None else tap
+        site = Site.of(self.default_tap if tap is None else tap)
+        self.module(site)
+        return site
+
+    def module(self, site: Site) -> nn.Module:
+        """The module of a tap; raises ValueError where there is none."""
+        if not isinstance(self.network, nn.Module):
+            raise ValueError(f"{self.name} is a plain function and has no modules to tap.")
         try:
-            return Encoder(self.network, path, names)
+            return self.network.get_submodule(site.path)
         except AttributeError:
-            listed = ", ".join(tap.path for tap in self.taps())
+            listed = ", ".join(self.blocks())
             raise ValueError(
-                f"{self.name} has no module {path!r}. Its taps are: {listed}; any other module "
-                "path of the network works too."
+                f"{self.name} has no module {site.path!r}. Its taps are: {listed}; any other "
+                "module path of the network works too."
             ) from None
 
-    def predict(self, x: torch.Tensor, t: int, cond: Condition) -> torch.Tensor:
-        """The network's prediction `[B, C, H, W]` at timestep t.
+    def call(self, x: torch.Tensor, t: torch.Tensor, cond: Condition) -> torch.Tensor:
+        """The network's raw prediction `[B, C, H, W]` at timesteps `[B]`, in any transform.
 
         Networks with a learned variance return 2C channels; the first C are the prediction.
         """
-        timesteps = torch.full((len(x),), t, device=self.device)
-        output = self.network(x, timesteps, **cond).sample
+        output = self.family.call(self.network, x, t, cond)
         return output[:, : self.latent_shape[0]]
+
+    def predict(self, x: torch.Tensor, t: int, cond: Condition) -> torch.Tensor:
+        """The network's raw prediction `[B, C, H, W]` at one timestep t."""
+        return self.call(x, torch.full((len(x),), t, device=self.device), cond)
 
     def sample_latents(
         self,
@@ -278,20 +392,15 @@ class LatentModel:
         noise = torch.stack(draws)
         x = noise.to(self.device, self.dtype)
         down = sampling.stride(self, steps)
-        start = t + (self.num_timesteps - 1 - t) // down * down
+        start = t + (self.max_timestep - t) // down * down
         if start == t:
             return x
         return sampling.ddim(self, x, start, t, cond=cond, steps=steps)
 
     def check_mode(self) -> None:
-        """Raise if the network is in training mode, whole or in part."""
-        training = [name or "the network" for name, m in self.network.named_modules() if m.training]
-        if training:
-            more = f" and {len(training) - 1} more modules" if len(training) > 1 else ""
-            raise ValueError(
-                f"{self.name} is in training mode ({training[0]}{more}), where dropout makes the "
-                "features random. Expected evaluation mode: call network.eval() first."
-            )
+        """Raise if the network is in a state in which its derivatives cannot be had."""
+        if isinstance(self.network, nn.Module):
+            check_suitable(self.network, self.name)
 
     def check_timestep(self, t: float) -> int:
         """A timestep as an int; raises ValueError unless it is a whole one of the schedule."""
@@ -299,12 +408,32 @@ class LatentModel:
             value = int(t)
         except (TypeError, ValueError, OverflowError):
             value = -1
-        if value != t or isinstance(t, bool) or not 0 <= value < self.num_timesteps:
+        if value != t or isinstance(t, bool) or not 0 <= value <= self.max_timestep:
             raise ValueError(
-                f"Expected t as a whole training timestep between 0 and {self.num_timesteps - 1}, "
+                f"Expected t as a whole training timestep between 0 and {self.max_timestep}, "
                 f"got {t!r}. A fraction of the schedule must be multiplied by {self.num_timesteps}."
             )
         return value
+
+    def timesteps(self, t: int | torch.Tensor, count: int) -> torch.Tensor:
+        """Timesteps of a batch, int64 `[count]` on the network's device.
+
+        Args:
+            t: one whole training timestep for all samples, or a tensor of one per sample.
+            count: samples in the batch.
+
+        Raises:
+            ValueError: another number of timesteps, or one that is not of the schedule.
+        """
+        given = torch.as_tensor(self.check_timestep(t) if not isinstance(t, torch.Tensor) else t)
+        if given.dim() > 1 or (given.dim() == 1 and len(given) != count):
+            raise ValueError(
+                f"Expected t as one timestep or one per sample, [{count}], got shape "
+                f"{list(given.shape)}."
+            )
+        for value in given.reshape(-1).tolist():
+            self.check_timestep(value)
+        return given.to(self.device, torch.int64).expand(count).clone()
 
     def check_latents(self, x: torch.Tensor) -> None:
         """Raise unless x is a finite batch of latents in the network's dtype, on its device."""
@@ -334,13 +463,21 @@ class LatentModel:
 
     def _any_condition(self, count: int) -> dict[str, torch.Tensor]:
         """A valid condition, for passes in which only shapes matter."""
-        if self._null_cond is None and self.network.class_embedding is not None:
+        known = self.arguments or {}
+        if self._null_cond is None and list(known) == ["class_labels"]:
             return {"class_labels": torch.zeros(count, dtype=torch.long, device=self.device)}
         return self.condition(None, count)
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.latent_shape))
         return (
-            f"LatentModel({self.name}: {type(self.network).__name__}, latents {shape}, "
+            f"LatentModel({self.name}: {self.family.label}, latents {shape}, "
             f"{self.num_timesteps} timesteps, {self.dtype}, {self.device})"
         )
+
+
+def _three(shape: Sequence[int]) -> tuple[int, int, int]:
+    sizes = tuple(int(size) for size in shape)
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise ValueError(f"Expected latent_shape as (C, H, W), got {tuple(shape)}.")
+    return sizes

@@ -1,4 +1,4 @@
-"""Deterministic sampling (DDIM) between timesteps, on diffusers' own scheduler."""
+"""Deterministic sampling between timesteps: DDIM, and its counterpart for flow models."""
 
 from __future__ import annotations
 
@@ -35,12 +35,14 @@ def ddim(
 ) -> torch.Tensor:
     """Take latents from one timestep down to a lower one, deterministically (η = 0).
 
+    For flow models, whose probability flow it follows too, that is a step of Euler's method.
+
     Args:
         model: the model that predicts.
         x: latents at `start`, `[B, C, H, W]`.
         start: their timestep, in the scheduler's training units.
         stop: the timestep to arrive at, a whole number of strides below `start`; −1, the
-            default, is the clean image.
+            default, is the clean image (for flow models the same as 0).
         cond: the network's further arguments, batch first; None is the null condition.
         steps: steps that the whole schedule would take; they set the stride.
 
@@ -63,6 +65,10 @@ def ddim(
             f"got {stop}. Choose another number of steps (now {steps}) or another start."
         )
     cond = model.condition(cond, len(x))
+    if model.prediction_type == "flow":
+        for t in range(start, max(stop, 0), -down):
+            x = x - min(down, t) / model.num_timesteps * model.predict(x, t, cond)
+        return x
     scheduler = DDIMScheduler.from_config(model.scheduler.config)
     scheduler.set_timesteps(steps)
     for t in range(start, stop, -down):

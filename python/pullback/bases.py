@@ -1,4 +1,4 @@
-"""Local latent bases: the leading singular vectors of the Jacobian of x -> h at given latents."""
+"""Local latent bases: the leading singular vectors of the Jacobian of a map at given latents."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from pullback import krylov
+from pullback import krylov, maps
 from pullback._files import replacing
 from pullback._version import __version__
-from pullback.jacobian import JacobianOperator
+from pullback.maps import Map
 from pullback.model import Condition, LatentModel
+from pullback.taps import TapName
 
 _FORMAT = "pullback.LocalBasis/1"
 _TENSORS = ("u", "s", "v", "residual", "angle_bound", "converged", "rank", "products")
@@ -29,7 +30,8 @@ class LocalBasis:
     """Leading singular triplets of the Jacobians J = dh/dx at B latents: J ≈ Σ s_i u_i v_iᵀ.
 
     The rows v_i are the local latent basis, the u_i the local tangent basis of the feature space,
-    and s_i² the eigenvalues of the pullback metric JᵀJ (Park et al. 2023, arXiv:2307.12868).
+    and s_i² the eigenvalues of the pullback metric JᵀJ (Park et al. 2023, arXiv:2307.12868). For
+    other maps than x → h, x_shape and h_shape below are those of the map's variable and output.
 
     Attributes:
         u: `[B, k, *h_shape]`, orthonormal per sample.
@@ -44,7 +46,7 @@ class LocalBasis:
         products: `[B]`, int64, products with J and Jᵀ that the sample took, checks included.
         stopped: per sample "converged", "floor" or "max_products".
         tol: the bound on the sine that was asked for.
-        provenance: model, fingerprint, tap, t, seed and versions.
+        provenance: model, fingerprint, map, wrt, tap, t, seed and versions.
     """
 
     u: torch.Tensor
@@ -191,11 +193,10 @@ class LocalBasis:
 class _Source:
     """What a basis was computed from, so that it can be extended."""
 
-    model: LatentModel
+    map: Map
     x: torch.Tensor
     t: torch.Tensor
     cond: dict[str, torch.Tensor]
-    tap: str
     options: dict[str, Any]
     chunk: int | str
     memory: int | None
@@ -212,11 +213,10 @@ class _Source:
         progress: Callable[[krylov.Progress], None] | None,
     ) -> LocalBasis:
         """Run the solver and dress its result as a basis."""
-        self.model.check_mode()
-        encoder = self.model.encoder(self.tap, tuple(self.cond))
-        operator = JacobianOperator(
-            encoder, self.x, self.t, *self.cond.values(), chunk=self.chunk, memory=self.memory
-        )
+        model = self.map.model
+        model.check_mode()
+        bound = self.map.bind(self.x, self.t, self.cond)
+        operator = bound.operator(chunk=self.chunk, memory=self.memory)
         checks = operator.count.total
         try:
             result = krylov.svd(operator, rank, init=init, progress=progress, **self.options)
@@ -230,10 +230,12 @@ class _Source:
         parts["products"] = result.products.clone()
         parts["products"][:checked] += checks // checked
         provenance = {
-            "model": self.model.name,
-            "fingerprint": self.model.fingerprint,
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "tap": self.tap,
+            "model": model.name,
+            "fingerprint": model.fingerprint,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "map": self.map.name,
+            "wrt": self.map.wrt,
+            "tap": None if self.map.site is None else str(self.map.site),
             "t": self.t.tolist(),
             "seed": self.options["seed"],
             "pullback": __version__,
@@ -248,9 +250,10 @@ def local_basis(
     x: torch.Tensor,
     t: int | torch.Tensor,
     rank: int,
-    tap: str | None = None,
+    tap: TapName | None = None,
     cond: Condition | None = None,
     *,
+    pool: str | None = None,
     quality: str = "standard",
     tol: float | None = None,
     init: torch.Tensor | None = None,
@@ -262,13 +265,18 @@ def local_basis(
 ) -> LocalBasis:
     """The local latent bases at a batch of latents, found together.
 
+    It is `basis` of the map x → h, `maps.encoder(model, tap, pool=pool)`.
+
     Args:
         model: the model whose features define the geometry.
         x: latents x_t, `[B, C, H, W]`, in the model's dtype and on its device.
         t: their timestep in training units: one for all, or int64 `[B]`.
         rank: directions per sample, at most min(n, m) of x and h.
-        tap: where h is read (default: the middle block); see `LatentModel.taps`.
-        cond: the network's further arguments, batch first; None is the null condition.
+        tap: where h is read (default: the middle block): a module path, or (path, index) where the
+            module returns a tuple; see `LatentModel.taps`.
+        cond: the network's further arguments, batch first, such as `model.encode` makes; None is
+            the null condition.
+        pool: "space" for the mean of h over space, where u would be large otherwise.
         quality: "draft", "standard" or "tight": 5e-2, 2e-3 or 1e-4 as bound on the sine of the
             largest principal angle to the true space.
         tol: an explicit bound instead.
@@ -294,16 +302,58 @@ def local_basis(
 
     Source: Park et al. 2023, arXiv:2307.12868; the solver is `pullback.krylov.svd`.
     """
+    return basis(
+        maps.encoder(model, tap, pool=pool), x, t, rank, cond,
+        quality=quality, tol=tol, init=init, seed=seed, max_products=max_products,
+        chunk=chunk, memory=memory, progress=progress,
+    )  # fmt: skip
+
+
+def basis(
+    map: Map,
+    x: torch.Tensor,
+    t: int | torch.Tensor,
+    rank: int,
+    cond: Condition | None = None,
+    *,
+    quality: str = "standard",
+    tol: float | None = None,
+    init: torch.Tensor | None = None,
+    seed: int = 0,
+    max_products: int | None = None,
+    chunk: int | str = "auto",
+    memory: int | None = None,
+    progress: Callable[[krylov.Progress], None] | None = None,
+) -> LocalBasis:
+    """The leading singular triplets of the Jacobian of any map of `pullback.maps`.
+
+    Args:
+        map: what is differentiated, and with respect to what.
+        x: latents x_t, `[B, C, H, W]`, in the model's dtype and on its device.
+        t: their timestep in training units: one for all, or int64 `[B]`.
+        rank: directions per sample, at most min(n, m) of the map's variable and output.
+        cond: as for `local_basis`.
+        quality: as for `local_basis`, and so are the following.
+        tol: an explicit bound on the sine instead.
+        init: vectors to start from, `[B, p, ...]` in the space of the map's variable.
+        seed: seed of the random start.
+        max_products: products per sample after which to give up.
+        chunk: tangents in one pass.
+        memory: memory budget of a pass, in bytes.
+        progress: called after every step.
+
+    Returns:
+        A `LocalBasis`: v in the space of the map's variable, u in that of its output.
+
+    Raises:
+        ValueError, MemoryError: as for `local_basis`.
+
+    Cost: as for `local_basis`, with the map's own forward pass; a decoder costs one more pass to
+    the tap, once.
+    """
+    model = map.model
     model.check_latents(x)
-    timesteps = torch.as_tensor(model.check_timestep(t) if not isinstance(t, torch.Tensor) else t)
-    if timesteps.dim() > 1 or (timesteps.dim() == 1 and len(timesteps) != len(x)):
-        raise ValueError(
-            f"Expected t as one timestep or one per sample, [{len(x)}], got shape "
-            f"{list(timesteps.shape)}."
-        )
-    for value in timesteps.reshape(-1).tolist():
-        model.check_timestep(value)
-    timesteps = timesteps.to(model.device, torch.int64).expand(len(x)).clone()
+    timesteps = model.timesteps(t, len(x))
     options = {
         "quality": quality,
         "tol": krylov.tolerance(quality, tol),
@@ -311,13 +361,6 @@ def local_basis(
         "max_products": max_products,
     }
     source = _Source(
-        model,
-        x.detach().clone(),
-        timesteps,
-        model.condition(cond, len(x)),
-        model.default_tap if tap is None else tap,
-        options,
-        chunk,
-        memory,
+        map, x.detach().clone(), timesteps, model.condition(cond, len(x)), options, chunk, memory
     )
     return source.compute(rank, init, progress)

@@ -1,0 +1,138 @@
+"""Conditions: checking those that are given, and making them from prompts and class labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from pullback.families import Argument, flat
+
+
+def checked(
+    cond: Mapping[str, Any],
+    count: int,
+    arguments: Mapping[str, Argument] | None,
+    device: torch.device,
+    name: str,
+) -> dict[str, torch.Tensor]:
+    """A condition as the network takes it: flat, on its device, `[count, ...]` each.
+
+    Args:
+        cond: tensors `[count, ...]` or `[1, ...]` by the names of the network's forward arguments;
+            mappings of such tensors where the network takes a mapping.
+        count: samples in the batch.
+        arguments: what the network takes; None where that is not known.
+        device: the network's.
+        name: the model's, for messages.
+
+    Raises:
+        TypeError: cond is no mapping.
+        ValueError: an unknown or missing name, another batch size, or a class that does not exist.
+    """
+    if not isinstance(cond, Mapping):
+        raise TypeError(
+            f"Expected cond as a mapping from argument names to tensors, got "
+            f'{type(cond).__name__}. For a class: cond={{"class_labels": torch.tensor([3])}}; for '
+            "a prompt: cond=model.encode(prompt=...)."
+        )
+    result = {}
+    for argument, given in flat(cond).items():
+        value = torch.as_tensor(given)
+        if arguments is not None and argument not in arguments:
+            raise ValueError(
+                f"Expected a condition with the names {sorted(arguments) or 'none'} for {name}, "
+                f"got {argument!r}."
+            )
+        if value.dim() == 0 or value.shape[0] not in (1, count):
+            raise ValueError(
+                f"Expected cond[{argument!r}] with {count} rows, one per sample (or 1 for all), "
+                f"got shape {tuple(value.shape)}."
+            )
+        classes = 0 if arguments is None else arguments[argument].classes
+        if classes:
+            _check_labels(value, classes)
+        result[argument] = value.to(device).clone().expand(count, *value.shape[1:])
+    missing = {
+        argument for argument, kind in (arguments or {}).items() if kind.needed
+    } - result.keys()
+    if missing:
+        raise ValueError(
+            f"Expected a condition with {sorted(missing)} for {name}, got "
+            f"{sorted(result) or 'an empty mapping'}."
+        )
+    return result
+
+
+def _check_labels(value: torch.Tensor, classes: int) -> None:
+    if (
+        value.dim() != 1
+        or value.is_floating_point()
+        or value.dtype == torch.bool
+        or not bool(((value >= 0) & (value < classes)).all())
+    ):
+        raise ValueError(
+            f"Expected class labels as whole numbers [{len(value)}] between 0 and {classes - 1}, "
+            f"got {value.tolist()}."
+        )
+
+
+def from_prompts(pipeline: Any, prompts: list[str], guidance: float) -> dict[str, torch.Tensor]:
+    """The condition of prompts, by the pipeline's own `encode_prompt`.
+
+    Args:
+        pipeline: a diffusers pipeline of a family that takes prompts.
+        prompts: one per sample.
+        guidance: the distilled guidance scale, for networks that take one as an argument.
+
+    Returns:
+        Tensors `[B, ...]` by the network's argument names, nested ones joined by a dot.
+    """
+    encode = pipeline.encode_prompt
+    kind = type(pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer).__name__
+    place = {"device": pipeline.device, "num_images_per_prompt": 1}
+    alone = {**place, "do_classifier_free_guidance": False}
+    with torch.no_grad():
+        if kind == "SD3Transformer2DModel":
+            words, _, pooled, _ = encode(prompts, None, None, **alone)
+            return {"encoder_hidden_states": words, "pooled_projections": pooled}
+        if kind == "FluxTransformer2DModel":
+            words, pooled, _ = encode(prompts, None, **place)
+            found = {"encoder_hidden_states": words, "pooled_projections": pooled}
+            if pipeline.transformer.config.guidance_embeds:
+                found["guidance"] = torch.full((len(prompts),), float(guidance)).to(words)
+            return found
+        if kind == "PixArtTransformer2DModel":
+            words, mask, _, _ = encode(prompts, **alone)
+            found = {"encoder_hidden_states": words, "encoder_attention_mask": mask}
+            return found | _pixart_size(pipeline, words)
+        if hasattr(pipeline, "text_encoder_2"):
+            words, _, pooled, _ = encode(prompts, **alone)
+            return {
+                "encoder_hidden_states": words,
+                "added_cond_kwargs.text_embeds": pooled,
+                "added_cond_kwargs.time_ids": _sdxl_size(pipeline, words, pooled),
+            }
+        words, _ = encode(prompts, **alone)
+        return {"encoder_hidden_states": words}
+
+
+def _pixart_size(pipeline: Any, words: torch.Tensor) -> dict[str, torch.Tensor]:
+    """PixArt-α at 1024 pixels is told the size and aspect ratio of the image."""
+    network = pipeline.transformer
+    if not network.use_additional_conditions:
+        return {}
+    side = network.config.sample_size * pipeline.vae_scale_factor
+    size = torch.tensor([side, side]).to(words).expand(len(words), 2)
+    return {
+        "added_cond_kwargs.resolution": size,
+        "added_cond_kwargs.aspect_ratio": torch.ones(len(words), 1).to(words),
+    }
+
+
+def _sdxl_size(pipeline: Any, words: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+    """SDXL is told the original and target size and the crop: here all of a full-size image."""
+    side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    ids = torch.tensor([side, side, 0, 0, side, side])
+    return ids.to(words).expand(len(pooled), 6)

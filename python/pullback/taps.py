@@ -1,0 +1,192 @@
+"""Taps: places inside a network where features are read, or put back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+#: Which tensor of a block's output is the image feature, where the block returns a tuple. The
+#: blocks of two-stream transformers return the text stream first.
+FEATURE_INDEX = {
+    "DownBlock2D": 0,
+    "AttnDownBlock2D": 0,
+    "CrossAttnDownBlock2D": 0,
+    "SimpleCrossAttnDownBlock2D": 0,
+    "SkipDownBlock2D": 0,
+    "AttnSkipDownBlock2D": 0,
+    "ResnetDownsampleBlock2D": 0,
+    "KDownBlock2D": 0,
+    "KCrossAttnDownBlock2D": 0,
+    "UpBlock2D": 0,
+    "AttnUpBlock2D": 0,
+    "SkipUpBlock2D": 0,
+    "AttnSkipUpBlock2D": 0,
+    "Transformer2DModel": 0,
+    "JointTransformerBlock": 1,
+    "FluxTransformerBlock": 1,
+    "FluxSingleTransformerBlock": 1,
+}
+
+#: Blocks whose output is always a tuple of streams: one tensor would be both, joined.
+_STREAMS = ("JointTransformerBlock", "FluxTransformerBlock", "FluxSingleTransformerBlock")
+
+#: A tap as users name it: a module path, or a path and which tensor of the module's output.
+TapName = str | tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A place inside a network where its features are read.
+
+    Attributes:
+        path: dotted path of the module, such as "mid_block".
+        shape: shape of the feature of one sample.
+        share: how much of the network's forward pass, in multiplications, comes before the
+            feature is there: between 0 and 1.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    share: float
+
+    def __str__(self) -> str:
+        size = " x ".join(map(str, self.shape))
+        return f"{self.path:32} {size:>16}  {self.share:6.1%} of the forward pass"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A module of a network and which tensor of its output is meant; None leaves it to a table.
+
+    `str(site)` is the path, with ":index" where an index was given; `Site.of` reads it back.
+    """
+
+    path: str
+    index: int | None = None
+
+    @classmethod
+    def of(cls, name: TapName) -> Site:
+        """From a path, "path:index", or (path, index).
+
+        Raises:
+            TypeError: it is neither.
+        """
+        if isinstance(name, str):
+            path, colon, index = name.rpartition(":")
+            return cls(path, int(index)) if colon and index.isdecimal() else cls(name)
+        if (
+            isinstance(name, (tuple, list))
+            and len(name) == 2
+            and isinstance(name[0], str)
+            and isinstance(name[1], int)
+            and not isinstance(name[1], bool)
+        ):
+            return cls(name[0], name[1])
+        raise TypeError(
+            f'Expected a tap as a module path such as "mid_block", or (path, index), got {name!r}.'
+        )
+
+    def __str__(self) -> str:
+        return self.path if self.index is None else f"{self.path}:{self.index}"
+
+    def read(self, module: nn.Module, output: object) -> torch.Tensor:
+        """The feature among the outputs of the module.
+
+        Raises:
+            TypeError: the module returns several tensors, no index was given and its class is not
+                in `FEATURE_INDEX`; or what was picked is no tensor.
+        """
+        place = self.place(module, output)
+        if place is None:
+            assert isinstance(output, torch.Tensor)
+            return output
+        assert isinstance(output, (tuple, list))
+        found = output[place]
+        if not isinstance(found, torch.Tensor):
+            raise TypeError(
+                f"{self.path!r} returns a {type(found).__name__} at index {place}, not a tensor. "
+                "Choose another index or another tap."
+            )
+        return found
+
+    def write(self, module: nn.Module, output: object, feature: torch.Tensor) -> object:
+        """The module's output with the feature replaced."""
+        place = self.place(module, output)
+        if place is None:
+            return feature
+        assert isinstance(output, (tuple, list))
+        return (*output[:place], feature, *output[place + 1 :])
+
+    def place(self, module: nn.Module, output: object) -> int | None:
+        """Position of the feature in the module's output; None if that is the feature itself."""
+        name = type(module).__name__
+        if isinstance(output, torch.Tensor):
+            if name in _STREAMS:
+                raise TypeError(
+                    f"{self.path!r} is a {name} that returns text and image joined in one tensor, "
+                    "as old versions of diffusers do. Expected two streams: update diffusers."
+                )
+            if self.index not in (None, 0):
+                raise TypeError(f"{self.path!r} returns one tensor, so there is no {self}.")
+            return None
+        if not isinstance(output, (tuple, list)):
+            raise TypeError(
+                f"{self.path!r} is a {name}, which returns a {type(output).__name__}. Expected a "
+                "tap that returns a tensor or a tuple: choose a module inside it."
+            )
+        index = FEATURE_INDEX.get(name) if self.index is None else self.index
+        if index is None:
+            raise TypeError(
+                f"{self.path!r} is a {name}, which returns {len(output)} values, and which of them "
+                f"is the image feature is not known. Say it: tap=({self.path!r}, index), with an "
+                f"index from 0 to {len(output) - 1}; in two-stream blocks the text often comes "
+                "first. Or choose a module inside it that returns one tensor."
+            )
+        if not 0 <= index < len(output):
+            raise TypeError(
+                f"{self.path!r} returns {len(output)} values, so there is no index {index}. "
+                f"Expected 0 to {len(output) - 1}."
+            )
+        return index
+
+
+class Reached(Exception):  # noqa: N818 - a signal, not an error
+    """Raised by the hook at a tap, so that nothing after it is computed."""
+
+
+@contextmanager
+def hooked(module: nn.Module, hook: Callable[[nn.Module, Any], Any]) -> Iterator[None]:
+    """Context in which `hook(module, output)` sees (and may replace) this thread's outputs."""
+    owner = threading.get_ident()
+
+    def call(module: nn.Module, _inputs: object, output: object) -> Any:
+        # Another thread's pass through the same network is none of our business.
+        return hook(module, output) if threading.get_ident() == owner else None
+
+    handle = module.register_forward_hook(call)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def pooled(feature: torch.Tensor) -> torch.Tensor:
+    """The mean over space: of [B, C, H, W] over H and W, of tokens [B, S, C] over S.
+
+    Raises:
+        ValueError: the feature has no space to pool.
+    """
+    if feature.dim() == 4:
+        return feature.mean((2, 3))
+    if feature.dim() == 3:
+        return feature.mean(1)
+    raise ValueError(
+        f"Expected a feature [B, C, H, W] or [B, S, C] to pool over space, got "
+        f"{list(feature.shape)}. Leave pool out for this tap."
+    )
