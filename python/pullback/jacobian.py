@@ -12,84 +12,11 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 
 from pullback import _memory
+from pullback._map_checks import check_map, check_point, check_tensor
+from pullback._passes import Chunk, ProductCount, plan, too_large
 from pullback._tangent_graph import TangentGraph
 from pullback.operators import Algebra
 from pullback_ext.intercept import forward_mode_ready
-
-#: Bounds on the relative disagreement of two results that should agree: well above rounding
-#: along different code paths, well below what dropout or a missing rule does.
-_AGREEMENT = {
-    torch.float64: 1e-9,
-    torch.float32: 1e-4,
-    torch.float16: 2e-2,
-    torch.bfloat16: 1e-1,
-}
-
-
-#: What a pass needs, in units of the plain forward pass of one sample: a tangent some times the
-#: most bytes alive at once (it goes beside the primal, through rules that make several temporaries
-#: each), the vjp closure at most all bytes made.
-_NEED = (4, 1)
-
-#: What a `TangentGraph` keeps per sample and column, in units of a vjp closure.
-_GRAPH_NEED = 4
-
-
-@dataclass
-class ProductCount:
-    """How many single-sample products an operator and its selections have made."""
-
-    jvp: int = 0
-    vjp: int = 0
-
-    @property
-    def total(self) -> int:
-        """Products with J and with its transpose together."""
-        return self.jvp + self.vjp
-
-
-@dataclass
-class Chunk:
-    """How a product is cut into passes: samples and tangents (or cotangents) in one pass.
-
-    `bytes_per_tangent` and `bytes_per_closure` are what one sample needs, in bytes: estimates
-    from what its forward pass has alive at one time, and makes in all.
-    """
-
-    samples: int
-    tangents: int
-    budget: int
-    bytes_per_tangent: int
-    bytes_per_closure: int
-
-    @property
-    def keep_closure(self) -> bool:
-        """Whether the activations of all samples may stay in memory between products."""
-        return self.samples * self.bytes_per_closure <= self.budget // 2
-
-    def keep_graph(self, batch: int, columns: int) -> bool:
-        """Whether a `TangentGraph` of all samples fits half the budget."""
-        need = _GRAPH_NEED * batch * columns * self.bytes_per_closure
-        return columns <= self.tangents and need <= self.budget // 2
-
-    def halve(self) -> bool:
-        """Ask for half as much in one pass; False when there is nothing left to halve."""
-        if self.tangents > 1:
-            self.tangents = (self.tangents + 1) // 2
-        elif self.samples > 1:
-            self.samples = (self.samples + 1) // 2
-        else:
-            return False
-        return True
-
-    def __str__(self) -> str:
-        mib = 2.0**20
-        return (
-            f"{self.samples} samples x {self.tangents} tangents a pass within "
-            f"{self.budget / mib:.0f} MiB (about {self.bytes_per_tangent / mib:.2f} MiB a tangent "
-            f"and sample; activations {self.bytes_per_closure / mib:.2f} MiB a sample, "
-            f"{'kept' if self.keep_closure else 'recomputed'} between products)"
-        )
 
 
 @dataclass
@@ -139,7 +66,7 @@ class JacobianOperator(Algebra):
         memory: int | None = None,
         check: bool = True,
     ) -> None:
-        _check_point(x)
+        check_point(x)
         for position, value in enumerate(args):
             if isinstance(value, torch.Tensor) and (
                 value.dim() == 0 or value.shape[0] != x.shape[0]
@@ -170,8 +97,8 @@ class JacobianOperator(Algebra):
         except (RuntimeError, MemoryError) as error:
             if not _memory.is_out_of_memory(error):
                 raise
-            raise _too_large(self.device, str(error)) from None
-        self.chunk = self._plan(chunk, memory, usage)
+            raise too_large(self.device, str(error)) from None
+        self.chunk = plan(self.batch, chunk, memory, usage, self.device)
 
     @property
     def batch(self) -> int:
@@ -436,26 +363,21 @@ class JacobianOperator(Algebra):
             _memory.release(self.device)
             self.chunk.tangents = min(self.chunk.tangents, block.shape[1])
             if not self.chunk.halve():
-                raise _too_large(self.device, reason)
+                raise too_large(self.device, reason)
 
-    # ------------------------------------------------------------------------ plan and checks
+    # --------------------------------------------------------------------------------- checks
 
-    def _plan(self, chunk: int | str, memory: int | None, usage: tuple[int, int]) -> Chunk:
-        budget = _memory.default_budget(self.device) if memory is None else int(memory)
-        if budget <= 0:
-            raise ValueError(f"Expected a positive memory budget in bytes, got {memory}.")
-        tangent, closure = (
-            max(1, factor * size) for factor, size in zip(_NEED, usage, strict=True)
-        )
-        samples = max(1, min(self.batch, budget // (tangent + closure)))
-        left = budget - samples * closure
-        tangents = int(chunk) if chunk != "auto" else max(1, left // (samples * tangent))
-        return Chunk(samples, tangents, budget, tangent, closure)
+    def _check(self, samples: slice) -> None:
+        value = self._evaluate(samples)
+        args = tuple(a[samples] if isinstance(a, torch.Tensor) else a for a in self.args)
+        self._twice = check_map(self.f, self.x[samples], args, value)
+        self.count.jvp += len(value)
+        self.count.vjp += len(value)
 
     def _check_block(
         self, block: torch.Tensor, shape: tuple[int, ...], name: str, shape_name: str
     ) -> None:
-        _check_tensor(name, block)
+        check_tensor(name, block)
         if block.dim() != len(shape) + 2 or (block.shape[0], *block.shape[2:]) != (
             self.batch,
             *shape,
@@ -470,126 +392,6 @@ class JacobianOperator(Algebra):
                 f"Expected {name} in a floating dtype, got {block.dtype}. Convert it with "
                 f"{name}.to(torch.float32)."
             )
-
-    def _same_by_graph(
-        self, samples: slice, v: torch.Tensor, jv: torch.Tensor, tolerance: float
-    ) -> bool:
-        """Whether two reverse passes give the product that forward mode gave.
-
-        They do not where a backward rule cannot be differentiated, or drops its own derivative.
-        """
-        x, args = (
-            self.x[samples],
-            (a[samples] if isinstance(a, torch.Tensor) else a for a in self.args),
-        )
-        try:
-            product = TangentGraph(self.f, x, tuple(args), 1).push(v.unsqueeze(1)).squeeze(1)
-        except RuntimeError as error:
-            if _memory.is_out_of_memory(error):
-                raise
-            return False
-        return _norm(product - jv) <= tolerance * _norm(jv)
-
-    def _check(self, samples: slice) -> None:
-        """One product with J and one with its transpose, and what must hold between them."""
-        generator = torch.Generator("cpu").manual_seed(0)
-
-        def draw(like: torch.Tensor) -> torch.Tensor:
-            return torch.randn(like.shape, generator=generator, device="cpu").to(like)
-
-        x, f = self._of(samples)
-        value = self._evaluate(samples)
-        if not torch.isfinite(value).all():
-            raise ValueError(
-                "f(x) is not finite: it contains NaN or Inf. Expected a finite feature; check "
-                f"the weights, and whether {self.dtype} is wide enough for this network."
-            )
-        # The tangent lives in the first sample alone, so the others must answer with zeros.
-        v, u = torch.zeros_like(x), torch.zeros_like(value)
-        v[0] = draw(x[0])
-        with torch.no_grad(), forward_mode_ready():
-            again, jv = torch.func.jvp(f, (x,), (v,))[:2]
-            # <J v, J v> = <J^T J v, v> is far from zero; with a random u both sides nearly were.
-            u[0] = jv[0] if _norm(jv[0]) > 0 else draw(value[0])
-            (ju,) = torch.func.vjp(f, x)[1](u)
-        self.count.jvp += x.shape[0]
-        self.count.vjp += x.shape[0]
-        tolerance = _AGREEMENT[self.dtype]
-        difference = _norm(again - value) / max(_norm(value), torch.finfo(torch.float64).tiny)
-        if not difference <= tolerance:
-            raise ValueError(
-                f"f is not deterministic: two evaluations at the same x differ by "
-                f"{difference:.1e} relative. Expected the same value twice; call .eval() on the "
-                "network and switch off dropout and any noise that is drawn inside."
-            )
-        leak = max((float(rest.abs().max()) for rest in (jv[1:], ju[1:]) if len(rest)), default=0.0)
-        if leak > 0:
-            raise ValueError(
-                "The samples are not independent: a tangent that lives in one sample changed "
-                f"another one by {leak:.1e}. Expected f to treat every row of the batch by "
-                "itself; remove batch normalisation in training mode and other operations "
-                "across the batch, or pass one sample at a time."
-            )
-        forward = torch.dot(u.double().flatten(), jv.double().flatten()).item()
-        backward = torch.dot(ju.double().flatten(), v.double().flatten()).item()
-        size = max(_norm(u) * _norm(jv), _norm(v) * _norm(ju))
-        if not abs(forward - backward) <= tolerance * size:
-            raise ValueError(
-                f"Forward and reverse mode disagree: <u, J v> = {forward:.6e} but <J^T u, v> = "
-                f"{backward:.6e}. Some operation inside f has a wrong or missing derivative rule "
-                "(a custom operator without a forward rule gives a silent zero); compare f's "
-                "parts with finite differences to find it."
-            )
-        self._twice = self._same_by_graph(samples, v, jv, tolerance)
-        if _norm(jv) == 0 and _norm(ju) == 0:
-            step = 1e-2 * max(_norm(x[0]), 1.0) / _norm(v)
-            with torch.no_grad(), forward_mode_ready():
-                change = _norm(f(x + step * v) - value)
-            if change > tolerance * _norm(value):
-                raise ValueError(
-                    "Both products with the Jacobian are zero, but f itself changes when x does "
-                    f"(by {change:.1e}). Some operation inside f drops its derivative: look for "
-                    ".detach(), torch.no_grad(), rounding, or a custom operator without rules."
-                )
-
-
-def _too_large(device: torch.device, reason: str) -> MemoryError:
-    first = (reason.strip() or "out of memory.").splitlines()[0]
-    return MemoryError(
-        f"One tangent of one sample does not fit the memory of {device}: {first} Use a smaller "
-        "dtype, an earlier tap, or a device with more memory."
-    )
-
-
-def _check_tensor(name: str, value: object) -> None:
-    if not isinstance(value, torch.Tensor):
-        raise TypeError(
-            f"Expected {name} as a tensor, got {type(value).__name__}. Convert it with "
-            "torch.as_tensor."
-        )
-
-
-def _check_point(x: torch.Tensor) -> None:
-    _check_tensor("x", x)
-    if not x.is_floating_point():
-        raise TypeError(
-            f"Expected x in a floating dtype, got {x.dtype}. Convert it with x.to(torch.float32)."
-        )
-    if x.dim() < 2 or x.numel() == 0:
-        raise ValueError(
-            f"Expected x of shape [B, *x_shape] with at least one sample, got {tuple(x.shape)}. "
-            "Add a batch dimension with x.unsqueeze(0)."
-        )
-    if not torch.isfinite(x).all():
-        bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
-        raise ValueError(
-            f"x contains NaN or Inf in samples {bad}. Expected finite points; the usual causes "
-            "are a half-precision overflow while sampling and a wrong scaling of the input."
-        )
-
-
-def _norm(tensor: torch.Tensor) -> float:
-    return torch.linalg.vector_norm(tensor.double()).item()
 
 
 def _assemble(
