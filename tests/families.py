@@ -224,12 +224,13 @@ def null_of(name: str, count: int) -> dict[str, Any]:
     """
     if name == "DiTTransformer2DModel":
         return {"class_labels": torch.full((count,), 10)}
-    return {
-        key: value
-        if key in ("encoder_attention_mask", "added_cond_kwargs")
-        else torch.zeros_like(value)
-        for key, value in TINY[name].draw(count).items()
-    }
+    cond = TINY[name].draw(count)
+    for key in ("encoder_hidden_states", "pooled_projections"):
+        if key in cond:
+            cond[key] = torch.zeros_like(cond[key])
+    if "added_cond_kwargs" in cond:
+        cond["added_cond_kwargs"]["text_embeds"] = torch.zeros(count, WIDTH)
+    return cond
 
 
 def model_of(
