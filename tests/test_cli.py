@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 import typer
+from diffusers import AutoencoderKL, DiTPipeline, StableDiffusionPipeline
 from safetensors import safe_open
 from typer.testing import CliRunner
 
 import pullback
 import pullback_ext
-from pullback import cli, loading
+from pullback import cli, loading, maps
+from tests import families
 
 QUICK = ("--samples", "2", "--rank", "3", "--quality", "draft")
 
@@ -96,9 +98,53 @@ def test_info_of_a_model_lists_its_taps(call, digits):
     paths = [tap["path"] for tap in found["taps"]]
     assert paths == [tap.path for tap in digits.taps()]
     assert found["default_tap"] in paths
+    assert found["takes"] == {"class_labels": "needed"}
+    assert found["predicts"] == "epsilon"
     text = call("info", "digits").stdout
     assert "mid_block  (default)" in text
     assert "96 x 4 x 4" in text
+    assert "class_labels = 10" in text
+
+
+@pytest.mark.parametrize("name", families.TINY)
+def test_info_describes_every_family(call, monkeypatch, name):
+    model = families.model_of(name)
+    monkeypatch.setattr(loading, "load", lambda *_args, **_kwargs: model)
+    found = json.loads(call("info", name, "--json").stdout)
+    assert found["default_tap"] == families.TINY[name].default
+    assert [tap["path"] for tap in found["taps"]] == model.blocks()
+    assert found["predicts"] == ("flow" if families.TINY[name].flow else "epsilon")
+    assert found["max_timestep"] == (1000 if families.TINY[name].flow else 999)
+    text = call("info", name).stdout
+    assert f"{families.TINY[name].default}  (default)" in text
+    if "encoder_hidden_states" in found["takes"]:
+        assert found["null_condition"] is None
+        assert "none known: give --prompt" in text
+
+
+def test_info_tells_the_size_of_an_encoded_null_prompt(call, monkeypatch):
+    known = families.model_of("UNet2DConditionModel")
+    null = {"encoder_hidden_states": torch.zeros(5, 32)}
+    model = pullback.LatentModel(known.network, known.scheduler, null_cond=null)
+    monkeypatch.setattr(loading, "load", lambda *_args, **_kwargs: model)
+    found = json.loads(call("info", "any", "--json").stdout)
+    assert found["null_condition"] == {"encoder_hidden_states": {"shape": [5, 32]}}
+    assert "encoder_hidden_states 5 x 32" in call("info", "any").stdout
+
+
+# ------------------------------------------------------------------------------------------- taps
+
+
+def test_taps_as_a_table_and_as_json(call, digits):
+    found = json.loads(call("taps", "digits", "--json").stdout)
+    assert found["default"] == "mid_block"
+    assert found["taps"] == [
+        {"path": tap.path, "shape": list(tap.shape), "share": tap.share} for tap in digits.taps()
+    ]
+    lines = call("taps", "digits").stdout.splitlines()
+    assert len(lines) == 1 + len(found["taps"])
+    assert lines[4].split() == ["mid_block", "(default)", "96", "x", "4", "x", "4", "24.5%"]
+    refused(call("taps", "letters"), 1, "'letters'", "digits")
 
 
 # ------------------------------------------------------------------------------------------ basis
@@ -109,7 +155,7 @@ def test_json_is_alone_on_stdout_and_is_the_summary(finished):
     summary = json.loads(result.stdout)
     assert summary == json.loads((folder / "summary.json").read_text())
     assert summary["settings"]["timesteps"] == [900, 200]
-    assert summary["shapes"] == {"x": [1, 16, 16], "h": [96, 4, 4]}
+    assert summary["shapes"] == {"x": [1, 16, 16], "v": [1, 16, 16], "u": [96, 4, 4]}
     for row in summary["timesteps"]:
         assert row["samples"] == row["converged"] == 2
         assert row["angle_bound"]["max"] <= 5e-2
@@ -178,8 +224,91 @@ def test_seeds_and_class_labels_choose_the_samples(basis, call, tmp_path, digits
 def test_another_tap_and_dtype(basis):
     result = basis("-t", "500", "--tap", "down_blocks.1", "--dtype", "float64", "--json")
     summary = json.loads(result.stdout)
-    assert summary["shapes"]["h"] == [64, 4, 4]
+    assert summary["shapes"]["u"] == [64, 4, 4]
     assert summary["settings"]["dtype"] == "float64"
+
+
+# ------------------------------------------------------------------------- maps, taps, conditions
+
+
+@pytest.mark.parametrize("name", ["decoder", "noise", "denoised", "score"])
+def test_other_maps(call, digits, tmp_path, name):
+    folder = tmp_path / name
+    result = call(
+        "basis", "digits", *QUICK, "-t", "500", "--map", name, "-o", folder, "--json",
+        *(() if name == "decoder" else ("--no-figures",)),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary["settings"]["map"] == name
+    variable = [96, 4, 4] if name == "decoder" else [1, 16, 16]
+    assert summary["shapes"] == {"x": [1, 16, 16], "v": variable, "u": [1, 16, 16]}
+    saved = pullback.LocalBasis.load(folder / "basis_t0500.safetensors")
+    assert saved.provenance["wrt"] == ("h" if name == "decoder" else "x")
+    of = maps.decoder(digits) if name == "decoder" else maps.output(digits, name)
+    x = digits.sample_latents(2, 500)
+    again = pullback.basis(of, x, 500, 3, quality="draft")
+    torch.testing.assert_close(saved.s, again.s)
+    torch.testing.assert_close(saved.v, again.v)
+    if name == "decoder":  # directions of features are not drawn as latents
+        assert {path.name for path in folder.glob("*.png")} == {"spectrum.png"}
+        assert call("basis", "digits", *QUICK, "-t", "500", "--map", name, "-o", folder).stdout
+
+
+def test_maps_never_reuse_one_another(basis):
+    assert basis("-t", "500", "--map", "noise").exit_code == 0
+    refused(basis("-t", "500", "--map", "score"), 1, "map noise (now score)", "--overwrite")
+
+
+def test_a_tap_may_name_which_output_is_meant(basis, digits, tmp_path):
+    result = basis("-t", "500", "--tap", "down_blocks.1:0", "--json")
+    summary = json.loads(result.stdout)
+    assert summary["settings"]["tap"] == "down_blocks.1:0"
+    assert summary["shapes"]["u"] == [64, 4, 4]
+    saved = pullback.LocalBasis.load(tmp_path / "out" / "basis_t0500.safetensors")
+    x = digits.sample_latents(2, 500)
+    again = pullback.local_basis(digits, x, 500, 3, ("down_blocks.1", 0), quality="draft")
+    torch.testing.assert_close(saved.s, again.s)
+    refused(basis("-t", "500", "--tap", "mid_block:1"), 1, "one tensor", "mid_block:1")
+    refused(basis("-t", "500", "--tap", "down_blocks.1:9"), 1, "no index 9", "0 to 1")
+
+
+def test_a_prompt_is_refused_where_there_is_none(basis, call, tmp_path, monkeypatch):
+    refused(basis("-t", "500", "--prompt", "a seven"), 1, "digits takes no prompt", "a class label")
+    both = ("--prompt", "a seven", "--class-label", "7")
+    refused(basis("-t", "500", *both), 2, "--prompt or --class-label")
+    known = families.model_of("UNet2DConditionModel")
+    pipeline = StableDiffusionPipeline(
+        vae=None, text_encoder=None, tokenizer=None, unet=known.network,
+        scheduler=known.scheduler, safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    mute = pullback.load(pipeline)
+    monkeypatch.setattr(loading, "load", lambda *_args, **_kwargs: mute)
+    refused(
+        call("basis", "mute", *QUICK, "-t", "500", "--prompt", "a", "-o", tmp_path / "out"),
+        1, "StableDiffusionPipeline has no text encoder", "saved whole",
+    )  # fmt: skip
+    found = json.loads(call("info", "mute", "--json").stdout)
+    assert found["null_condition"] is None
+    assert found["default_tap"] == "mid_block"
+
+
+def test_a_transformer_from_a_folder(call, tmp_path):
+    known = families.model_of("DiTTransformer2DModel")
+    vae = AutoencoderKL(
+        block_out_channels=(4,), down_block_types=("DownEncoderBlock2D",),
+        up_block_types=("UpDecoderBlock2D",), norm_num_groups=1, latent_channels=4,
+    )  # fmt: skip
+    DiTPipeline(known.network, vae, known.scheduler).save_pretrained(tmp_path / "dit")
+    result = call(
+        "basis", tmp_path / "dit", *QUICK, "-t", "500", "--class-label", "3", "--tap",
+        "transformer_blocks.2", "-o", tmp_path / "out", "--no-figures", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary["shapes"] == {"x": [4, 8, 8], "v": [4, 8, 8], "u": [16, 24]}
+    assert summary["timesteps"][0]["converged"] == 2
 
 
 @pytest.mark.slow
@@ -330,6 +459,10 @@ def _environment():
         (["--class-label", "11"], 1, ["between 0 and 10", "11"]),
         (["--class-label", "1,2,3"], 1, ["one for each of the 2", "got 3"]),
         (["--seeds", "1"], 2, ["--samples or --seeds"]),
+        (["--map", "encode"], 1, ["encoder, decoder, noise, denoised, score", "'encode'"]),
+        (["--map", "noise", "--tap", "mid_block"], 2, ["--tap", "map noise has no tap"]),
+        (["--map", "decoder", "--tap", "middle"], 1, ["'middle'", "mid_block"]),
+        (["--map", "decoder", "--rank", "257"], 1, ["min(1536, 256) = 256", "got 257"]),
         (["--colour", "red"], 2, ["--colour"]),
     ],
 )
@@ -372,7 +505,7 @@ def test_debug_shows_the_traceback(basis):
 
 def test_no_command_shows_the_commands(call):
     text = call().output
-    for command in ("demo", "basis", "info"):
+    for command in ("demo", "basis", "info", "taps"):
         assert command in text
 
 

@@ -179,6 +179,8 @@ def basis(
         prompts *= len(numbers)
     if prompts is not None and labels is not None:
         raise typer.BadParameter("give --prompt or --class-label, not both", param_hint="--prompt")
+    if tap is not None and of in ("noise", "denoised", "score"):
+        raise typer.BadParameter(f"the map {of} has no tap", param_hint="--tap")
     _make_folder(output)
     reporter = _reporter(quiet)
     with reporter.waiting("loading the model"):
@@ -187,8 +189,6 @@ def basis(
 
         loaded = _load(model, device, dtype)
         reads = of in ("encoder", "decoder")
-        if tap is not None and not reads:
-            raise typer.BadParameter(f"the map {of} has no tap", param_hint="--tap")
         plan = Plan(
             timesteps=steps,
             rank=rank,

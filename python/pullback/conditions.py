@@ -28,7 +28,7 @@ def checked(
         name: the model's, for messages.
 
     Raises:
-        TypeError: cond is no mapping.
+        TypeError: cond is no mapping, or holds what is no tensor.
         ValueError: an unknown or missing name, another batch size, or a class that does not exist.
     """
     if not isinstance(cond, Mapping):
@@ -39,12 +39,18 @@ def checked(
         )
     result = {}
     for argument, given in flat(cond).items():
-        value = torch.as_tensor(given)
         if arguments is not None and argument not in arguments:
             raise ValueError(
                 f"Expected a condition with the names {sorted(arguments) or 'none'} for {name}, "
                 f"got {argument!r}."
             )
+        try:
+            value = torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(
+                f"Expected cond[{argument!r}] as a tensor, batch first, got "
+                f"{type(given).__name__}. model.encode turns prompts and labels into tensors."
+            ) from None
         if value.dim() == 0 or value.shape[0] not in (1, count):
             raise ValueError(
                 f"Expected cond[{argument!r}] with {count} rows, one per sample (or 1 for all), "
@@ -88,8 +94,16 @@ def from_prompts(pipeline: Any, prompts: list[str], guidance: float) -> dict[str
 
     Returns:
         Tensors `[B, ...]` by the network's argument names, nested ones joined by a dot.
+
+    Raises:
+        ValueError: the pipeline has no text encoder.
     """
-    encode = pipeline.encode_prompt
+    encode = getattr(pipeline, "encode_prompt", None)
+    if encode is None or getattr(pipeline, "text_encoder", None) is None:
+        raise ValueError(
+            f"This {type(pipeline).__name__} has no text encoder, or no encode_prompt to call it. "
+            "Expected a pipeline that was saved whole; or pass the embeddings as cond={...}."
+        )
     kind = type(pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer).__name__
     place = {"device": pipeline.device, "num_images_per_prompt": 1}
     alone = {**place, "do_classifier_free_guidance": False}

@@ -27,6 +27,8 @@ from typing_extensions import override
 #: A condition, flat: the network's own argument names, nested ones joined by a dot.
 Flat = Mapping[str, torch.Tensor]
 
+_WORDS = 77  # of a blank prompt, as many as CLIP's
+
 
 @dataclass(frozen=True)
 class Argument:
@@ -104,6 +106,10 @@ class Family(ABC):
         """The null condition of one sample where the network itself has one, else None."""
         return None
 
+    def blank(self, network: Any) -> dict[str, torch.Tensor]:  # noqa: ARG002
+        """A condition of one sample of the right shapes, for passes whose values do not matter."""
+        return {}
+
     @abstractmethod
     def call(self, network: Any, x: torch.Tensor, t: torch.Tensor, cond: Flat) -> Any:
         """The prediction [B, C, H, W] (or more channels) for latents x at timesteps t [B]."""
@@ -142,6 +148,10 @@ class UNet(_UNet):
         return {"class_labels": Argument(classes=network.config.num_class_embeds or 0)}
 
     @override
+    def blank(self, network: Any) -> dict[str, torch.Tensor]:
+        return {} if network.class_embedding is None else {"class_labels": torch.tensor(0)}
+
+    @override
     def call(self, network: Any, x: torch.Tensor, t: torch.Tensor, cond: Flat) -> Any:
         return network(x, t, **nested(cond)).sample
 
@@ -169,6 +179,24 @@ class ConditionUNet(_UNet):
             "image_hint": ("image_embeds", "hint"),
         }.get(config.addition_embed_type, ())
         return found | {f"added_cond_kwargs.{name}": Argument() for name in added}
+
+    @override
+    def blank(self, network: Any) -> dict[str, torch.Tensor]:
+        config = network.config
+        width = config.encoder_hid_dim or config.cross_attention_dim
+        width = width if isinstance(width, int) else width[0]  # one for each block
+        found = {"encoder_hidden_states": torch.zeros(_WORDS, width)}
+        if network.class_embedding is not None:
+            found["class_labels"] = torch.tensor(0)
+        if config.addition_embed_type == "text_time":
+            sizes = 6
+            pooled = (
+                config.projection_class_embeddings_input_dim
+                - sizes * config.addition_time_embed_dim
+            )
+            found["added_cond_kwargs.text_embeds"] = torch.zeros(pooled)
+            found["added_cond_kwargs.time_ids"] = torch.zeros(sizes)
+        return found
 
     @override
     def call(self, network: Any, x: torch.Tensor, t: torch.Tensor, cond: Flat) -> Any:
@@ -214,6 +242,14 @@ class PixArt(_Transformer):
         return found
 
     @override
+    def blank(self, network: Any) -> dict[str, torch.Tensor]:
+        found = {"encoder_hidden_states": torch.zeros(_WORDS, network.config.caption_channels)}
+        if network.use_additional_conditions:
+            found["added_cond_kwargs.resolution"] = torch.zeros(2)
+            found["added_cond_kwargs.aspect_ratio"] = torch.zeros(1)
+        return found
+
+    @override
     def call(self, network: Any, x: torch.Tensor, t: torch.Tensor, cond: Flat) -> Any:
         added = {"resolution": None, "aspect_ratio": None}
         arguments = {"added_cond_kwargs": added} | nested(cond)
@@ -229,6 +265,10 @@ class SD3(_Transformer):
     @override
     def arguments(self, network: Any) -> dict[str, Argument]:
         return {"encoder_hidden_states": Argument(), "pooled_projections": Argument()}
+
+    @override
+    def blank(self, network: Any) -> dict[str, torch.Tensor]:
+        return _words_and_pooled(network)
 
 
 class Flux(_Transformer):
@@ -261,6 +301,11 @@ class Flux(_Transformer):
         return found
 
     @override
+    def blank(self, network: Any) -> dict[str, torch.Tensor]:
+        guided = {"guidance": torch.tensor(1.0)} if network.config.guidance_embeds else {}
+        return _words_and_pooled(network) | guided
+
+    @override
     def call(self, network: Any, x: torch.Tensor, t: torch.Tensor, cond: Flat) -> Any:
         batch, channels, height, width = x.shape
         rows, columns = height // 2, width // 2
@@ -286,6 +331,14 @@ class Flux(_Transformer):
         return super().blocks(network) + [f"single_transformer_blocks.{i}" for i in single]
 
 
+def _words_and_pooled(network: Any) -> dict[str, torch.Tensor]:
+    config = network.config
+    return {
+        "encoder_hidden_states": torch.zeros(_WORDS, config.joint_attention_dim),
+        "pooled_projections": torch.zeros(config.pooled_projection_dim),
+    }
+
+
 class Custom(Family):
     """Any callable f(x, t, **cond)."""
 
@@ -308,7 +361,13 @@ class Custom(Family):
     @override
     def call(self, network: Any, x: torch.Tensor, t: torch.Tensor, cond: Flat) -> Any:
         output = network(x, t, **nested(cond))
-        return output if isinstance(output, torch.Tensor) else output.sample
+        found = output if isinstance(output, torch.Tensor) else getattr(output, "sample", None)
+        if not isinstance(found, torch.Tensor):
+            raise TypeError(
+                "Expected f(x, t, **cond) to return a tensor [B, C, H, W] or an object with it as "
+                f"sample, got {type(output).__name__}. Wrap f in a function that picks it."
+            )
+        return found
 
     @override
     def blocks(self, network: Any) -> list[str]:

@@ -32,7 +32,7 @@ def draw(
     folder: Path,
     step: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
-    """Write all figures of some bases.
+    """Write all figures of some bases; the spectrum alone where their directions are not latents.
 
     Args:
         model: the model of the bases.
@@ -47,6 +47,13 @@ def draw(
     Cost: per timestep, 24 moved images for each of at most 4 samples and one image for each of at
     most 8, with at most 25 forward passes each.
     """
+    spectrum = {"spectrum.png": "singular values: median and quartiles per t"}
+    figures.save(
+        figures.spectrum({item.t: item.basis.s for item in found}), folder / "spectrum.png"
+    )
+    step()
+    if not _moves_latents(found):
+        return spectrum
     walks: list[list[figures.Walk]] = []
     for sample in range(min(_STRIP_SAMPLES, len(found[0].basis))):
         walks.append([])
@@ -57,12 +64,10 @@ def draw(
     chosen = _spread(len(found), _OVERVIEW_TIMESTEPS)
     page = [[walk[i] for i in chosen] for walk in walks[:_OVERVIEW_SAMPLES]]
     title = f"Local latent bases of {Path(model.name).name}"
+    if plan.map != "encoder":
+        title += f", for the map x → {plan.map}"
     figures.save(figures.overview(page, title), folder / "overview.png")
-    written["spectrum.png"] = "singular values: median and quartiles per t"
-    figures.save(
-        figures.spectrum({item.t: item.basis.s for item in found}), folder / "spectrum.png"
-    )
-    step()
+    written |= spectrum
     for item in found:
         name = f"directions_t{item.t:04d}.png"
         rows = min(_ROWS, len(item.basis))
@@ -91,8 +96,15 @@ def clear(folder: Path) -> None:
 
 def steps(found: Sequence[Found]) -> int:
     """How many times `draw` calls its `step`."""
+    if not _moves_latents(found):
+        return 1
     strips = min(_STRIP_SAMPLES, len(found[0].basis))
     return (strips + 1) * (len(found) + 1)
+
+
+def _moves_latents(found: Sequence[Found]) -> bool:
+    """Whether the directions are of latents, and not of features, for example."""
+    return found[0].basis.provenance["wrt"] == "x"
 
 
 def _walk(model: LatentModel, plan: Plan, found: Found, sample: int) -> figures.Walk:

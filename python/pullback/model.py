@@ -229,13 +229,18 @@ class LatentModel:
         if (prompt is None) == (class_label is None):
             raise ValueError("Expected either prompt= or class_label=, got both or neither.")
         known = self.arguments or {}
+        asked = "class_labels" if prompt is None else "encoder_hidden_states"
+        if self.arguments is not None and asked not in known:
+            kinds = {"class_labels": "class label", "encoder_hidden_states": "prompt"}
+            takes = [f"a {kind}" for name, kind in kinds.items() if name in known]
+            raise ValueError(
+                f"{self.name} takes no {kinds[asked]}. Expected "
+                f"{' or '.join(takes) or 'no condition at all'}."
+            )
         if class_label is not None:
             labels = [class_label] if isinstance(class_label, int) else list(class_label)
             cond = {"class_labels": torch.tensor(labels, dtype=torch.int64)}
             return self.condition(cond, len(labels))
-        if "encoder_hidden_states" not in known:
-            takes = "a class label" if "class_labels" in known else "no condition"
-            raise ValueError(f"{self.name} takes no prompt, but {takes}.")
         if self.pipeline is None:
             raise ValueError(
                 f"{self.name} was made from a network alone, which cannot encode a prompt. Load "
@@ -463,10 +468,16 @@ class LatentModel:
 
     def _any_condition(self, count: int) -> dict[str, torch.Tensor]:
         """A valid condition, for passes in which only shapes matter."""
-        known = self.arguments or {}
-        if self._null_cond is None and list(known) == ["class_labels"]:
-            return {"class_labels": torch.zeros(count, dtype=torch.long, device=self.device)}
-        return self.condition(None, count)
+        try:
+            return self.condition(None, count)
+        except ValueError:  # no null condition is known
+            blank = self.family.blank(self.network)
+            return {
+                name: value.to(self.device, self.dtype if value.is_floating_point() else None)
+                .unsqueeze(0)
+                .expand(count, *value.shape)
+                for name, value in blank.items()
+            }
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.latent_shape))

@@ -175,19 +175,30 @@ def describe(model: LatentModel) -> dict[str, Any]:
     Cost: one forward pass of one sample.
     """
     try:
-        condition: dict[str, Any] | None = {n: v.tolist() for n, v in model.null_cond.items()}
+        condition: dict[str, Any] | None = {
+            # An embedded prompt is too long to be told.
+            name: value.item() if value.numel() == 1 else {"shape": list(value.shape)}
+            for name, value in model.null_cond.items()
+        }
     except ValueError:
         condition = None
     return {
         "name": model.name,
         "network": type(model.network).__name__,
+        "family": model.family.label,
+        "predicts": model.prediction_type,
         "scheduler": type(model.scheduler).__name__,
         "fingerprint": model.fingerprint,
         "parameters": sum(parameter.numel() for parameter in model.network.parameters()),
         "latent_shape": list(model.latent_shape),
         "timesteps": model.num_timesteps,
+        "max_timestep": model.max_timestep,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
+        "takes": {
+            name: "needed" if argument.needed else "optional"
+            for name, argument in (model.arguments or {}).items()
+        },
         "null_condition": condition,
         "default_tap": model.default_tap,
         "taps": [
@@ -200,14 +211,18 @@ def print_model(found: dict[str, Any], console: Console) -> None:
     """`describe` for people."""
     condition = found["null_condition"]
     if condition is None:
-        null = "none known: give --class-label"
+        option = "--class-label" if "class_labels" in found["takes"] else "--prompt"
+        null = f"none known: give {option}"
     else:
-        null = ", ".join(f"{n} = {v}" for n, v in condition.items()) or "needs none"
+        null = ", ".join(f"{n} {_told(v)}" for n, v in condition.items()) or "needs none"
     table = _pairs()
     table.add_row("model", escape(f"{found['name']} ({found['fingerprint']})"))
-    table.add_row("network", f"{found['network']}, {found['parameters']:,} parameters")
+    table.add_row(
+        "network", f"{found['network']} ({found['family']}), {found['parameters']:,} parameters"
+    )
     table.add_row("latents", _size(found["latent_shape"]))
-    table.add_row("timesteps", f"0 to {found['timesteps'] - 1} ({found['scheduler']})")
+    table.add_row("timesteps", f"0 to {found['max_timestep']} ({found['scheduler']})")
+    table.add_row("predicts", found["predicts"])
     table.add_row("dtype, device", f"{found['dtype']}, {found['device']}")
     table.add_row("null condition", escape(null))
     console.print(table)
@@ -220,6 +235,10 @@ def print_model(found: dict[str, Any], console: Console) -> None:
         default = "  (default)" if tap["path"] == found["default_tap"] else ""
         taps.add_row(tap["path"] + default, _size(tap["shape"]), f"{tap['share']:.1%}")
     console.print(taps)
+
+
+def _told(value: Any) -> str:
+    return _size(value["shape"]) if isinstance(value, dict) else f"= {value}"
 
 
 def _pairs() -> Table:
