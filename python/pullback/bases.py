@@ -204,7 +204,7 @@ class _Source:
     def select(self, rows: torch.Tensor) -> _Source:
         """The same for some of the samples."""
         cond = {name: value[rows] for name, value in self.cond.items()}
-        return replace(self, x=self.x[rows], t=self.t[rows], cond=cond)
+        return replace(self, map=self.map.select(rows), x=self.x[rows], t=self.t[rows], cond=cond)
 
     def compute(
         self,

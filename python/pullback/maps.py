@@ -6,16 +6,16 @@ binds it to latents, a timestep and a condition.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
+from pullback._replay import not_reached, record
+from pullback.families import flat
 from pullback.jacobian import JacobianOperator
 from pullback.taps import Reached, Site, TapName, hooked, pooled
 
@@ -46,6 +46,20 @@ class Bound:
         return JacobianOperator(self.f, self.point, *self.args, **options)
 
 
+@dataclass(frozen=True)
+class Held:
+    """A feature to be put into the network, and what holds all that comes before it.
+
+    Attributes:
+        feature: h, `[B, *h_shape]`.
+        replayed: makes the context of one forward pass, in which the blocks up to the tap return
+            what was recorded.
+    """
+
+    feature: torch.Tensor
+    replayed: Callable[[], AbstractContextManager[None]]
+
+
 @dataclass(frozen=True, eq=False)
 class Map:
     """A differentiable function of one variable of a model.
@@ -55,8 +69,9 @@ class Map:
         name: what it is, such as "encoder mid_block"; goes into provenance.
         wrt: the variable: "x", "h" (a feature that is put into the network) or "prompt".
         site: where h is read or put; None for maps of the output.
-        function: `(x, t, cond, h) -> [B, ...]`, h being None unless `wrt` is "h".
-        negative: the other condition of classifier-free guidance, or None.
+        function: `(x, t, cond, h) -> [B, ...]`, h being a `Held` if `wrt` is "h", else None.
+        negative: the other condition of classifier-free guidance, one row for all samples or one
+            each; None where there is no guidance.
     """
 
     model: LatentModel
@@ -64,7 +79,7 @@ class Map:
     wrt: str
     site: Site | None
     function: Callable[..., torch.Tensor]
-    negative: Condition | None = None
+    negative: dict[str, torch.Tensor] | None = None
 
     def then(self, module: Callable[[torch.Tensor], torch.Tensor], name: str = "") -> Map:
         """The map followed by another: a VAE decoder, a feature network, any function.
@@ -104,6 +119,20 @@ class Map:
             return output.flatten(1).index_select(1, where)
 
         return self._after(pick, f"{self.name} on {int(mask.count_nonzero())} of {mask.numel()}")
+
+    def select(self, rows: torch.Tensor) -> Map:
+        """The map for some of the samples: a negative condition of each goes with its sample.
+
+        Args:
+            rows: int64 `[B']` indices of samples.
+        """
+        if self.negative is None:
+            return self
+        chosen = {
+            name: value if len(value) == 1 else value[rows.to(value.device)]
+            for name, value in self.negative.items()
+        }
+        return replace(self, negative=chosen)
 
     def _after(self, step: Callable[[torch.Tensor], torch.Tensor], name: str) -> Map:
         function = self.function
@@ -149,8 +178,9 @@ class Map:
         if self.wrt == "prompt":
             if _PROMPT not in every:
                 raise ValueError(
-                    f"{self.model.name} takes no prompt, so there is nothing to differentiate "
-                    'with respect to it. Expected wrt="x".'
+                    f"Expected a condition with {_PROMPT!r} to differentiate with respect to, got "
+                    f"{sorted(cond) or 'none'} for {self.model.name}. Pass it as cond, or use "
+                    'wrt="x".'
                 )
             at = names.index(_PROMPT)
             return Bound(
@@ -160,16 +190,16 @@ class Map:
                 every[_PROMPT], (x, t, *values[:at], *values[at + 1 :]),
             )  # fmt: skip
         assert self.site is not None
-        feature, memory = _record(self.model, self.site, x, t, cond)
+        feature, before = record(self.model, self.site, x, t, cond)
 
         def decode(
             point: torch.Tensor, latents: torch.Tensor, steps: torch.Tensor, *given: torch.Tensor
         ) -> torch.Tensor:
-            kept, rest = given[: len(memory.tensors)], given[len(memory.tensors) :]
-            with memory.replayed(kept):
-                return self.function(latents, steps, split(rest), point)
+            kept, rest = given[: len(before.tensors)], given[len(before.tensors) :]
+            held = Held(point, lambda: before.replayed(kept))
+            return self.function(latents, steps, split(rest), held)
 
-        return Bound(decode, feature, (x, t, *memory.tensors, *values))
+        return Bound(decode, feature, (x, t, *before.tensors, *values))
 
 
 # -------------------------------------------------------------------------------------- the encoder
@@ -212,17 +242,10 @@ def encoder(
                 model.call(x, t, cond)
             except Reached:
                 return reached[0] if pool is None else pooled(reached[0])
-        raise _not_reached(site)
+        raise not_reached(site)
 
     name = f"encoder {site}" if pool is None else f"encoder {site}, pooled over {pool}"
     return Map(model, name, wrt, site, read)
-
-
-def _not_reached(site: Site) -> ValueError:
-    return ValueError(
-        f"The forward pass ended without reaching {site.path!r}. Expected a module that the "
-        "network calls as a whole; model.taps() lists those that it does."
-    )
 
 
 def _check_wrt(wrt: str) -> None:
@@ -275,8 +298,9 @@ def decoder(
 ) -> Map:
     """H → the network's output, with x, the condition and all skip connections held.
 
-    The feature at the tap is the variable; at the bound point it is that of x itself. Blocks before
-    the tap are computed once, when the map is bound: a product costs the decoder part only.
+    The feature at the tap is the variable; at the bound point it is that of x itself. Blocks up to
+    the tap are computed once, when the map is bound: a product costs the decoder part only. Where
+    a module is used more than once, h is the feature of its first call.
 
     Args:
         model: the model.
@@ -289,25 +313,29 @@ def decoder(
     site = model.site(tap)
     module, convert = model.module(site), _converter(model, kind)
 
-    def decode(
-        x: torch.Tensor, t: torch.Tensor, cond: Mapping[str, Any], h: torch.Tensor
-    ) -> torch.Tensor:
-        seen = []
+    def decode(x: torch.Tensor, t: torch.Tensor, cond: Mapping[str, Any], h: Held) -> torch.Tensor:
+        seen: list[bool] = []
 
         def put(module: nn.Module, output: object) -> object:
+            if seen:  # a module that is used again: h is the feature of its first call
+                return None
             seen.append(True)
-            return site.write(module, output, h)
+            # A copy, since what follows may change it in place.
+            return site.write(module, output, h.feature.clone())
 
-        with hooked(module, put):
+        # Around the network's call alone: what `then` adds may use the same network.
+        with h.replayed(), hooked(module, put):
             prediction = model.call(x, t, cond)
         if not seen:
-            raise _not_reached(site)
+            raise not_reached(site)
         return convert(prediction, x, t)
 
     return Map(model, f"decoder {site} to {kind}", "h", site, decode)
 
 
-def _negative(model: LatentModel, guidance: float, negative: Condition | None) -> Condition | None:
+def _negative(
+    model: LatentModel, guidance: float, negative: Condition | None
+) -> dict[str, torch.Tensor] | None:
     if guidance == 1.0:
         if negative is not None:
             raise ValueError(
@@ -315,7 +343,10 @@ def _negative(model: LatentModel, guidance: float, negative: Condition | None) -
                 "no negative condition."
             )
         return None
-    return model.condition(None, 1) if negative is None else negative
+    if not isinstance(negative, Mapping):
+        return model.condition(negative, 1)
+    values = (torch.as_tensor(value) for value in flat(negative).values())
+    return model.condition(negative, max((len(v) for v in values if v.dim()), default=1))
 
 
 def _guided(model: LatentModel, guidance: float) -> Callable[..., torch.Tensor]:
@@ -344,6 +375,10 @@ def _converter(model: LatentModel, kind: str) -> Callable[..., torch.Tensor]:
         )
         # x = signal x̂₀ + sigma ε; the prediction gives one more equation.
         predicts = model.prediction_type
+        if kind == "score" or (kind == "noise" and predicts == "sample"):
+            _check_positive(sigma, kind, "noise", t)
+        if predicts == "epsilon" and kind == "denoised":
+            _check_positive(signal, kind, "signal", t)
         if predicts == "epsilon":
             noise, clean = prediction, (x - sigma * prediction) / signal
         elif predicts == "sample":
@@ -359,92 +394,9 @@ def _converter(model: LatentModel, kind: str) -> Callable[..., torch.Tensor]:
     return convert
 
 
-# ------------------------------------------------------------ what comes before a tap, once
-
-
-@dataclass(frozen=True)
-class _Memory:
-    """The outputs of the blocks before a tap, as one list of tensors, batch first."""
-
-    modules: tuple[nn.Module, ...]
-    specs: tuple[Any, ...]
-    counts: tuple[int, ...]
-    tensors: tuple[torch.Tensor, ...]
-
-    def replayed(self, tensors: tuple[torch.Tensor, ...]) -> _Replay:
-        """Context in which those blocks return these tensors and compute nothing."""
-        outputs, start = [], 0
-        for spec, count in zip(self.specs, self.counts, strict=True):
-            outputs.append(pytree.tree_unflatten(list(tensors[start : start + count]), spec))
-            start += count
-        return _Replay(self.modules, outputs)
-
-
-#: A module has one forward method for all threads: they take turns in replacing it.
-_FORWARDS = threading.RLock()
-
-
-class _Replay:
-    """Shadows the forward methods of some modules, for this thread, while the context lasts."""
-
-    def __init__(self, modules: tuple[nn.Module, ...], outputs: list[Any]) -> None:
-        self.modules, self.outputs = modules, outputs
-
-    def __enter__(self) -> None:
-        _FORWARDS.acquire()
-        owner = threading.get_ident()
-        for module, given in zip(self.modules, self.outputs, strict=True):
-
-            def forward(
-                *args: Any, _own: Any = module.forward, _given: Any = given, **kwargs: Any
-            ) -> Any:
-                return _given if threading.get_ident() == owner else _own(*args, **kwargs)
-
-            module.__dict__["forward"] = forward
-
-    def __exit__(self, *error: object) -> None:
-        for module in self.modules:
-            del module.__dict__["forward"]
-        _FORWARDS.release()
-
-
-def _record(
-    model: LatentModel,
-    site: Site,
-    x: torch.Tensor,
-    t: torch.Tensor,
-    cond: Mapping[str, torch.Tensor],
-) -> tuple[torch.Tensor, _Memory]:
-    """The feature at a tap, and what the blocks before it returned on the way."""
-    target = model.module(site)
-    outputs: list[tuple[nn.Module, Any]] = []
-    found: list[torch.Tensor] = []
-
-    def stop(module: nn.Module, output: object) -> None:
-        found.append(site.read(module, output).detach())
-        raise Reached
-
-    def keep(module: nn.Module, output: object) -> None:
-        outputs.append((module, output))
-
-    with ExitStack() as stack, torch.no_grad():
-        for path in model.blocks():
-            block = model.network.get_submodule(path)
-            # A block whose forward pass is shadowed already, or that is called twice, is run.
-            if block is not target and "forward" not in vars(block):
-                stack.enter_context(hooked(block, keep))
-        stack.enter_context(hooked(target, stop))
-        with suppress(Reached):
-            model.call(x, t, cond)
-    if not found:
-        raise _not_reached(site)
-    once = [pair for pair in outputs if sum(pair[0] is other for other, _ in outputs) == 1]
-    modules, specs, counts, tensors = [], [], [], []
-    for module, value in once:
-        leaves, spec = pytree.tree_flatten(value)
-        if all(isinstance(leaf, torch.Tensor) and len(leaf) == len(x) for leaf in leaves):
-            modules.append(module)
-            specs.append(spec)
-            counts.append(len(leaves))
-            tensors += leaves
-    return found[0], _Memory(tuple(modules), tuple(specs), tuple(counts), tuple(tensors))
+def _check_positive(share: torch.Tensor, kind: str, what: str, t: torch.Tensor) -> None:
+    if not bool(share.all()):
+        raise ValueError(
+            f"The {kind} map of this model divides by the share of {what} in x_t, which is 0 at "
+            f"t = {t[share.flatten() == 0].tolist()}. Expected another timestep."
+        )

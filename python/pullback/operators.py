@@ -7,12 +7,13 @@ above all; the results have those members too, so that `krylov.svd` takes them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from functools import reduce
 from typing import TYPE_CHECKING, cast
 
 import torch
+from scipy.special import stdtrit
 
 if TYPE_CHECKING:
     from pullback.krylov import BlockOperator
@@ -46,17 +47,28 @@ class Algebra:
 
     def __add__(self, other: BlockOperator) -> Combination:
         """A + B."""
+        if not hasattr(other, "rmatmat"):
+            return NotImplemented
         return Combination([(1.0, _operator(self)), (1.0, other)])
 
     def __sub__(self, other: BlockOperator) -> Combination:
         """A - B, for example of two conditions at the same latents."""
+        if not hasattr(other, "rmatmat"):
+            return NotImplemented
         return Combination([(1.0, _operator(self)), (-1.0, other)])
 
     def __mul__(self, factor: float) -> Combination:
         """A times a number."""
-        return Combination([(factor, _operator(self))])
+        try:
+            return Combination([(float(factor), _operator(self))])
+        except (TypeError, ValueError):
+            return NotImplemented
 
     __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> Combination:
+        """A divided by a number."""
+        return self * (1 / divisor)
 
     def __neg__(self) -> Combination:
         """-A."""
@@ -78,7 +90,8 @@ class Algebra:
         Args:
             samples: random vectors, two or more; the interval shrinks with their square root.
             seed: of the vectors, the same for every sample of the batch.
-            confidence: of the interval, which rests on the normal distribution.
+            confidence: of the interval, that of Student's t: it takes the estimates of single
+                vectors as normally distributed.
 
         Returns:
             An `Estimate` of shape `[B]`.
@@ -100,7 +113,7 @@ class Algebra:
         Args:
             samples: random vectors, two or more.
             seed: of the vectors.
-            confidence: of the interval of each entry, which rests on the normal distribution.
+            confidence: of the interval of each entry, as for `trace`.
 
         Returns:
             An `Estimate` of shape `[B, *x_shape]`.
@@ -153,11 +166,11 @@ class Combination(Algebra):
 
     def matmat(self, v: torch.Tensor) -> torch.Tensor:
         """Σ c_i A_i v, `[B, k, *x_shape]` to `[B, k, *h_shape]`."""
-        return _sum([factor * operator.matmat(v) for factor, operator in self.terms])
+        return _sum(factor * operator.matmat(v) for factor, operator in self.terms)
 
     def rmatmat(self, u: torch.Tensor) -> torch.Tensor:
         """Σ c_i A_iᵀ u, `[B, k, *h_shape]` to `[B, k, *x_shape]`."""
-        return _sum([factor * operator.rmatmat(u) for factor, operator in self.terms])
+        return _sum(factor * operator.rmatmat(u) for factor, operator in self.terms)
 
     def select(self, index: torch.Tensor) -> Combination:
         """The combination for some of the samples."""
@@ -179,8 +192,8 @@ class Mean(Algebra):
 
     As a linear map it stacks A_b / √B, so that its singular values and right singular vectors are
     those of the mean metric: the directions that matter for all samples together. Products go
-    through the samples a few at a time, and never hold more than `samples` images at once on the
-    way back.
+    through the samples a few at a time, of which nothing is kept in between; `gram()`, E[AᵀA]
+    itself, never holds the images of more than `samples` of them.
 
     Args:
         operator: the operator, of any batch.
@@ -195,7 +208,6 @@ class Mean(Algebra):
         self.batch, self.x_shape = 1, operator.x_shape
         self.h_shape = (operator.batch, *operator.h_shape)
         self.dtype, self.device = operator.dtype, operator.device
-        # Selections are kept: an operator may keep activations for each of them.
         whole = torch.arange(operator.batch, device=operator.device)
         self._parts = [
             operator if len(part) == operator.batch else operator.select(part)
@@ -205,19 +217,29 @@ class Mean(Algebra):
 
     def matmat(self, v: torch.Tensor) -> torch.Tensor:
         """`[1, k, *x_shape]` to `[1, k, B, *h_shape]`."""
-        images = [
-            part.matmat(v.expand(part.batch, *v.shape[1:])).movedim(0, 1) for part in self._parts
-        ]
+        images = [self._image(part, v).movedim(0, 1) for part in self._parts]
         return torch.cat(images, dim=1).unsqueeze(0) * self._scale
 
     def rmatmat(self, u: torch.Tensor) -> torch.Tensor:
         """`[1, k, B, *h_shape]` to `[1, k, *x_shape]`."""
         blocks = u[0].movedim(1, 0).split(self.samples)
-        pulled = [
-            part.rmatmat(block).double().sum(0)
-            for part, block in zip(self._parts, blocks, strict=True)
-        ]
-        return (_sum(pulled) * self._scale).to(self.dtype).unsqueeze(0)
+        total = _sum(map(self._pulled, self._parts, blocks))
+        return (total * self._scale).to(self.dtype).unsqueeze(0)
+
+    def normal(self, v: torch.Tensor) -> torch.Tensor:
+        """E[AᵀA] v, `[1, k, *x_shape]` to the same. Cost: two products of A a column and sample."""
+        total = _sum(self._pulled(part, self._image(part, v)) for part in self._parts)
+        return (total * self._scale**2).to(self.dtype).unsqueeze(0)
+
+    def _image(self, part: BlockOperator, v: torch.Tensor) -> torch.Tensor:
+        return part.matmat(v.expand(part.batch, *v.shape[1:]))
+
+    def _pulled(self, part: BlockOperator, u: torch.Tensor) -> torch.Tensor:
+        """The sum over the samples of a part, in float64."""
+        pulled = part.rmatmat(u).double().sum(0)
+        if len(self._parts) > 1:
+            _call(part, "release")  # or the activations of all samples would add up
+        return pulled
 
     def select(self, index: torch.Tensor) -> Mean:
         """Itself: there is one sample."""
@@ -245,6 +267,8 @@ class Gram(Algebra):
 
     def matmat(self, v: torch.Tensor) -> torch.Tensor:
         """AᵀA v, `[B, k, *x_shape]` to `[B, k, *x_shape]`. Cost: two products of A a column."""
+        if isinstance(self.operator, Mean):
+            return self.operator.normal(v)
         return self.operator.rmatmat(self.operator.matmat(v))
 
     def rmatmat(self, u: torch.Tensor) -> torch.Tensor:
@@ -303,15 +327,14 @@ def _estimate(
             squares = squares + change * (one - mean)
     assert mean is not None
     assert squares is not None
-    error = (squares / (count - 1) / count).sqrt() * NormalDist().inv_cdf(0.5 + confidence / 2)
+    width_of_error = float(stdtrit(count - 1, 0.5 + confidence / 2))
+    error = (squares / (count - 1) / count).sqrt() * width_of_error
     return Estimate(mean, mean - error, mean + error, confidence, count)
 
 
-def _sum(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
+def _sum(parts: Iterable[torch.Tensor]) -> torch.Tensor:
+    """The sum, one part at a time."""
+    return reduce(torch.add, parts)
 
 
 def _call(operator: object, name: str, *args: object) -> None:

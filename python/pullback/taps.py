@@ -45,7 +45,8 @@ class Tap:
     """A place inside a network where its features are read.
 
     Attributes:
-        path: dotted path of the module, such as "mid_block".
+        path: dotted path of the module, such as "mid_block", with ":index" where the module
+            returns several tensors and which is the feature is not known.
         shape: shape of the feature of one sample.
         share: how much of the network's forward pass, in multiplications, comes before the
             feature is there: between 0 and 1.
@@ -71,12 +72,13 @@ class Site:
     index: int | None = None
 
     @classmethod
-    def of(cls, name: TapName) -> Site:
-        """From a path, "path:index", or (path, index).
+    def of(cls, name: TapName | Tap) -> Site:
+        """From a path, "path:index", (path, index), or a `Tap` of `LatentModel.taps`.
 
         Raises:
-            TypeError: it is neither.
+            TypeError: it is none of them.
         """
+        name = name.path if isinstance(name, Tap) else name
         if isinstance(name, str):
             path, colon, index = name.rpartition(":")
             return cls(path, int(index)) if colon and index.isdecimal() else cls(name)
@@ -156,20 +158,39 @@ class Site:
         return index
 
 
+def readable(path: str, module: nn.Module, output: object) -> list[tuple[Site, torch.Tensor]]:
+    """The features among the outputs of a module: the known one, or every tensor of a tuple."""
+    known = isinstance(output, torch.Tensor) or type(module).__name__ in FEATURE_INDEX
+    if known:
+        return [(Site(path), Site(path).read(module, output))]
+    if not isinstance(output, (tuple, list)):
+        return []
+    return [
+        (Site(path, place), value)
+        for place, value in enumerate(output)
+        if isinstance(value, torch.Tensor)
+    ]
+
+
 class Reached(Exception):  # noqa: N818 - a signal, not an error
     """Raised by the hook at a tap, so that nothing after it is computed."""
 
 
 @contextmanager
-def hooked(module: nn.Module, hook: Callable[[nn.Module, Any], Any]) -> Iterator[None]:
-    """Context in which `hook(module, output)` sees (and may replace) this thread's outputs."""
+def hooked(
+    module: nn.Module, hook: Callable[[nn.Module, Any], Any], *, first: bool = False
+) -> Iterator[None]:
+    """Context in which `hook(module, output)` sees (and may replace) this thread's outputs.
+
+    It comes after the hooks that are there already, or before them with `first`.
+    """
     owner = threading.get_ident()
 
     def call(module: nn.Module, _inputs: object, output: object) -> Any:
         # Another thread's pass through the same network is none of our business.
         return hook(module, output) if threading.get_ident() == owner else None
 
-    handle = module.register_forward_hook(call)
+    handle = module.register_forward_hook(call, prepend=first)
     try:
         yield
     finally:

@@ -1,0 +1,361 @@
+"""Operator algebra and estimates against dense matrices in float64."""
+
+import math
+
+import pytest
+import torch
+
+from benchmarks.oracle import leading, sine
+from pullback import JacobianOperator, krylov
+from pullback.operators import Algebra, Combination, Mean
+
+B, N, M = 3, 12, 10
+
+
+class Dense(Algebra):
+    """Given matrices [B, m, n] as an operator that counts its products, and what is released."""
+
+    def __init__(self, matrices, x_shape=None, h_shape=None):
+        self.matrices = matrices
+        self.batch = len(matrices)
+        self.x_shape = x_shape or tuple(matrices.shape[2:])
+        self.h_shape = h_shape or tuple(matrices.shape[1:2])
+        self.dtype, self.device = matrices.dtype, matrices.device
+        self.made, self.released, self.widest = 0, 0, 0
+
+    def matmat(self, v):
+        self.made += v.shape[0] * v.shape[1]
+        return torch.einsum("bmn,bkn->bkm", self.matrices, v.flatten(2)).unflatten(2, self.h_shape)
+
+    def rmatmat(self, u):
+        self.made += u.shape[0] * u.shape[1]
+        return torch.einsum("bmn,bkm->bkn", self.matrices, u.flatten(2)).unflatten(2, self.x_shape)
+
+    def select(self, index):
+        return Dense(self.matrices[index], self.x_shape, self.h_shape)
+
+    def release(self):
+        self.released += 1
+
+
+def smooth(x, weight):
+    """[B, 3, 4] to [B, m], every sample with a Jacobian of its own."""
+    return torch.tanh(torch.einsum("bmn,bn->bm", weight, x.flatten(1)))
+
+
+def smooth_operator(rng, m=M, count=B):
+    weight = torch.randn(count, m, N, generator=rng, dtype=torch.float64) / 3
+    x = torch.randn(count, 3, 4, generator=rng, dtype=torch.float64)
+    slope = 1 - smooth(x, weight).square()
+    return JacobianOperator(smooth, x, weight), slope.unsqueeze(2) * weight
+
+
+def dense_operator(rng, m=M, count=B):
+    matrices = torch.randn(count, m, N, generator=rng, dtype=torch.float64)
+    return Dense(matrices, (3, 4)), matrices
+
+
+@pytest.fixture(params=[dense_operator, smooth_operator])
+def make(request):
+    """Makes an operator from [3, 4] to [m] and its matrices [B, m, 12]."""
+    return request.param
+
+
+def dense(operator):
+    """An operator's matrices, column by column, once by its own and once by its transpose."""
+    n, m = math.prod(operator.x_shape), math.prod(operator.h_shape)
+    wide = torch.eye(n, dtype=operator.dtype).expand(operator.batch, n, n)
+    columns = operator.matmat(wide.unflatten(2, operator.x_shape)).flatten(2)
+    high = torch.eye(m, dtype=operator.dtype).expand(operator.batch, m, m)
+    rows = operator.rmatmat(high.unflatten(2, operator.h_shape)).flatten(2)
+    torch.testing.assert_close(columns.mT, rows, rtol=1e-12, atol=1e-12)
+    return rows
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+# ------------------------------------------------------------------------ sums and multiples
+
+
+def test_sums_differences_multiples_and_what_is_nested_of_them(make, rng):
+    (a, A), (b, B_) = make(rng), make(rng)
+    close(dense(a + b), A + B_)
+    close(dense(a - b), A - B_)
+    close(dense(3 * a), 3 * A)
+    close(dense(a * -0.5), -0.5 * A)
+    close(dense(-a), -A)
+    close(dense(a / 4), A / 4)
+    close(dense(2 * (a - b) - (-a + b / 2) * 3), 2 * (A - B_) - 3 * (B_ / 2 - A))
+    close(dense(torch.tensor(2.0) * a if isinstance(a, Dense) else a * torch.tensor(2.0)), 2 * A)
+
+
+def test_a_plain_operator_and_a_jacobian_combine(rng):
+    (a, A), (b, B_) = dense_operator(rng), smooth_operator(rng)
+    close(dense(a - b), A - B_)
+    close(dense(b + 2 * a), B_ + 2 * A)
+
+
+def test_some_samples_of_a_combination(make, rng):
+    (a, A), (b, B_) = make(rng), make(rng)
+    rows = torch.tensor([2, 0])
+    chosen = (a - 2 * b).select(rows)
+    assert chosen.batch == 2
+    close(dense(chosen), (A - 2 * B_)[rows])
+
+
+def test_singular_vectors_of_a_difference(make, rng):
+    (a, A), (b, B_) = make(rng), make(rng)
+    found = krylov.svd(a - b, 3, quality="tight")
+    _, s, v = leading(A - B_, 3)
+    assert bool(found.converged.all())
+    assert float(sine(found.v, v).max()) < 1e-4
+    torch.testing.assert_close(found.s, s, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("other", "name"),
+    [
+        (torch.zeros(2, M, N, dtype=torch.float64), "batch"),
+        (torch.zeros(B, M, N + 1, dtype=torch.float64), "x_shape"),
+        (torch.zeros(B, M + 1, N, dtype=torch.float64), "h_shape"),
+        (torch.zeros(B, M, N), "dtype"),
+        (torch.zeros(B, M, N, dtype=torch.float64, device="meta"), "device"),
+    ],
+)
+def test_operators_that_do_not_agree_are_told_in_what(other, name):
+    ours = Dense(torch.zeros(B, M, N, dtype=torch.float64))
+    for combine in (lambda: ours + Dense(other), lambda: Dense(other) - ours):
+        with pytest.raises(ValueError, match=f"Expected operators of one {name}, got"):
+            combine()
+
+
+def test_what_is_no_operator_or_number_is_a_type_error(rng):
+    a, _ = dense_operator(rng)
+    for wrong in (lambda: a + 1, lambda: a - "b", lambda: a * a, lambda: a * "b"):
+        with pytest.raises(TypeError, match=r"unsupported operand|multiply"):
+            wrong()
+    with pytest.raises(ValueError, match="one or more operators to combine, got none"):
+        Combination([])
+
+
+def test_products_of_a_combination_are_counted_by_its_parts(rng):
+    (a, _), (b, _) = smooth_operator(rng), smooth_operator(rng)
+    before = a.count.total, b.count.total
+    both = a - 2 * b
+    both.matmat(torch.randn(B, 5, 3, 4, dtype=torch.float64))
+    both.rmatmat(torch.randn(B, 2, M, dtype=torch.float64))
+    assert (a.count.total - before[0], b.count.total - before[1]) == (B * 7, B * 7)
+    chosen = both.select(torch.tensor([1]))
+    chosen.matmat(torch.randn(1, 5, 3, 4, dtype=torch.float64))
+    assert a.count.total - before[0] == B * 7 + 5
+
+
+def test_release_reaches_every_part(rng):
+    a, b, c = (smooth_operator(rng)[0] for _ in range(3))
+    whole = (a - b).mean() + c.mean() * 2
+    whole.rmatmat(torch.randn(1, 2, B, M, dtype=torch.float64))
+    assert all(part._closure is not None for part in (a, b, c))
+    whole.release()
+    assert all(part._closure is None for part in (a, b, c))
+    a.gram().matmat(torch.randn(B, 1, 3, 4, dtype=torch.float64))
+    assert a._closure is not None
+    a.gram().release()
+    assert a._closure is None
+
+
+# ------------------------------------------------------------------------ averages over samples
+
+
+@pytest.mark.parametrize("samples", [None, 1, 2, 5, 100])
+def test_the_mean_has_the_eigenvectors_of_the_mean_metric(make, rng, samples):
+    count = 5
+    a, A = make(rng, count=count)
+    mean = a.mean(samples)
+    assert (mean.batch, mean.x_shape, mean.h_shape) == (1, (3, 4), (count, M))
+    metric = (A.mT @ A).mean(0)
+    close(dense(mean.gram())[0], metric)
+    close(dense(mean)[0], A.reshape(count * M, N) / math.sqrt(count))
+    values, vectors = torch.linalg.eigh(metric)
+    found = krylov.svd(mean, 4, quality="tight")
+    assert found.stopped == ("converged",)
+    torch.testing.assert_close(found.s[0].square(), values.flip(0)[:4], rtol=1e-6, atol=0)
+    assert float(sine(found.v, vectors.flip(1)[:, :4].mT.unsqueeze(0)).max()) < 1e-4
+
+
+def test_a_mean_in_float32_sums_in_float64(rng):
+    # 1e8 + 1 - 1e8 is 0 in float32, so a running sum there would lose the second sample.
+    matrices = torch.tensor([1e8, 1.0, -1e8]).reshape(3, 1, 1)
+    u = torch.ones(1, 1, 3, 1)
+    for samples in (1, 2, 3):
+        pulled = Dense(matrices).mean(samples).rmatmat(u)
+        assert pulled.dtype == torch.float32
+        assert float(pulled) == pytest.approx(1 / math.sqrt(3), rel=1e-6)
+
+
+def test_a_streamed_mean_keeps_nothing_of_its_samples(rng):
+    a, _ = smooth_operator(rng, count=4)
+    mean = a.mean(samples=1)
+    before = a.count.total
+    mean.gram().matmat(torch.randn(1, 3, 3, 4, dtype=torch.float64))
+    mean.rmatmat(torch.randn(1, 3, 4, M, dtype=torch.float64))
+    assert a.count.total - before == 4 * 3 * 3
+    assert [part._closure for part in mean._parts] == [None] * 4
+    # All samples in one product: then it is up to the operator what it keeps.
+    a.mean().rmatmat(torch.randn(1, 3, 4, M, dtype=torch.float64))
+    assert a._closure is not None
+
+
+def test_the_metric_of_a_mean_never_holds_the_images_of_more_samples_than_asked(rng):
+    a, _ = dense_operator(rng, count=6)
+    widest = []
+
+    class Watched(Dense):
+        def matmat(self, v):
+            widest.append(v.shape[0])
+            return super().matmat(v)
+
+        def select(self, index):
+            return Watched(self.matrices[index], self.x_shape, self.h_shape)
+
+    mean = Watched(a.matrices, (3, 4)).mean(samples=2)
+    mean.gram().matmat(torch.randn(1, 3, 3, 4, dtype=torch.float64))
+    assert widest == [2, 2, 2]
+
+
+def test_a_mean_has_one_sample(rng):
+    a, _ = dense_operator(rng)
+    mean = a.mean()
+    assert mean.select(torch.tensor([0])) is mean
+    with pytest.raises(IndexError, match=r"the one sample of a mean, \[0\], got \[1\]"):
+        mean.select(torch.tensor([1]))
+    with pytest.raises(ValueError, match="one or more samples in a product, got 0"):
+        Mean(a, 0)
+
+
+# ------------------------------------------------------------------------ the metric, estimates
+
+
+def test_the_gram_operator_is_the_metric(make, rng):
+    a, A = make(rng)
+    gram = a.gram()
+    assert (gram.x_shape, gram.h_shape) == ((3, 4), (3, 4))
+    close(dense(gram), A.mT @ A)
+    close(dense(gram.select(torch.tensor([1]))), (A.mT @ A)[1:2])
+    close(dense(gram - a.gram() / 2), A.mT @ A / 2)
+    _, s, v = leading(A, 3)
+    found = krylov.svd(gram, 3, quality="tight")
+    torch.testing.assert_close(found.s, s.square(), rtol=1e-6, atol=0)
+    assert float(sine(found.v, v).max()) < 1e-4
+
+
+def test_products_of_estimates_are_counted(rng):
+    a, _ = smooth_operator(rng)
+    before = a.count.total
+    a.gram().trace(samples=20)
+    assert a.count.total - before == B * 20 * 2
+
+
+def test_estimates_are_unbiased_and_their_intervals_hold_as_often_as_they_say(make, rng):
+    a, A = make(rng)
+    metric = A.mT @ A
+    trace, diagonal = torch.einsum("bnn->b", metric), metric.diagonal(dim1=1, dim2=2)
+    runs, samples, confidence = 300, 12, 0.9
+    gram = Dense(metric, (3, 4), (3, 4))
+    found = [gram.trace(samples, seed=s, confidence=confidence) for s in range(runs)]
+    values = torch.stack([one.value for one in found])
+    # The mean of all runs lies within 4.5 standard errors, which are known: the variance of zᵀAz is
+    # twice the sum of the squared entries off the diagonal of the symmetric part.
+    off = metric - torch.diag_embed(diagonal)
+    error = (2 * off.square().sum((1, 2)) / (samples * runs)).sqrt()
+    assert bool(((values.mean(0) - trace).abs() < 4.5 * error).all())
+    hits = torch.stack([(one.low <= trace) & (trace <= one.high) for one in found])
+    within(hits, confidence, slack=0.05)
+    found = [gram.diag(samples, seed=s, confidence=confidence) for s in range(runs)]
+    values = torch.stack([one.value.flatten(1) for one in found])
+    error = (off.square().sum(2) / (samples * runs)).sqrt()
+    assert bool(((values.mean(0) - diagonal).abs() < 4.5 * error).all())
+    truth = diagonal.unflatten(1, (3, 4))
+    hits = torch.stack([(one.low <= truth) & (truth <= one.high) for one in found])
+    within(hits.flatten(1), confidence, slack=0.05)
+    # The matrix is the operator's: its own estimate is the same.
+    close(a.gram().trace(samples, seed=5).value, gram.trace(samples, seed=5).value)
+    close(a.gram().diag(samples, seed=5).value, gram.diag(samples, seed=5).value)
+
+
+def within(hits, confidence, slack):
+    """Each column's share of hits is the confidence, up to 4 binomial deviations and some slack.
+
+    The slack is for estimates of single vectors being not quite normal.
+    """
+    share = hits.double().mean(0)
+    deviation = math.sqrt(confidence * (1 - confidence) / len(hits))
+    assert float(share.min()) > confidence - 4 * deviation - slack
+    assert float(share.mean()) < confidence + 4 * deviation + slack
+    assert float(share.mean()) < 0.999
+
+
+def test_intervals_of_few_vectors_are_as_wide_as_student_says(rng):
+    _, A = dense_operator(rng, m=N)
+    square = Dense(A, (3, 4), (3, 4))
+    truth = torch.einsum("bnn->b", A)
+    hits = []
+    for seed in range(400):
+        found = square.trace(3, seed=seed)
+        hits.append((found.low <= truth) & (truth <= found.high))
+    # Those of the normal distribution would hold it 81 times of 100.
+    assert float(torch.stack(hits).double().mean()) > 0.91
+
+
+def test_an_estimate_says_what_it_is(rng):
+    _, A = dense_operator(rng, m=N)
+    square = Dense(A.float(), (3, 4), (3, 4))
+    found = square.diag(7, confidence=0.8)
+    assert (found.samples, found.confidence) == (7, 0.8)
+    assert found.value.shape == found.low.shape == found.high.shape == (B, 3, 4)
+    assert found.value.dtype == torch.float64
+    assert bool((found.low <= found.value).all())
+    torch.testing.assert_close(found.high - found.value, found.value - found.low)
+    wider = square.diag(7, confidence=0.99)
+    torch.testing.assert_close(wider.value, found.value)
+    assert bool((wider.high > found.high).all())
+    assert square.made == 2 * B * 7
+
+
+def test_a_diagonal_matrix_is_estimated_exactly():
+    entries = torch.arange(1.0, 13, dtype=torch.float64)
+    operator = Dense(torch.diag(entries).unsqueeze(0), (3, 4), (3, 4))
+    trace, diagonal = operator.trace(4), operator.diag(4)
+    close(trace.value, torch.tensor([78.0], dtype=torch.float64))
+    close(trace.high, trace.low)
+    close(diagonal.value, entries.reshape(1, 3, 4))
+
+
+@pytest.mark.parametrize("what", ["trace", "diag"])
+@pytest.mark.parametrize("samples", [2, 16, 33])
+def test_seeds_reproduce_and_samples_do_not_depend_on_their_batch(make, rng, what, samples):
+    a, _ = make(rng)
+    estimate = getattr(a.gram(), what)
+    first, again, other = (estimate(samples, seed=seed).value for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other, rtol=1e-3)
+    alone = getattr(a.gram().select(torch.tensor([2])), what)(samples, seed=3)
+    close(alone.value[0], first[2])
+
+
+def test_estimates_leave_the_global_random_state_alone(rng):
+    a, _ = dense_operator(rng)
+    state = torch.get_rng_state()
+    a.gram().trace()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_cannot_be_estimated(rng):
+    a, _ = dense_operator(rng)
+    for name in ("trace", "diag"):
+        with pytest.raises(ValueError, match=r"square operator, got one from \(3, 4\) to \(10,\)"):
+            getattr(a, name)()
+        for wrong in ({"samples": 1}, {"confidence": 0.0}, {"confidence": 1.0}):
+            with pytest.raises(ValueError, match="two or more samples and a confidence between"):
+                getattr(a.gram(), name)(**wrong)
