@@ -13,7 +13,10 @@ def unwrapped(network: Any) -> Any:
 
 
 def check_suitable(network: nn.Module, name: str) -> None:
-    """Raise ValueError for a network in training mode, offloaded, quantised or checkpointed."""
+    """Raise ValueError for a network whose derivatives cannot be had as it is.
+
+    That is one in training mode, with compiled parts, offloaded, quantised or checkpointed.
+    """
     modules = list(network.named_modules())
     training = [path or "the network" for path, module in modules if module.training]
     if training:
@@ -24,6 +27,13 @@ def check_suitable(network: nn.Module, name: str) -> None:
         )
     for path, module in modules:
         where = path or "the network"
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None):
+            raise ValueError(
+                f"{name} has parts that are compiled ({where}), whose graphs drop forward-mode "
+                "tangents; only a network that was compiled whole, by torch.compile(network), can "
+                "be unwrapped. Load it again without compiling it, or undo module.compile() by "
+                "module._compiled_call_impl = None."
+            )
         if getattr(module, "gradient_checkpointing", False):
             raise ValueError(
                 f"{name} recomputes activations ({where} has gradient checkpointing), which "

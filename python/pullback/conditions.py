@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pullback._suitability import unwrapped
 from pullback.families import Argument, flat
 
 
@@ -104,7 +105,8 @@ def from_prompts(pipeline: Any, prompts: list[str], guidance: float) -> dict[str
             f"This {type(pipeline).__name__} has no text encoder, or no encode_prompt to call it. "
             "Expected a pipeline that was saved whole; or pass the embeddings as cond={...}."
         )
-    kind = type(pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer).__name__
+    network = unwrapped(pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer)
+    kind = type(network).__name__
     place = {"device": pipeline.device, "num_images_per_prompt": 1}
     alone = {**place, "do_classifier_free_guidance": False}
     with torch.no_grad():
@@ -114,7 +116,7 @@ def from_prompts(pipeline: Any, prompts: list[str], guidance: float) -> dict[str
         if kind == "FluxTransformer2DModel":
             words, pooled, _ = encode(prompts, None, **place)
             found = {"encoder_hidden_states": words, "pooled_projections": pooled}
-            if pipeline.transformer.config.guidance_embeds:
+            if network.config.guidance_embeds:
                 found["guidance"] = torch.full((len(prompts),), float(guidance)).to(words)
             return found
         if kind == "PixArtTransformer2DModel":

@@ -11,9 +11,11 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import DiffusionPipeline, FluxTransformer2DModel
+from diffusers.utils import is_transformers_available
 from diffusers.utils import logging as diffusers_logging
 
 from pullback import zoo
+from pullback._suitability import unwrapped
 from pullback.families import FAMILIES
 from pullback.model import Condition, LatentModel
 
@@ -148,7 +150,7 @@ def _from_object(
     pipeline: Any = None
     for part in ("unet", "transformer"):
         if isinstance(source, DiffusionPipeline) and getattr(source, part, None) is not None:
-            network, pipeline = getattr(source, part), source
+            network, pipeline = unwrapped(getattr(source, part)), source
             scheduler = source.scheduler if scheduler is None else scheduler
     if isinstance(network, DiffusionPipeline) or not callable(network):
         raise TypeError(
@@ -196,17 +198,23 @@ def _place(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep diffusers' progress bars and advice off the screen while a model is loaded."""
-    verbosity = diffusers_logging.get_verbosity()
-    bars = diffusers_logging.is_progress_bar_enabled()
-    diffusers_logging.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
+    """Keep progress bars and advice of diffusers and transformers off the screen while loading."""
+    voices: list[Any] = [diffusers_logging]
+    if is_transformers_available():
+        from transformers.utils import logging as transformers_logging
+
+        voices.append(transformers_logging)
+    before = [(voice.get_verbosity(), voice.is_progress_bar_enabled()) for voice in voices]
+    for voice in voices:
+        voice.set_verbosity_error()
+        voice.disable_progress_bar()
     try:
         yield
     finally:
-        diffusers_logging.set_verbosity(verbosity)
-        if bars:
-            diffusers_logging.enable_progress_bar()
+        for voice, (verbosity, bars) in zip(voices, before, strict=True):
+            voice.set_verbosity(verbosity)
+            if bars:
+                voice.enable_progress_bar()
 
 
 def _first_line(error: BaseException) -> str:
