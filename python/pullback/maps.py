@@ -212,7 +212,7 @@ def encoder(
     pool: str | None = None,
     wrt: str = "x",
 ) -> Map:
-    """X → h, the feature at a tap. The forward pass stops right after it.
+    """The map x → h, the feature at a tap. The forward pass stops right after it.
 
     Args:
         model: the model.
@@ -266,7 +266,7 @@ def output(
     negative: Condition | None = None,
     wrt: str = "x",
 ) -> Map:
-    """X → the network's output, as the noise ε, the denoised estimate x̂₀ or the score.
+    """The map x → the network's output, as the noise ε, the denoised estimate x̂₀ or the score.
 
     Whatever the network predicts (noise, velocity, sample or flow) is converted.
 
@@ -296,7 +296,7 @@ def decoder(
     tap: TapName | None = None,
     kind: str = "noise",
 ) -> Map:
-    """H → the network's output, with x, the condition and all skip connections held.
+    """The map h → the network's output, with x, the condition and all skip connections held.
 
     The feature at the tap is the variable; at the bound point it is that of x itself. Blocks up to
     the tap are computed once, when the map is bound: a product costs the decoder part only. Where
