@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pullback import conditions, sampling
 from pullback._suitability import check_suitable, unwrapped
 from pullback.families import FAMILIES, Custom, flat
-from pullback.taps import Site, Tap, TapName, hooked
+from pullback.taps import Site, Tap, TapName, hooked, readable
 
 #: The network's own forward arguments, batch first.
 Condition = Mapping[str, Any]
@@ -257,8 +257,9 @@ class LatentModel:
     def fingerprint(self) -> str:
         """Short hash of the network's configuration and of a sample of its weights."""
         # Names with an underscore say where the network was read from, not what it is.
-        config = dict(getattr(self.network, "config", {}))
-        config = {k: v for k, v in config.items() if not k.startswith("_")}
+        config = getattr(self.network, "config", {})
+        config = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
+        config = {k: v for k, v in config.items() if not str(k).startswith("_")}
         digest = hashlib.sha256(json.dumps(config, default=str).encode())
         if not isinstance(self.network, nn.Module):
             name = getattr(self.network, "__qualname__", type(self.network).__qualname__)
@@ -275,16 +276,18 @@ class LatentModel:
     def taps(self) -> list[Tap]:
         """Where features can be read: the blocks of the network, in the order they run.
 
-        Any other module path works as a tap too, if the module returns one tensor.
+        Any other module path works as a tap too, if the module returns one tensor. Where a block of
+        a network of your own returns several, each is listed, as "path:index".
 
         Cost: one forward pass of one sample.
         """
         counter = FlopCounterMode(display=False)
-        seen: list[tuple[str, tuple[int, ...], int]] = []
+        seen: dict[str, tuple[tuple[int, ...], int]] = {}
 
         def record(path: str, module: nn.Module, output: object) -> None:
-            shape = tuple(Site(path).read(module, output).shape[1:])
-            seen.append((path, shape, counter.get_total_flops()))
+            for site, feature in readable(path, module, output):
+                # A block that runs again is tapped where it runs first.
+                seen.setdefault(str(site), (tuple(feature.shape[1:]), counter.get_total_flops()))
 
         x = torch.zeros(1, *self.latent_shape, dtype=self.dtype, device=self.device)
         t = torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -296,7 +299,7 @@ class LatentModel:
                 stack.enter_context(hooked(module, hook))
             self.call(x, t, condition)
         total = max(counter.get_total_flops(), 1)
-        return [Tap(path, shape, flops / total) for path, shape, flops in seen]
+        return [Tap(path, shape, flops / total) for path, (shape, flops) in seen.items()]
 
     def condition(self, cond: Condition | None, count: int) -> dict[str, torch.Tensor]:
         """The condition of a batch: checked, on the network's device, `[count, ...]` each.
@@ -322,14 +325,17 @@ class LatentModel:
             ValueError: no such module; the message lists the taps.
             TypeError: the tap is not a path or (path, index).
         """
+        if not isinstance(self.network, nn.Module):
+            raise ValueError(
+                f"{self.name} is a plain function, which has no modules to tap: only maps of its "
+                "output are known. Expected a torch.nn.Module for an encoder or a decoder."
+            )
         site = Site.of(self.default_tap if tap is None else tap)
         self.module(site)
         return site
 
     def module(self, site: Site) -> nn.Module:
         """The module of a tap; raises ValueError where there is none."""
-        if not isinstance(self.network, nn.Module):
-            raise ValueError(f"{self.name} is a plain function and has no modules to tap.")
         try:
             return self.network.get_submodule(site.path)
         except AttributeError:
@@ -345,7 +351,16 @@ class LatentModel:
         Networks with a learned variance return 2C channels; the first C are the prediction.
         """
         output = self.family.call(self.network, x, t, cond)
-        return output[:, : self.latent_shape[0]]
+        shape, size = getattr(output, "shape", None), [len(x), *self.latent_shape]
+        if shape is None or len(shape) != 4 or shape[1] < size[1] or size != [
+            shape[0], size[1], *shape[2:]
+        ]:  # fmt: skip
+            what = type(output).__name__ if shape is None else f"shape {list(shape)}"
+            raise ValueError(
+                f"Expected {self.name} to predict {size} (or more channels, of which the first are "
+                f"the prediction) for latents {list(x.shape)}, got {what}."
+            )
+        return output[:, : size[1]]
 
     def predict(self, x: torch.Tensor, t: int, cond: Condition) -> torch.Tensor:
         """The network's raw prediction `[B, C, H, W]` at one timestep t."""
