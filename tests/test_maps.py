@@ -553,6 +553,39 @@ def test_a_block_that_is_used_again_behind_the_tap_is_computed_there(rng):
     torch.testing.assert_close(dense(chosen), jacobians(f, point)[1:2], rtol=1e-9, atol=1e-11)
 
 
+class InPlace(nn.Module):
+    """Changes the output of its first block in place before the tap and after it; taps it twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.block, self.tap = nn.Conv2d(C, C, 3, padding=1), nn.Conv2d(C, C, 1)
+
+    def forward(self, x, t):
+        skip = self.block(x)
+        skip += 1
+        h = self.tap(torch.tanh(skip))
+        skip *= 2
+        return self.tap(torch.tanh(h)) + skip
+
+
+def test_what_is_changed_in_place_is_recorded_as_it_was_and_h_is_of_the_first_call(rng):
+    network = InPlace().eval().double()
+    x = torch.randn(3, C, H, W, generator=rng, dtype=torch.float64)
+    with torch.no_grad():
+        skip = network.block(x) + 1
+        point = network.tap(torch.tanh(skip))
+
+    def f(h, rows):
+        return network.tap(torch.tanh(h)) + 2 * skip[rows]
+
+    bound = maps.decoder(model_of(network), "tap").at(x, T)
+    torch.testing.assert_close(bound.point, point)
+    for _ in range(2):
+        torch.testing.assert_close(bound.value(), f(point, slice(0, 3)))
+    found = dense(bound.operator())
+    torch.testing.assert_close(found, jacobians(f, point), rtol=1e-9, atol=1e-11)
+
+
 def test_hooks_of_the_user_change_the_outputs_once(network, model, x):
     hooks = [
         network.first.register_forward_hook(lambda _m, _i, o: 2 * o + 1),

@@ -13,7 +13,7 @@ B, N, M = 3, 12, 10
 
 
 class Dense(Algebra):
-    """Given matrices [B, m, n] as an operator that counts its products, and what is released."""
+    """Given matrices [B, m, n] as an operator that counts its products."""
 
     def __init__(self, matrices, x_shape=None, h_shape=None):
         self.matrices = matrices
@@ -21,7 +21,7 @@ class Dense(Algebra):
         self.x_shape = x_shape or tuple(matrices.shape[2:])
         self.h_shape = h_shape or tuple(matrices.shape[1:2])
         self.dtype, self.device = matrices.dtype, matrices.device
-        self.made, self.released, self.widest = 0, 0, 0
+        self.made = 0
 
     def matmat(self, v):
         self.made += v.shape[0] * v.shape[1]
@@ -33,9 +33,6 @@ class Dense(Algebra):
 
     def select(self, index):
         return Dense(self.matrices[index], self.x_shape, self.h_shape)
-
-    def release(self):
-        self.released += 1
 
 
 def smooth(x, weight):
@@ -209,19 +206,24 @@ def test_a_streamed_mean_keeps_nothing_of_its_samples(rng):
 
 def test_the_metric_of_a_mean_never_holds_the_images_of_more_samples_than_asked(rng):
     a, _ = dense_operator(rng, count=6)
-    widest = []
+    order = []
 
     class Watched(Dense):
         def matmat(self, v):
-            widest.append(v.shape[0])
+            order.append(v.shape[0])
             return super().matmat(v)
+
+        def rmatmat(self, u):
+            order.append(-u.shape[0])
+            return super().rmatmat(u)
 
         def select(self, index):
             return Watched(self.matrices[index], self.x_shape, self.h_shape)
 
     mean = Watched(a.matrices, (3, 4)).mean(samples=2)
     mean.gram().matmat(torch.randn(1, 3, 3, 4, dtype=torch.float64))
-    assert widest == [2, 2, 2]
+    # The images of two samples are pulled back before those of the next two are made.
+    assert order == [2, -2, 2, -2, 2, -2]
 
 
 def test_a_mean_has_one_sample(rng):
