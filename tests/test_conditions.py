@@ -6,6 +6,7 @@ import torch
 
 from pullback.conditions import checked
 from pullback.families import Argument, flat, nested
+from tests import families
 
 CPU = torch.device("cpu")
 KNOWN = {
@@ -126,3 +127,11 @@ def test_labels_that_do_not_exist(labels):
         ValueError, match=r"class labels as whole numbers \[3\] between 0 and 3, got"
     ):
         check({"class_labels": torch.tensor(labels)}, arguments=LABELS)
+
+
+def test_embeddings_are_taken_in_the_networks_dtype():
+    model = families.model_of("UNet2DConditionModel", dtype=torch.float64)
+    cond = model.condition(families.text(2), 2)
+    assert cond["encoder_hidden_states"].dtype == torch.float64
+    labels = families.model_of("DiTTransformer2DModel", dtype=torch.float64).condition(None, 2)
+    assert labels["class_labels"].dtype == torch.int64

@@ -72,7 +72,6 @@ def test_a_basis_of_stable_diffusion_on_a_cpu(record_property):
     assert found["v"] == [1, 2, 4, 64, 64]
     assert found["s"][0] >= found["s"][1] > 0
     assert found["orthonormal"] < 1e-5
-    assert (
-        max(found["residual"]) < 0.7
-    )  # random weights have a flat spectrum, and 8 products are few
+    # Random weights have a flat spectrum, and 8 products are few.
+    assert max(found["residual"]) < 0.7
     assert found["peak GiB"] < 12  # the weights take 3.2, and a pass may take 6

@@ -141,6 +141,17 @@ def test_the_basis_depends_on_the_prompt_and_is_the_dense_one(stock):
     assert (null.s - found.s[:1]).abs().max() > 1e-3 * s.max()
 
 
+def test_the_null_condition_of_sdxl_is_what_its_pipeline_guides_away_from(stock):
+    pipeline = stock["stable_diffusion_xl"]
+    assert pipeline.config.force_zeros_for_empty_prompt
+    _, words, _, pooled = pipeline.encode_prompt(PROMPTS[0], do_classifier_free_guidance=True)
+    null = pullback.load(pipeline).null_cond
+    assert torch.equal(null["encoder_hidden_states"], words[0])
+    assert torch.equal(null["added_cond_kwargs.text_embeds"], pooled[0])
+    assert not bool(pooled.any())
+    assert bool(null["added_cond_kwargs.time_ids"].any())
+
+
 def test_the_conditions_of_sdxl_are_those_of_its_pipeline(stock):
     """The U-Net is watched while the stock pipeline runs, and then while we call it."""
     pipeline = stock["stable_diffusion_xl"]

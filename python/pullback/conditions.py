@@ -134,6 +134,20 @@ def from_prompts(pipeline: Any, prompts: list[str], guidance: float) -> dict[str
         return {"encoder_hidden_states": words}
 
 
+def without_prompt(pipeline: Any, empty: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What stands for "no prompt": the encoded empty prompt, or zeros where the pipeline says so.
+
+    Stable Diffusion XL was trained with zeros for embeddings that are left out, which its pipelines
+    say by `force_zeros_for_empty_prompt`.
+    """
+    if not getattr(pipeline, "config", {}).get("force_zeros_for_empty_prompt", False):
+        return empty
+    words = ("encoder_hidden_states", "added_cond_kwargs.text_embeds")
+    return {
+        name: torch.zeros_like(value) if name in words else value for name, value in empty.items()
+    }
+
+
 def _pixart_size(pipeline: Any, words: torch.Tensor) -> dict[str, torch.Tensor]:
     """PixArt-α at 1024 pixels is told the size and aspect ratio of the image."""
     network = pipeline.transformer

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pullback import conditions, sampling
+from pullback._schedule import Scheduled
 from pullback._suitability import check_suitable, unwrapped
 from pullback.families import FAMILIES, Custom, flat
 from pullback.taps import Site, Tap, TapName, hooked, readable
@@ -21,7 +22,7 @@ from pullback.taps import Site, Tap, TapName, hooked, readable
 Condition = Mapping[str, Any]
 
 
-class LatentModel:
+class LatentModel(Scheduled):
     """Wraps a denoising network and its scheduler; neither is changed.
 
     Args:
@@ -105,57 +106,6 @@ class LatentModel:
         return self._device or next(self.network.parameters()).device
 
     @property
-    def num_timesteps(self) -> int:
-        """Training timesteps of the schedule; t runs from 0 to one less."""
-        return int(self.scheduler.config.num_train_timesteps)
-
-    @property
-    def max_timestep(self) -> int:
-        """The noisiest timestep: pure noise for flow models, the last of training otherwise."""
-        return self.num_timesteps if self.prediction_type == "flow" else self.num_timesteps - 1
-
-    @property
-    def prediction_type(self) -> str:
-        """What the network predicts: "epsilon", "sample", "v_prediction" or "flow".
-
-        Raises:
-            ValueError: the scheduler says something else.
-        """
-        kind = self.scheduler.config.get("prediction_type", "epsilon")
-        if self.family.flow or "FlowMatch" in type(self.scheduler).__name__:
-            return "flow"
-        kind = "flow" if kind == "flow_prediction" else kind
-        if kind not in ("epsilon", "sample", "v_prediction", "flow"):
-            raise ValueError(
-                f"Expected a scheduler whose prediction_type is epsilon, sample, v_prediction or "
-                f"flow_prediction, got {kind!r}."
-            )
-        return str(kind)
-
-    def signal_and_noise(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What x_t holds of data and noise: x_t = signal x_0 + sigma ε.
-
-        Args:
-            t: timesteps `[B]` in training units.
-
-        Returns:
-            signal and sigma, `[B]` each, float32 on the device of t. For flow models sigma is
-            t / 1000 and signal the rest.
-        """
-        if self.prediction_type == "flow":
-            sigma = t.float() / self.num_timesteps
-            return 1 - sigma, sigma
-        alphas = getattr(self.scheduler, "alphas_cumprod", None)
-        if alphas is None:
-            raise ValueError(
-                f"{type(self.scheduler).__name__} does not say how much noise there is at a "
-                "timestep (it has no alphas_cumprod). Expected a scheduler such as DDPMScheduler "
-                "with the settings of training."
-            )
-        share = alphas.to(t.device).float()[t.long()]
-        return share.sqrt(), (1 - share).sqrt()
-
-    @property
     def default_tap(self) -> str:
         """The h-space of the papers: the middle block."""
         return self.family.default_tap(self.network)
@@ -196,7 +146,7 @@ class LatentModel:
         """The condition of the empty prompt, where there is a pipeline to encode it."""
         takes = self.arguments is not None and "encoder_hidden_states" in self.arguments
         if self._encoded_null is None and takes and self.pipeline is not None:
-            encoded = self.encode(prompt="")
+            encoded = conditions.without_prompt(self.pipeline, self.encode(prompt=""))
             self._encoded_null = {name: value[0] for name, value in encoded.items()}
         return self._encoded_null
 
@@ -248,10 +198,7 @@ class LatentModel:
             )
         prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
         cond = conditions.from_prompts(self.pipeline, prompts, guidance)
-        return self.condition(
-            {n: v.to(self.dtype) if v.is_floating_point() else v for n, v in cond.items()},
-            len(prompts),
-        )
+        return self.condition(cond, len(prompts))
 
     @property
     def fingerprint(self) -> str:
@@ -316,7 +263,11 @@ class LatentModel:
             cond = {name: value.unsqueeze(0) for name, value in self.null_cond.items()}
             if not cond:
                 return {}
-        return conditions.checked(cond, count, self.arguments, self.device, self.name)
+        found = conditions.checked(cond, count, self.arguments, self.device, self.name)
+        if self.arguments is None:
+            return found
+        # In the network's dtype, as pipelines hand them over; a callable takes what it is given.
+        return {n: v.to(self.dtype) if v.is_floating_point() else v for n, v in found.items()}
 
     def site(self, tap: TapName | None = None) -> Site:
         """A tap as a place in the network; None is the default tap.
@@ -421,39 +372,6 @@ class LatentModel:
         """Raise if the network is in a state in which its derivatives cannot be had."""
         if isinstance(self.network, nn.Module):
             check_suitable(self.network, self.name)
-
-    def check_timestep(self, t: float) -> int:
-        """A timestep as an int; raises ValueError unless it is a whole one of the schedule."""
-        try:
-            value = int(t)
-        except (TypeError, ValueError, OverflowError):
-            value = -1
-        if value != t or isinstance(t, bool) or not 0 <= value <= self.max_timestep:
-            raise ValueError(
-                f"Expected t as a whole training timestep between 0 and {self.max_timestep}, "
-                f"got {t!r}. A fraction of the schedule must be multiplied by {self.num_timesteps}."
-            )
-        return value
-
-    def timesteps(self, t: int | torch.Tensor, count: int) -> torch.Tensor:
-        """Timesteps of a batch, int64 `[count]` on the network's device.
-
-        Args:
-            t: one whole training timestep for all samples, or a tensor of one per sample.
-            count: samples in the batch.
-
-        Raises:
-            ValueError: another number of timesteps, or one that is not of the schedule.
-        """
-        given = torch.as_tensor(self.check_timestep(t) if not isinstance(t, torch.Tensor) else t)
-        if given.dim() > 1 or (given.dim() == 1 and len(given) != count):
-            raise ValueError(
-                f"Expected t as one timestep or one per sample, [{count}], got shape "
-                f"{list(given.shape)}."
-            )
-        for value in given.reshape(-1).tolist():
-            self.check_timestep(value)
-        return given.to(self.device, torch.int64).expand(count).clone()
 
     def check_latents(self, x: torch.Tensor) -> None:
         """Raise unless x is a finite batch of latents in the network's dtype, on its device."""
