@@ -96,7 +96,19 @@ Ritz ritz_cpu(const Tensor& any) {
   Work work = prepare(t);
   check_finite(work.params);
   if (work.params.batch == 0 || work.params.n == 0) return {work.values, work.vectors};
-  if (work.params.n > cpu::kRitzMost) return by_eigh(t);
+  if (work.params.n > cpu::kRitzMost) {
+    // One matrix a call: LAPACK's last bits depend on how a matrix is aligned, and so would a
+    // sample's on its place in the batch.
+    for (int64_t sample = 0; sample < work.params.batch; ++sample) {
+      Tensor one = t;
+      const auto [values, vectors] = by_eigh(torch::stable::narrow(one, 0, sample, 1));
+      Tensor to_values = torch::stable::narrow(work.values, 0, sample, 1);
+      Tensor to_vectors = torch::stable::narrow(work.vectors, 0, sample, 1);
+      torch::stable::copy_(to_values, values);
+      torch::stable::copy_(to_vectors, vectors);
+    }
+    return {work.values, work.vectors};
+  }
   cpu::ritz(work.params);
   return {work.values, work.vectors};
 }
