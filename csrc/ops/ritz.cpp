@@ -99,11 +99,12 @@ Ritz ritz_cpu(const Tensor& any) {
   if (work.params.n > cpu::kRitzMost) {
     // One matrix a call: LAPACK's last bits depend on how a matrix is aligned, and so would a
     // sample's on its place in the batch.
+    const auto place = [](const Tensor& of, int64_t sample) {
+      return call("aten::narrow", "", of, int64_t{0}, sample, int64_t{1})[0];
+    };
     for (int64_t sample = 0; sample < work.params.batch; ++sample) {
-      Tensor one = t;
-      const auto [values, vectors] = by_eigh(torch::stable::narrow(one, 0, sample, 1));
-      Tensor to_values = torch::stable::narrow(work.values, 0, sample, 1);
-      Tensor to_vectors = torch::stable::narrow(work.vectors, 0, sample, 1);
+      const auto [values, vectors] = by_eigh(place(t, sample));
+      Tensor to_values = place(work.values, sample), to_vectors = place(work.vectors, sample);
       torch::stable::copy_(to_values, values);
       torch::stable::copy_(to_vectors, vectors);
     }
