@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 
 from pullback import maps
-from pullback.model import Condition, LatentModel
-from pullback.taps import TapName
+from pullback.models.model import Condition, LatentModel
+from pullback.models.taps import TapName
 from pullback_ext.intercept import forward_mode_ready
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from pullback import _memory
+from pullback.operators import memory as _memory
 
 
 def synchronize(device: torch.device) -> None:

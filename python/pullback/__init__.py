@@ -13,20 +13,19 @@ from pullback._version import __version__
 
 if TYPE_CHECKING:
     from pullback import krylov, maps
-    from pullback.bases import LocalBasis, basis, local_basis
-    from pullback.jacobian import JacobianOperator
-    from pullback.loading import load
-    from pullback.model import LatentModel
+    from pullback.geometry import LocalBasis, basis, local_basis
+    from pullback.models import LatentModel, load
+    from pullback.operators import JacobianOperator
     from pullback.sampling import ddim
 
 _MODULE_OF = {
-    "JacobianOperator": "jacobian",
-    "LatentModel": "model",
-    "LocalBasis": "bases",
-    "basis": "bases",
+    "JacobianOperator": "operators",
+    "LatentModel": "models",
+    "LocalBasis": "geometry",
+    "basis": "geometry",
     "ddim": "sampling",
-    "load": "loading",
-    "local_basis": "bases",
+    "load": "models",
+    "local_basis": "geometry",
 }
 
 __all__ = [

@@ -17,8 +17,8 @@ import torch
 import typer
 from matplotlib.figure import Figure
 
-from pullback.loading import load
-from pullback.model import LatentModel
+from pullback.models.loading import load
+from pullback.models.model import LatentModel
 from pullback.sampling import ddim
 from pullback.zoo.digits.data import (
     NULL_CLASS,

@@ -1,0 +1,5 @@
+"""`python -m pullback.cli` is the command line too."""
+
+from pullback.cli import main
+
+main()

@@ -1,0 +1,131 @@
+"""The Krylov decomposition that the iteration builds: storage, one step, restart, selection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+import pullback_ext
+from pullback.krylov.blocks import rotate
+
+
+class Decomposition:
+    """A V = T V + Sᵀ W, row by row, for every sample of a batch.
+
+    Rows of the `basis` V [B, d, n] are orthonormal and have been multiplied by A; those of
+    `pending`, W [B, r, n], are orthonormal to them and wait. With T [B, d, d] the `projection` and
+    S [B, r, d] the `coupling`, the residual of every Ritz vector can be read off S. `images`
+    [B, d, m] holds J V where they are kept.
+    """
+
+    def __init__(self, first: torch.Tensor, capacity: int, image_size: int | None) -> None:
+        """Starts with the orthonormal block `first` [B, b, n], pending; V has no rows yet.
+
+        Args:
+            first: the first block.
+            capacity: rows of V at most.
+            image_size: m, to keep images; None not to.
+        """
+        batch, width, n = first.shape
+        capacity = min(capacity, n)
+        self._rows = first.new_empty(batch, min(capacity + width, n), n)
+        self._rows[:, :width] = first
+        self._images = None
+        if image_size is not None:
+            self._images = first.new_empty(batch, capacity, image_size)
+        self.size, self.width = 0, width
+        self.projection = first.new_zeros(batch, 0, 0, dtype=torch.float64)
+        self.coupling = first.new_zeros(batch, width, 0, dtype=torch.float64)
+        #: [B], the largest norm of a row in what the last product brought that V and W lack.
+        self.news = first.new_zeros(batch, dtype=torch.float64)
+        #: [B], how far the last product's projection was from symmetric.
+        self.skew = torch.zeros_like(self.news)
+        #: [B], whether the last product was finite.
+        self.finite = torch.ones_like(self.news, dtype=torch.bool)
+
+    @property
+    def basis(self) -> torch.Tensor:
+        """V, `[B, d, n]`."""
+        return self._rows[:, : self.size]
+
+    @property
+    def pending(self) -> torch.Tensor:
+        """W, `[B, r, n]`."""
+        return self._rows[:, self.size : self.size + self.width]
+
+    @property
+    def images(self) -> torch.Tensor:
+        """J V, `[B, d, m]`."""
+        assert self._images is not None
+        return self._images[:, : self.size]
+
+    def extend(
+        self,
+        image: torch.Tensor,
+        product: torch.Tensor,
+        random_rows: Callable[[int], torch.Tensor],
+        seed: int,
+    ) -> None:
+        """Move W into V, and what A W brings beyond both into W.
+
+        Args:
+            image: J W, `[B, r, m]`.
+            product: A W, `[B, r, n]`.
+            random_rows: gives `[B, count, n]` Gaussian rows for a count.
+            seed: of the random rows in place of those that bring nothing.
+        """
+        d, r = self.size, self.width
+        whole = self._rows[:, : d + r]
+        left = whole.shape[2] - d - r
+        if left >= r:
+            step = pullback_ext.block_step(product, self.pending, self.basis, seed)
+            following, columns, residual = step.q, step.projection, step.residual
+            self.finite = step.passes >= 0
+        else:
+            # Where fewer dimensions are left than a block has rows, any rows span all of them.
+            following = pullback_ext.orthonormalize(random_rows(left), whole, seed).q
+            columns = pullback_ext.gram(whole, product)
+            residual = pullback_ext.gram(product, following)
+            self.finite = product.isfinite().flatten(1).all(1)
+        self.news = torch.linalg.vector_norm(residual, dim=2).amax(1)
+        side, corner = columns[:, :d], columns[:, d:]
+        self.skew = (corner - corner.mT).abs().amax((1, 2))
+        corner = (corner + corner.mT) / 2
+        self.projection = torch.cat(
+            [torch.cat([self.projection, side], dim=2), torch.cat([side.mT, corner], dim=2)], dim=1
+        )
+        self.coupling = torch.nn.functional.pad(residual.mT, (d, 0))
+        if self._images is not None:
+            self._images[:, d : d + r] = image
+        self.size, self.width = d + r, following.shape[1]
+        self._put_pending(following)
+
+    def renew(
+        self, which: torch.Tensor, random_rows: Callable[[int], torch.Tensor], seed: int
+    ) -> None:
+        """Let random rows take the place of W in the samples `which` [B]; S is zero there."""
+        fresh = pullback_ext.orthonormalize(random_rows(self.width), self.basis, seed).q
+        self._put_pending(torch.where(which[:, None, None], fresh, self.pending))
+        self.coupling = torch.where(which[:, None, None], 0.0, self.coupling)
+
+    def restart(self, values: torch.Tensor, ritz: torch.Tensor) -> None:
+        """Keep the Ritz vectors `ritz` [B, p, d], of Ritz values `values` [B, p], and W."""
+        pending = self.pending.clone()
+        kept = ritz.shape[1]
+        self._rows[:, :kept] = rotate(ritz, self.basis)
+        if self._images is not None:
+            self._images[:, :kept] = rotate(ritz, self.images)
+        self.size = kept
+        self._put_pending(pending)
+        self.projection = torch.diag_embed(values)
+        self.coupling = self.coupling @ ritz.mT
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep the samples at the indices `rows` only."""
+        for name in ("_rows", "_images", "projection", "coupling", "news", "skew", "finite"):
+            value = getattr(self, name)
+            setattr(self, name, None if value is None else value[rows])
+
+    def _put_pending(self, rows: torch.Tensor) -> None:
+        self._rows[:, self.size : self.size + self.width] = rows

@@ -1,0 +1,428 @@
+"""A diffusion model as this library sees it: shapes, conditions, schedule and taps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pullback import sampling
+from pullback.models import conditions
+from pullback.models.families import FAMILIES, Custom, flat
+from pullback.models.schedule import Scheduled
+from pullback.models.suitability import check_suitable, unwrapped
+from pullback.models.taps import Site, Tap, TapName, hooked, readable
+
+#: The network's own forward arguments, batch first.
+Condition = Mapping[str, Any]
+
+
+class LatentModel(Scheduled):
+    """Wraps a denoising network and its scheduler; neither is changed.
+
+    Args:
+        network: a diffusers `UNet2DModel`, `UNet2DConditionModel`, `DiTTransformer2DModel`,
+            `PixArtTransformer2DModel`, `SD3Transformer2DModel` or `FluxTransformer2DModel` (or a
+            class derived from one), compiled or not; or any callable f(x, t, **cond) that returns
+            a tensor [B, C, H, W] or an object with it as `sample`. In evaluation mode.
+        scheduler: any diffusers scheduler; its config says how noise was added in training.
+        name: what the model is called in files and messages.
+        null_cond: the condition that stands for "no condition", per sample (without the batch);
+            needed for a class-conditional U-Net if `cond=None` is to be allowed.
+        latent_shape: (C, H, W) of x, where the network's config does not say or another size is
+            wanted.
+        pipeline: the diffusers pipeline that the network belongs to, for `encode`.
+        device: where the callable computes; a network knows.
+        dtype: dtype of x for a callable; a network knows.
+
+    Attributes:
+        network, scheduler, name, pipeline: as given; a compiled network is unwrapped.
+        family: what is known of networks of its class.
+        latent_shape: (C, H, W) of x.
+
+    Raises:
+        TypeError: the network or scheduler is of a kind that is not supported.
+        ValueError: the network is in training mode, offloaded, quantised or gradient-checkpointed,
+            or latent_shape is needed.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | Callable[..., Any],
+        scheduler: Any,
+        *,
+        name: str = "model",
+        null_cond: Condition | None = None,
+        latent_shape: Sequence[int] | None = None,
+        pipeline: Any = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        network = unwrapped(network)
+        if not callable(network):
+            raise TypeError(
+                f"Expected a network of diffusers or a callable f(x, t, **cond), got "
+                f"{type(network).__name__}."
+            )
+        if not hasattr(scheduler, "config") or "num_train_timesteps" not in scheduler.config:
+            raise TypeError(
+                f"Expected a diffusers scheduler, got {type(scheduler).__name__}. Pass the one "
+                "the model was trained with, for example DDPMScheduler.from_pretrained(folder)."
+            )
+        self.network: Any = network
+        self.scheduler, self.name = scheduler, name
+        self.pipeline = pipeline
+        self.family = next(
+            (family for kind, family in FAMILIES.items() if isinstance(network, kind)), Custom()
+        )
+        parameter = next(network.parameters(), None) if isinstance(network, nn.Module) else None
+        self._device = torch.device(device or "cpu") if parameter is None else None
+        self._dtype = (dtype or torch.float32) if parameter is None else None
+        if latent_shape is None:
+            self.latent_shape = self.family.latent_shape(network)
+        else:
+            self.latent_shape = _three(latent_shape)
+        self.family.check_shape(network, self.latent_shape)
+        self._encoded_null: dict[str, torch.Tensor] | None = None
+        self._null_cond = None
+        if null_cond is not None:
+            self._null_cond = {n: torch.as_tensor(v) for n, v in flat(null_cond).items()}
+            self.condition(None, 1)  # raises what is wrong with it
+        self.check_mode()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the network's parameters, and of x."""
+        return self._dtype or next(self.network.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network's parameters, and of x."""
+        return self._device or next(self.network.parameters()).device
+
+    @property
+    def default_tap(self) -> str:
+        """The h-space of the papers: the middle block."""
+        return self.family.default_tap(self.network)
+
+    @property
+    def null_cond(self) -> dict[str, torch.Tensor]:
+        """The null condition of one sample (without the batch); empty where none is needed.
+
+        It is the one given, or what the network's class has for it, or the empty prompt.
+
+        Raises:
+            ValueError: the network needs a condition and has no known null condition.
+        """
+        found = self._null_cond
+        if found is None:
+            found = self.family.null(self.network)
+        if found is None:
+            found = self._empty_prompt()
+        if found is not None:
+            return {name: value.to(self.device) for name, value in found.items()}
+        needed = [name for name, kind in (self.arguments or {}).items() if kind.needed]
+        if needed == ["class_labels"]:
+            raise ValueError(
+                f"{self.name} is conditional on a class and has no known null class, so a "
+                'condition is needed. Pass cond={"class_labels": labels}, or name the null class '
+                "once: LatentModel(network, scheduler, null_cond={'class_labels': "
+                "torch.tensor(...)})."
+            )
+        if needed:
+            raise ValueError(
+                f"{self.name} needs a condition ({', '.join(needed)}) and knows no null condition. "
+                "Pass cond={...}; or load the whole pipeline, so that the empty prompt can be "
+                "encoded; or name it once: LatentModel(network, scheduler, null_cond={...})."
+            )
+        return {}
+
+    def _empty_prompt(self) -> dict[str, torch.Tensor] | None:
+        """The condition of the empty prompt, where there is a pipeline to encode it."""
+        takes = self.arguments is not None and "encoder_hidden_states" in self.arguments
+        if self._encoded_null is None and takes and self.pipeline is not None:
+            encoded = conditions.without_prompt(self.pipeline, self.encode(prompt=""))
+            self._encoded_null = {name: value[0] for name, value in encoded.items()}
+        return self._encoded_null
+
+    @property
+    def arguments(self) -> dict[str, Any] | None:
+        """The conditioning arguments of the network; None where they are not known."""
+        return self.family.arguments(self.network)
+
+    def encode(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        class_label: int | Sequence[int] | None = None,
+        guidance: float = 3.5,
+    ) -> dict[str, torch.Tensor]:
+        """A condition from prompts or class labels, to be passed as `cond`.
+
+        Args:
+            prompt: one prompt or several, encoded by the pipeline's own `encode_prompt`.
+            class_label: one label or several.
+            guidance: the distilled guidance scale of networks that take it as an argument (Flux).
+
+        Returns:
+            Tensors `[B, ...]` by the names of the network's forward arguments; "a.b" stands for the
+            entry b of a mapping a.
+
+        Raises:
+            ValueError: neither or both are given, the network takes no such condition, or there is
+                no pipeline to encode a prompt.
+        """
+        if (prompt is None) == (class_label is None):
+            raise ValueError("Expected either prompt= or class_label=, got both or neither.")
+        known = self.arguments or {}
+        asked = "class_labels" if prompt is None else "encoder_hidden_states"
+        if self.arguments is not None and asked not in known:
+            kinds = {"class_labels": "class label", "encoder_hidden_states": "prompt"}
+            takes = [f"a {kind}" for name, kind in kinds.items() if name in known]
+            raise ValueError(
+                f"{self.name} takes no {kinds[asked]}. Expected "
+                f"{' or '.join(takes) or 'no condition at all'}."
+            )
+        if class_label is not None:
+            labels = [class_label] if isinstance(class_label, int) else list(class_label)
+            cond = {"class_labels": torch.tensor(labels, dtype=torch.int64)}
+            return self.condition(cond, len(labels))
+        if self.pipeline is None:
+            raise ValueError(
+                f"{self.name} was made from a network alone, which cannot encode a prompt. Load "
+                "the whole pipeline: pullback.load(pipeline), or pass the embeddings as cond={...}."
+            )
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
+        cond = conditions.from_prompts(self.pipeline, prompts, guidance)
+        return self.condition(cond, len(prompts))
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of the network's configuration and of a sample of its weights."""
+        # Names with an underscore say where the network was read from, not what it is.
+        config = getattr(self.network, "config", {})
+        config = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
+        config = {k: v for k, v in config.items() if not str(k).startswith("_")}
+        digest = hashlib.sha256(json.dumps(config, default=str).encode())
+        if not isinstance(self.network, nn.Module):
+            name = getattr(self.network, "__qualname__", type(self.network).__qualname__)
+            return hashlib.sha256(name.encode()).hexdigest()[:16]
+        for name, parameter in self.network.named_parameters():
+            part = parameter.detach().flatten()[:64].double().cpu()
+            digest.update(name.encode() + part.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def blocks(self) -> list[str]:
+        """Paths of the network's blocks, in the order they run."""
+        return self.family.blocks(self.network)
+
+    def taps(self) -> list[Tap]:
+        """Where features can be read: the blocks of the network, in the order they run.
+
+        Any other module path works as a tap too, if the module returns one tensor. Where a block of
+        a network of your own returns several, each is listed, as "path:index".
+
+        Cost: one forward pass of one sample.
+        """
+        counter = FlopCounterMode(display=False)
+        seen: dict[str, tuple[tuple[int, ...], int]] = {}
+
+        def record(path: str, module: nn.Module, output: object) -> None:
+            for site, feature in readable(path, module, output):
+                # A block that runs again is tapped where it runs first.
+                seen.setdefault(str(site), (tuple(feature.shape[1:]), counter.get_total_flops()))
+
+        x = torch.zeros(1, *self.latent_shape, dtype=self.dtype, device=self.device)
+        t = torch.zeros(1, dtype=torch.int64, device=self.device)
+        condition = self._any_condition(1)
+        with ExitStack() as stack, counter, torch.no_grad():
+            for path in self.blocks():
+                module = self.network.get_submodule(path)
+                hook = lambda module, output, path=path: record(path, module, output)  # noqa: E731
+                stack.enter_context(hooked(module, hook))
+            self.call(x, t, condition)
+        total = max(counter.get_total_flops(), 1)
+        return [Tap(path, shape, flops / total) for path, (shape, flops) in seen.items()]
+
+    def condition(self, cond: Condition | None, count: int) -> dict[str, torch.Tensor]:
+        """The condition of a batch: checked, on the network's device, `[count, ...]` each.
+
+        Args:
+            cond: tensors `[count, ...]` or `[1, ...]` by the names of the network's forward
+                arguments; None is the null condition.
+            count: samples in the batch.
+
+        Raises:
+            ValueError: an unknown name, another batch size, or a class that does not exist.
+        """
+        if cond is None:
+            cond = {name: value.unsqueeze(0) for name, value in self.null_cond.items()}
+            if not cond:
+                return {}
+        found = conditions.checked(cond, count, self.arguments, self.device, self.name)
+        if self.arguments is None:
+            return found
+        # In the network's dtype, as pipelines hand them over; a callable takes what it is given.
+        return {n: v.to(self.dtype) if v.is_floating_point() else v for n, v in found.items()}
+
+    def site(self, tap: TapName | None = None) -> Site:
+        """A tap as a place in the network; None is the default tap.
+
+        Raises:
+            ValueError: no such module; the message lists the taps.
+            TypeError: the tap is not a path or (path, index).
+        """
+        if not isinstance(self.network, nn.Module):
+            raise ValueError(
+                f"{self.name} is a plain function, which has no modules to tap: only maps of its "
+                "output are known. Expected a torch.nn.Module for an encoder or a decoder."
+            )
+        site = Site.of(self.default_tap if tap is None else tap)
+        self.module(site)
+        return site
+
+    def module(self, site: Site) -> nn.Module:
+        """The module of a tap; raises ValueError where there is none."""
+        try:
+            return self.network.get_submodule(site.path)
+        except AttributeError:
+            listed = ", ".join(self.blocks())
+            raise ValueError(
+                f"{self.name} has no module {site.path!r}. Its taps are: {listed}; any other "
+                "module path of the network works too."
+            ) from None
+
+    def call(self, x: torch.Tensor, t: torch.Tensor, cond: Condition) -> torch.Tensor:
+        """The network's raw prediction `[B, C, H, W]` at timesteps `[B]`, in any transform.
+
+        Networks with a learned variance return 2C channels; the first C are the prediction.
+        """
+        output = self.family.call(self.network, x, t, cond)
+        shape, size = getattr(output, "shape", None), [len(x), *self.latent_shape]
+        if shape is None or len(shape) != 4 or shape[1] < size[1] or size != [
+            shape[0], size[1], *shape[2:]
+        ]:  # fmt: skip
+            what = type(output).__name__ if shape is None else f"shape {list(shape)}"
+            raise ValueError(
+                f"Expected {self.name} to predict {size} (or more channels, of which the first are "
+                f"the prediction) for latents {list(x.shape)}, got {what}."
+            )
+        return output[:, : size[1]]
+
+    def predict(self, x: torch.Tensor, t: int, cond: Condition) -> torch.Tensor:
+        """The network's raw prediction `[B, C, H, W]` at one timestep t."""
+        return self.call(x, torch.full((len(x),), t, device=self.device), cond)
+
+    def sample_latents(
+        self,
+        count: int,
+        t: int,
+        seed: int | Sequence[int] = 0,
+        cond: Condition | None = None,
+        *,
+        steps: int = 50,
+    ) -> torch.Tensor:
+        """Latents x_t on the way from noise to images.
+
+        Every sample has a seed of its own, so it is the same whatever the count, and at every t
+        (up to the stride) it is on its way to the same image.
+
+        Args:
+            count: samples.
+            t: timestep to stop at, in the scheduler's training units.
+            seed: the first sample's seed, where the others follow with seed + 1, seed + 2, ...;
+                or one seed per sample.
+            cond: the network's further arguments, batch first; None is the null condition.
+            steps: DDIM steps over the whole schedule.
+
+        Returns:
+            `[count, C, H, W]` in the network's dtype, on its device.
+
+        Cost: at most `steps` forward passes of the batch.
+        """
+        if count < 1:
+            raise ValueError(f"Expected a positive count of samples, got {count}.")
+        seeds = seed if isinstance(seed, Sequence) else range(int(seed), int(seed) + count)
+        if len(seeds) != count:
+            raise ValueError(f"Expected one seed per sample, {count}, got {len(seeds)}.")
+        self.check_mode()
+        t, cond = self.check_timestep(t), self.condition(cond, count)
+        draws = [
+            torch.randn(
+                self.latent_shape,
+                generator=torch.Generator("cpu").manual_seed(int(one)),
+                dtype=torch.float32,
+                device="cpu",
+            )
+            for one in seeds
+        ]
+        noise = torch.stack(draws)
+        x = noise.to(self.device, self.dtype)
+        down = sampling.stride(self, steps)
+        start = t + (self.max_timestep - t) // down * down
+        if start == t:
+            return x
+        return sampling.ddim(self, x, start, t, cond=cond, steps=steps)
+
+    def check_mode(self) -> None:
+        """Raise if the network is in a state in which its derivatives cannot be had."""
+        if isinstance(self.network, nn.Module):
+            check_suitable(self.network, self.name)
+
+    def check_latents(self, x: torch.Tensor) -> None:
+        """Raise unless x is a finite batch of latents in the network's dtype, on its device."""
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(
+                f"Expected latents as a tensor, got {type(x).__name__}. Convert them with "
+                "torch.as_tensor."
+            )
+        expected = f"[B, {', '.join(map(str, self.latent_shape))}]"
+        if x.dim() != 4 or tuple(x.shape[1:]) != self.latent_shape or len(x) == 0:
+            raise ValueError(
+                f"Expected latents of shape {expected} for {self.name}, got {list(x.shape)}."
+            )
+        if x.dtype != self.dtype or x.device != self.device:
+            raise ValueError(
+                f"Expected latents in {self.dtype} on {self.device}, like the network, got "
+                f"{x.dtype} on {x.device}. Convert them with x.to({str(self.device)!r}, "
+                f"{self.dtype})."
+            )
+        finite = torch.isfinite(x).flatten(1).all(1)
+        if not bool(finite.all()):
+            raise ValueError(
+                f"x contains NaN or Inf in samples {torch.nonzero(~finite).flatten().tolist()}. "
+                "Expected finite latents; the usual causes are a half-precision overflow while "
+                "sampling and a wrong scaling of the input."
+            )
+
+    def _any_condition(self, count: int) -> dict[str, torch.Tensor]:
+        """A valid condition, for passes in which only shapes matter."""
+        try:
+            return self.condition(None, count)
+        except ValueError:  # no null condition is known
+            blank = self.family.blank(self.network)
+            return {
+                name: value.to(self.device, self.dtype if value.is_floating_point() else None)
+                .unsqueeze(0)
+                .expand(count, *value.shape)
+                for name, value in blank.items()
+            }
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.latent_shape))
+        return (
+            f"LatentModel({self.name}: {self.family.label}, latents {shape}, "
+            f"{self.num_timesteps} timesteps, {self.dtype}, {self.device})"
+        )
+
+
+def _three(shape: Sequence[int]) -> tuple[int, int, int]:
+    sizes = tuple(int(size) for size in shape)
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise ValueError(f"Expected latent_shape as (C, H, W), got {tuple(shape)}.")
+    return sizes

@@ -1,0 +1,112 @@
+"""What a model's scheduler says of its timesteps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pullback.models.families import Family
+
+
+class Scheduled:
+    """The part of a `LatentModel` that is about timesteps.
+
+    Attributes:
+        name: what messages call the model.
+        scheduler: a diffusers scheduler.
+        family: what is known of the network's class.
+    """
+
+    name: str
+    scheduler: Any
+    family: Family
+
+    @property
+    def device(self) -> torch.device:
+        """Where timesteps are put."""
+        raise NotImplementedError("a subclass says where it computes")
+
+    @property
+    def num_timesteps(self) -> int:
+        """Training timesteps of the schedule; t runs from 0 to one less."""
+        return int(self.scheduler.config.num_train_timesteps)
+
+    @property
+    def max_timestep(self) -> int:
+        """The noisiest timestep: pure noise for flow models, the last of training otherwise."""
+        return self.num_timesteps if self.prediction_type == "flow" else self.num_timesteps - 1
+
+    @property
+    def prediction_type(self) -> str:
+        """What the network predicts: "epsilon", "sample", "v_prediction" or "flow".
+
+        Raises:
+            ValueError: the scheduler says something else.
+        """
+        kind = self.scheduler.config.get("prediction_type", "epsilon")
+        if self.family.flow or "FlowMatch" in type(self.scheduler).__name__:
+            return "flow"
+        kind = "flow" if kind == "flow_prediction" else kind
+        if kind not in ("epsilon", "sample", "v_prediction", "flow"):
+            raise ValueError(
+                f"Expected a scheduler whose prediction_type is epsilon, sample, v_prediction or "
+                f"flow_prediction, got {kind!r}."
+            )
+        return str(kind)
+
+    def signal_and_noise(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What x_t holds of data and noise: x_t = signal x_0 + sigma ε.
+
+        Args:
+            t: timesteps `[B]` in training units.
+
+        Returns:
+            signal and sigma, `[B]` each, float32 on the device of t. For flow models sigma is
+            t / 1000 and signal the rest.
+        """
+        if self.prediction_type == "flow":
+            sigma = t.float() / self.num_timesteps
+            return 1 - sigma, sigma
+        alphas = getattr(self.scheduler, "alphas_cumprod", None)
+        if alphas is None:
+            raise ValueError(
+                f"{type(self.scheduler).__name__} does not say how much noise there is at a "
+                "timestep (it has no alphas_cumprod). Expected a scheduler such as DDPMScheduler "
+                "with the settings of training."
+            )
+        share = alphas.to(t.device).float()[t.long()]
+        return share.sqrt(), (1 - share).sqrt()
+
+    def check_timestep(self, t: float) -> int:
+        """A timestep as an int; raises ValueError unless it is a whole one of the schedule."""
+        try:
+            value = int(t)
+        except (TypeError, ValueError, OverflowError):
+            value = -1
+        if value != t or isinstance(t, bool) or not 0 <= value <= self.max_timestep:
+            raise ValueError(
+                f"Expected t as a whole training timestep between 0 and {self.max_timestep}, "
+                f"got {t!r}. A fraction of the schedule must be multiplied by {self.num_timesteps}."
+            )
+        return value
+
+    def timesteps(self, t: int | torch.Tensor, count: int) -> torch.Tensor:
+        """Timesteps of a batch, int64 `[count]` on the network's device.
+
+        Args:
+            t: one whole training timestep for all samples, or a tensor of one per sample.
+            count: samples in the batch.
+
+        Raises:
+            ValueError: another number of timesteps, or one that is not of the schedule.
+        """
+        given = torch.as_tensor(self.check_timestep(t) if not isinstance(t, torch.Tensor) else t)
+        if given.dim() > 1 or (given.dim() == 1 and len(given) != count):
+            raise ValueError(
+                f"Expected t as one timestep or one per sample, [{count}], got shape "
+                f"{list(given.shape)}."
+            )
+        for value in given.reshape(-1).tolist():
+            self.check_timestep(value)
+        return given.to(self.device, torch.int64).expand(count).clone()

@@ -1,0 +1,367 @@
+"""Local bases of the digit model against a dense float64 SVD of the same network."""
+
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import pullback
+from benchmarks.oracle import dense_jacobian, leading, sine
+from pullback import LocalBasis, local_basis, maps
+
+TIMESTEPS = (900, 700, 500, 200)
+
+
+@pytest.fixture(scope="module")
+def truth(digits, digits64):
+    """Per timestep: 8 latents, their dense Jacobians and the leading 50 triplets."""
+    found = {}
+    for t in TIMESTEPS:
+        x = digits.sample_latents(8, t, seed=1)
+        jacobian = dense_jacobian(digits64, x.double(), t)
+        found[t] = (x, jacobian, *leading(jacobian, 50))
+    return found
+
+
+@pytest.fixture(scope="module")
+def small(digits):
+    """A cheap basis for what does not depend on its accuracy."""
+    x = digits.sample_latents(3, 500, seed=2)
+    return local_basis(digits, x, 500, 4, quality="draft")
+
+
+@pytest.mark.parametrize("t", TIMESTEPS)
+def test_rank_ten_in_float32(digits, truth, t):
+    x, _, _, s, v = truth[t]
+    basis = local_basis(digits, x, t, 10)
+    true = sine(basis.v, v[:, :10])
+    assert true.max() <= 2e-3
+    assert ((basis.s.double() - s[:, :10]) / s[:, :10]).abs().max() <= 1e-4
+    assert basis.converged.all()
+    assert (true <= basis.angle_bound).all()
+    if t == 500:
+        assert basis.products.double().median() <= 110
+
+
+@pytest.mark.parametrize("t", TIMESTEPS)
+def test_rank_fifty_in_float32(digits, truth, t):
+    x, jacobian, _, s, v = truth[t]
+    basis = local_basis(digits, x, t, 50)
+    rows = basis.v.double().flatten(2)
+    captured = (jacobian @ rows.mT).square().sum((1, 2)) / s.square().sum(1)
+    assert captured.min() >= 1 - 1e-3
+    assert sine(basis.v, v[:, :25]).max() <= 2e-3
+    true = sine(basis.v, v)
+    assert (~basis.converged | (true <= basis.angle_bound)).all()
+    assert ((basis.s.double() - s) / s).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("t", TIMESTEPS)
+def test_float64_network_to_one_millionth(digits64, truth, t):
+    x, _, u, s, v = truth[t]
+    basis = local_basis(digits64, x.double(), t, 10, tol=1e-6)
+    assert basis.converged.all()
+    assert sine(basis.v, v[:, :10]).max() <= 1e-6
+    assert sine(basis.u, u[:, :10]).max() <= 1e-5
+    assert ((basis.s - s[:, :10]) / s[:, :10]).abs().max() <= 1e-10
+
+
+def test_triplets_are_orthonormal_and_belong_together(truth, digits):
+    x, jacobian, *_ = truth[500]
+    basis = local_basis(digits, x, 500, 10)
+    eye = torch.eye(10, dtype=torch.float64)
+    u, v = basis.u.double().flatten(2), basis.v.double().flatten(2)
+    for rows in (u, v):
+        assert torch.linalg.matrix_norm(rows @ rows.mT - eye).max() < 1e-5
+    images = torch.einsum("bmn,bkn->bkm", jacobian, v)
+    s = basis.s.double().unsqueeze(2)
+    assert (torch.linalg.vector_norm(images - s * u, dim=2) / s[:, :1, 0]).max() < 1e-5
+    pulled = torch.einsum("bmn,bkm->bkn", jacobian, u)
+    residual = torch.linalg.vector_norm(pulled - s * v, dim=2) / s[:, :1, 0]
+    assert (residual - basis.residual.double()).abs().max() < 1e-5
+    assert (v.gather(2, v.abs().argmax(2, keepdim=True)) > 0).all()
+
+
+def test_a_sample_does_not_depend_on_its_batch(digits, truth):
+    x, *_ = truth[700]
+    together = local_basis(digits, x, 700, 6)
+    for sample in (0, 5):
+        alone = local_basis(digits, x[sample : sample + 1], 700, 6)
+        assert sine(alone.v, together[sample].v).max() < 1e-4
+        assert torch.allclose(alone.s, together[sample].s, rtol=1e-5)
+
+
+def test_one_timestep_per_sample(digits, truth):
+    x = torch.cat([truth[900][0][:1], truth[200][0][:1]])
+    mixed = local_basis(digits, x, torch.tensor([900, 200]), 5)
+    assert mixed.provenance["t"] == [900, 200]
+    for row, t in enumerate((900, 200)):
+        assert sine(mixed[row].v, truth[t][4][:1, :5]).max() <= 2e-3
+
+
+def test_conditions_change_the_basis_and_are_used(digits, digits64, truth):
+    x, *_ = truth[700]
+    cond = {"class_labels": torch.tensor([3])}
+    basis = local_basis(digits, x[:2], 700, 5, cond=cond)
+    jacobian = dense_jacobian(digits64, x[:2].double(), 700, cond=cond)
+    assert sine(basis.v, leading(jacobian, 5)[2]).max() <= 2e-3
+    assert sine(basis.v, truth[700][4][:2, :5]).max() > 1e-2
+
+
+@pytest.mark.parametrize("tap", ["down_blocks.0", "mid_block.resnets.0", "up_blocks.1"])
+def test_other_taps(digits, digits64, truth, tap):
+    x, *_ = truth[500]
+    basis = local_basis(digits, x[:2], 500, 4, tap=tap)
+    jacobian = dense_jacobian(digits64, x[:2].double(), 500, tap=tap)
+    assert sine(basis.v, leading(jacobian, 4)[2]).max() <= 2e-3
+    assert basis.provenance["tap"] == tap
+
+
+def test_channels_last_networks_work(truth):
+    model = pullback.load("digits")
+    model.network.to(memory_format=torch.channels_last)
+    x, _, _, _, v = truth[500]
+    x = x[:2].to(memory_format=torch.channels_last)
+    assert sine(local_basis(model, x, 500, 5).v, v[:2, :5]).max() <= 2e-3
+
+
+def test_the_network_is_left_as_it_was_found(digits, truth):
+    x, *_ = truth[500]
+    before = {name: p.clone() for name, p in digits.network.named_parameters()}
+    flags = [p.requires_grad for p in digits.network.parameters()]
+    processors = str(digits.network)
+    local_basis(digits, x[:1], 500, 2, quality="draft")
+    assert all(torch.equal(p, before[n]) for n, p in digits.network.named_parameters())
+    assert [p.requires_grad for p in digits.network.parameters()] == flags
+    assert all(p.grad is None for p in digits.network.parameters())
+    assert str(digits.network) == processors
+    assert not any(m._forward_hooks for m in digits.network.modules())
+
+
+# ------------------------------------------------------------------------------ LocalBasis itself
+
+
+def test_save_and_load_give_the_same_basis(small, tmp_path):
+    path = tmp_path / "basis.safetensors"
+    small.save(path)
+    again = LocalBasis.load(path)
+    for name in ("u", "s", "v", "residual", "angle_bound", "converged", "rank", "products"):
+        assert torch.equal(getattr(again, name), getattr(small, name)), name
+    assert again.stopped == small.stopped
+    assert again.tol == small.tol
+    assert again.provenance == small.provenance
+    assert {"model", "fingerprint", "tap", "t", "seed", "torch", "diffusers"} <= set(
+        again.provenance
+    )
+    assert (again.provenance["map"], again.provenance["wrt"]) == ("encoder mid_block", "x")
+    assert [p.name for p in tmp_path.iterdir()] == ["basis.safetensors"]
+
+
+def test_a_failed_save_leaves_the_old_file(small, tmp_path, monkeypatch):
+    path = tmp_path / "basis.safetensors"
+    small.save(path)
+    before = path.read_bytes()
+
+    def fails(*_args, **_kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("pullback.geometry.bases.save_file", fails)
+    with pytest.raises(OSError, match="disk full"):
+        small.save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["basis.safetensors"]
+
+
+def test_missing_damaged_and_foreign_files_are_named(small, tmp_path):
+    with pytest.raises(FileNotFoundError, match="No basis file"):
+        LocalBasis.load(tmp_path / "none.safetensors")
+    path = tmp_path / "basis.safetensors"
+    small.save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="damaged"):
+        LocalBasis.load(path)
+    path.write_bytes(b"\x80\x04pickle")
+    with pytest.raises(ValueError, match="damaged"):
+        LocalBasis.load(path)
+    save_file({"u": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="not a local basis"):
+        LocalBasis.load(path)
+
+
+def test_indexing_selects_samples(small):
+    assert len(small) == 3
+    last = torch.tensor([False, False, True])
+    for index, rows in (
+        (1, [1]),
+        (-1, [2]),
+        (torch.tensor(1), [1]),
+        (last, [2]),
+        (slice(0, 2), [0, 1]),
+        ([2, 0], [2, 0]),
+    ):
+        part = small[index]
+        assert torch.equal(part.v, small.v[rows])
+        assert part.stopped == tuple(small.stopped[row] for row in rows)
+        assert len(part.provenance["t"]) == len(rows)
+    with pytest.raises(IndexError, match="below 3, got 3"):
+        small[3]
+
+
+def test_to_moves_and_converts(small):
+    wide = small.to(torch.float64)
+    assert {wide.u.dtype, wide.s.dtype, wide.v.dtype} == {torch.float64}
+    assert wide.rank.dtype == torch.int64
+    assert wide.converged.dtype == torch.bool
+    assert torch.equal(wide.v.float(), small.v)
+
+
+def test_metric_is_the_pullback_metric_within_the_span(small, digits64, digits):
+    x = digits.sample_latents(3, 500, seed=2)
+    jacobian = dense_jacobian(digits64, x.double(), 500)
+    first, second = small.v[:, 0], small.v[:, 0] + 2 * small.v[:, 3]
+    images = [torch.einsum("bmn,bn->bm", jacobian, w.double().flatten(1)) for w in (first, second)]
+    expected = (images[0] * images[1]).sum(1)
+    value = small.metric(first, second)
+    assert torch.allclose(value.double(), expected, rtol=1e-2)
+    assert torch.allclose(value, small.s[:, 0] ** 2, rtol=1e-4)
+    with pytest.raises(ValueError, match="Expected v of shape"):
+        small.metric(first[:, 0], second)
+
+
+def test_extend_goes_on_from_the_basis(digits, truth):
+    x, _, _, _, v = truth[500]
+    basis = local_basis(digits, x[:3], 500, 6)
+    larger = basis.extend(10)
+    fresh = local_basis(digits, x[:3], 500, 10)
+    assert sine(larger.v, v[:3, :10]).max() <= 2e-3
+    assert larger.products.sum() <= 1.1 * fresh.products.sum()
+    with pytest.raises(ValueError, match="above 6, got 6"):
+        basis.extend(6)
+
+
+def test_a_neighbouring_timestep_is_a_good_start(digits, truth):
+    x, _, _, _, v = truth[500]
+    near = local_basis(digits, digits.sample_latents(8, 520, seed=1), 520, 10)
+    cold, warm = local_basis(digits, x, 500, 10), local_basis(digits, x, 500, 10, init=near.v)
+    assert warm.products.sum() < 0.9 * cold.products.sum()
+    assert warm.converged.all()
+    assert (sine(warm.v, v[:, :10]) <= warm.angle_bound).all()
+
+
+def test_extend_after_loading_says_what_to_do(small, tmp_path):
+    small.save(tmp_path / "b.safetensors")
+    with pytest.raises(RuntimeError, match=r"init=basis\.v"):
+        LocalBasis.load(tmp_path / "b.safetensors").extend(6)
+
+
+def test_extend_of_selected_samples(small):
+    larger = small[1].extend(6)
+    assert larger.v.shape[:2] == (1, 6)
+    assert sine(larger.v[:, :4], small[1].v).max() < 0.3
+
+
+def test_progress_reaches_the_caller(digits):
+    seen = []
+    x = digits.sample_latents(1, 500, seed=2)
+    local_basis(digits, x, 500, 2, quality="draft", progress=seen.append)
+    assert seen
+    assert seen[-1].active == 0
+
+
+def test_provenance_is_plain_json(small):
+    assert json.loads(json.dumps(small.provenance)) == small.provenance
+
+
+def test_editing_the_latents_in_place_later_does_not_reach_the_basis(digits):
+    x = digits.sample_latents(1, 500, seed=2)
+    kept = x.clone()
+    basis = local_basis(digits, x, 500, 2)
+    x.add_(1)
+    expected = local_basis(digits, kept, 500, 3)
+    assert torch.allclose(basis.extend(3).s, expected.s, rtol=1e-4)
+
+
+def test_two_threads_may_use_one_network(digits):
+    x = digits.sample_latents(1, 500)
+    paths = ["down_blocks.0", "mid_block"] * 4
+    encoders = [maps.encoder(digits, path).at(x, 500) for path in paths]
+    expected = [encoder.value() for encoder in encoders]
+
+    def many(encoder):
+        return [encoder.value() for _ in range(5)]
+
+    with ThreadPoolExecutor(4) as pool:
+        for values, value in zip(pool.map(many, encoders), expected, strict=True):
+            assert all(torch.allclose(one, value, atol=1e-5) for one in values)
+
+
+def test_products_add_up_to_what_the_operator_counted(digits):
+    x = digits.sample_latents(3, 500, seed=2)
+    counted = []
+    operator_of = maps.JacobianOperator
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "pullback.maps.JacobianOperator",
+            lambda *a, **k: counted.append(operator_of(*a, **k)) or counted[-1],
+        )
+        basis = local_basis(digits, x, 500, 3, quality="draft")
+    assert int(basis.products.sum()) == counted[0].count.total
+    assert counted[0]._closure is None  # no activations are kept when the work is done
+
+
+# ------------------------------------------------------------------------------------- bad input
+
+
+def latents(count=2):
+    return torch.randn(count, 1, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.full((2, 1, 16, 16), math.nan)}, r"NaN or Inf in samples \[0, 1\]"),
+        ({"x": torch.full((2, 1, 16, 16), math.inf)}, "NaN or Inf"),
+        ({"x": torch.randn(2, 3, 16, 16)}, r"shape \[B, 1, 16, 16\] for digits"),
+        ({"x": torch.randn(1, 16, 16)}, r"got \[1, 16, 16\]"),
+        ({"x": torch.randn(0, 1, 16, 16)}, r"got \[0, 1, 16, 16\]"),
+        ({"x": torch.randn(2, 1, 16, 16).double()}, "like the network, got torch.float64"),
+        ({"t": 1000}, "between 0 and 999, got 1000"),
+        ({"t": -1}, "between 0 and 999"),
+        ({"t": 0.5}, "multiplied by 1000"),
+        ({"t": torch.tensor([1, 2, 3])}, r"one per sample, \[2\], got shape \[3\]"),
+        ({"rank": 0}, "between 1 and min"),
+        ({"rank": 257}, r"min\(256, 1536\) = 256, got 257"),
+        ({"tap": "bottleneck"}, "Its taps are: down_blocks.0, .*mid_block"),
+        ({"cond": {"prompt": torch.zeros(2)}}, r"names \['class_labels'\]"),
+        ({"cond": {"class_labels": torch.tensor([1, 2, 3])}}, "2 rows"),
+        ({"cond": {"class_labels": torch.tensor([11])}}, "between 0 and 10"),
+        ({"cond": {}}, "empty mapping"),
+        ({"cond": {"class_labels": torch.tensor([1.5])}}, "whole numbers"),
+        ({"t": math.nan}, "got nan"),
+        ({"t": None}, "got None"),
+        ({"tap": "down_blocks"}, "without reaching 'down_blocks'"),
+        ({"quality": "best"}, '"draft"'),
+        ({"chunk": "some"}, '"auto" or a positive integer'),
+        ({"memory": -5}, "positive memory budget"),
+    ],
+)
+def test_bad_input_is_named_before_any_work(digits, change, message):
+    arguments = {"x": latents(), "t": 500, "rank": 2} | change
+    with pytest.raises(ValueError, match=message) as caught:
+        local_basis(digits, **arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_training_mode_and_active_dropout_are_refused(digits):
+    model = pullback.load("digits")
+    model.network.train()
+    with pytest.raises(ValueError, match=r"training mode.*call network.eval\(\)"):
+        local_basis(model, latents(), 500, 2)
+    model.network.eval()
+    model.network.mid_block.resnets[0].dropout.train()
+    with pytest.raises(ValueError, match=r"mid_block\.resnets\.0\.dropout"):
+        local_basis(model, latents(), 500, 2)
