@@ -129,7 +129,7 @@ class LocalBasis(krylov.SVDResult):
                         "version, or by something else?"
                     )
                 return cls(
-                    **{name: file.get_tensor(name) for name in krylov.TENSORS},
+                    **{name: file.get_tensor(name) for name in cls.TENSORS},
                     stopped=tuple(json.loads(metadata["stopped"])),
                     tol=float(metadata["tol"]),
                     provenance=json.loads(metadata["provenance"]),
@@ -286,7 +286,7 @@ def basis(
     solver = {"seed": 0, **given, "tol": tol}
     model = map.model
     model.check_latents(x)
-    timesteps = model.timesteps(t, len(x))
-    condition = model.condition(cond, len(x))
+    timesteps = model.schedule.timesteps(t, len(x), model.device)
+    condition = model.conditions.of(cond, len(x))
     source = _Source(map, x.detach().clone(), timesteps, condition, solver, products)
     return source.compute(rank, init, progress)

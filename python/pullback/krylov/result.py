@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
@@ -29,6 +29,18 @@ class SVDResult:
             tie s_k = s_{k+1} leaves the space undetermined) or "max_products".
         tol: the bound that was asked for.
     """
+
+    #: Names of the tensors, all batch first.
+    TENSORS: ClassVar[tuple[str, ...]] = (
+        "u",
+        "s",
+        "v",
+        "residual",
+        "angle_bound",
+        "converged",
+        "rank",
+        "products",
+    )
 
     u: torch.Tensor
     s: torch.Tensor
@@ -77,8 +89,4 @@ class SVDResult:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The tensors by their names, batch first: u, s, v, residual, ..., products."""
-        return {name: getattr(self, name) for name in TENSORS}
-
-
-#: Names of the tensors of a result.
-TENSORS = tuple(field.name for field in fields(SVDResult) if field.name not in ("stopped", "tol"))
+        return {name: getattr(self, name) for name in self.TENSORS}
