@@ -9,8 +9,8 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import nn
 
 import pullback
-from benchmarks.oracle import leading, sine
 from pullback import LatentModel, maps
+from pullback.testing import dense, dense_jacobian, leading, sine
 
 C, H, W, WIDE, WORDS, TEXT = 2, 3, 4, 6, 2, 5
 T = 400
@@ -115,27 +115,8 @@ def times(x, t=T):
 
 
 def jacobians(f, point):
-    """Dense Jacobians [B, m, n] of a map that treats every sample by itself, in reverse mode."""
-    rows = []
-    for b in range(len(point)):
-        one = point[b : b + 1].detach()
-        jacobian = torch.autograd.functional.jacobian(lambda p, b=b: f(p, slice(b, b + 1)), one)
-        rows.append(jacobian.reshape(-1, one.numel()))
-    return torch.stack(rows)
-
-
-def dense(operator):
-    """An operator's matrices by its own products, and by those of its transpose."""
-    n, m = math.prod(operator.x_shape), math.prod(operator.h_shape)
-
-    def unit(size, shape):
-        eye = torch.eye(size, dtype=operator.dtype).expand(operator.batch, size, size)
-        return eye.unflatten(2, shape)
-
-    columns = operator.matmat(unit(n, operator.x_shape)).flatten(2)
-    rows = operator.rmatmat(unit(m, operator.h_shape)).flatten(2)
-    torch.testing.assert_close(columns.mT, rows, rtol=1e-9, atol=1e-11)
-    return rows
+    """Dense Jacobians [B, m, n] of f(point, rows of the batch), in reverse mode."""
+    return dense_jacobian(f, point, torch.arange(len(point)), mode="reverse")
 
 
 def check(map, x, cond, f, point):
