@@ -300,10 +300,11 @@ def test_two_threads_may_use_one_network(digits):
 def test_products_add_up_to_what_the_operator_counted(digits):
     x = digits.sample_latents(3, 500, seed=2)
     counted = []
-    operator_of = maps.JacobianOperator
+    operator_of = maps.Bound.operator
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "pullback.maps.JacobianOperator",
+            maps.Bound,
+            "operator",
             lambda *a, **k: counted.append(operator_of(*a, **k)) or counted[-1],
         )
         basis = local_basis(digits, x, 500, 3, quality="draft")
