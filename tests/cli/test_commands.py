@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import pullback
 import pullback_ext
 from pullback import cli, maps, models
-from pullback.cli import commands
+from pullback.cli import parsing
 from tests.models import families
 
 QUICK = ("--samples", "2", "--rank", "3", "--quality", "draft")
@@ -515,7 +515,7 @@ def test_no_command_shows_the_commands(call):
     [("4GiB", 4 << 30), ("512 MiB", 512 << 20), ("1.5kib", 1536), ("2GB", 2 * 10**9), ("99", 99)],
 )
 def test_memory_sizes(text, size):
-    assert commands.parse_memory(text) == size
+    assert parsing.parse_memory(text) == size
 
 
 @pytest.mark.parametrize(
@@ -529,10 +529,10 @@ def test_memory_sizes(text, size):
     ],
 )
 def test_lists_of_numbers(text, numbers):
-    assert commands.parse_list(text, "--seeds") == numbers
+    assert parsing.parse_list(text, "--seeds") == numbers
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,", "3-1", "1.5"])
 def test_what_is_no_list_of_numbers(text):
     with pytest.raises(typer.BadParameter):
-        commands.parse_list(text, "--seeds")
+        parsing.parse_list(text, "--seeds")
