@@ -81,8 +81,14 @@ def basis(
         tol=tol,
         seed=seed,
     )
-    budget = None if memory is None else parse_memory(memory)
-    delivery = Delivery(output, budget, overwrite, figures, quiet, as_json)
+    delivery = Delivery(
+        output,
+        memory=None if memory is None else parse_memory(memory),
+        overwrite=overwrite,
+        figures=figures,
+        quiet=quiet,
+        as_json=as_json,
+    )
     _deliver(request, delivery, lambda: load(model, device, dtype))
 
 

@@ -8,9 +8,9 @@ from typing import TypeVar
 
 from pullback import figures, krylov, runs
 from pullback._files import write_json
-from pullback.cli import tables
 from pullback.cli.progress import Reporter
 from pullback.cli.request import MAPS_WITHOUT_TAP, Delivery, Request
+from pullback.cli.tables import print_json, print_results
 from pullback.models import LatentModel
 from pullback.runs import Plan, TimestepBases
 
@@ -49,9 +49,9 @@ def execute(request: Request, delivery: Delivery, read: Callable[[], LatentModel
             written = {**gallery.draw(delivery.folder, step), **written}
     reporter.shortfalls(bases)
     if delivery.as_json:
-        tables.print_json(summary)
+        print_json(summary)
     elif not delivery.quiet:
-        tables.print_results(summary, delivery.folder, written)
+        print_results(summary, delivery.folder, written)
 
 
 def _plan(request: Request, model: LatentModel) -> Plan:

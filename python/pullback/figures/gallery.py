@@ -124,7 +124,10 @@ class Gallery:
         return Walk(t, x, image, v, s, lengths, moved)
 
     def _denoised(self, x: torch.Tensor, t: int, samples: slice) -> torch.Tensor:
-        """Latents `[b, C, H, W]` under the condition of one sample, or of as many, on the CPU."""
+        """Clean images `[b, C, H, W]` of latents at t, on the CPU.
+
+        The condition is that of one sample for all, or of b samples, which then take one pass.
+        """
         cond = self.condition(samples)
         parts = x.to(self.model.device, self.model.dtype).split(_IMAGES_AT_ONCE)
         return torch.cat(

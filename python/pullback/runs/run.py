@@ -12,9 +12,8 @@ from pathlib import Path
 from pullback import krylov
 from pullback.geometry import basis
 from pullback.models import LatentModel
-from pullback.runs import store
 from pullback.runs.plan import SAMPLING_STEPS, Plan
-from pullback.runs.store import TimestepBases
+from pullback.runs.store import TimestepBases, read, write
 
 
 class Watch:
@@ -61,8 +60,7 @@ def discover(
     watch = Watch() if watch is None else watch
     # All is read before anything is computed: what cannot be reused is told at once.
     stored = {
-        t: None if overwrite else store.read(folder, t, plan.settings(model, t))
-        for t in plan.timesteps
+        t: None if overwrite else read(folder, t, plan.settings(model, t)) for t in plan.timesteps
     }
     done = []
     for t in plan.timesteps:
@@ -70,7 +68,7 @@ def discover(
         bases = stored[t]
         if bases is None:
             bases = _compute(model, plan, t, memory, watch)
-            bases = store.write(folder, bases, plan.settings(model, t))
+            bases = write(folder, bases, plan.settings(model, t))
         watch.finished(bases)
         done.append(bases)
     return done

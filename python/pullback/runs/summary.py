@@ -14,7 +14,13 @@ from pullback.runs.store import TimestepBases, basis_path, latents_path
 
 
 def summarize(model: LatentModel, plan: Plan, bases: Sequence[TimestepBases]) -> dict[str, Any]:
-    """Settings, provenance and what was reached, as plain JSON values without NaN."""
+    """Settings, provenance and what was reached, as plain JSON values without NaN.
+
+    Args:
+        model: the model of the plan.
+        plan: what was asked for.
+        bases: what `discover` returned, one entry per timestep of the plan.
+    """
     shared = plan.settings(model, plan.timesteps[0])
     del shared["t"]
     origin = bases[0].basis.provenance
