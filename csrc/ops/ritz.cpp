@@ -116,9 +116,7 @@ Ritz ritz_cuda(const Tensor& any) {
                           static_cast<double*>(vectors.mutable_data_ptr()),
                           static_cast<double*>(workspace.mutable_data_ptr()),
                           t.get_device_index()};
-  const char* error = cuda::ritz(params, current_cuda_stream(params.device));
-  check(error == nullptr, "ritz", "CUDA: ", error == nullptr ? "" : error,
-        ": `python -m pullback_ext` tells what is usable here");
+  check_launch("ritz", cuda::ritz(params, current_cuda_stream(params.device)));
   return out;
 }
 #endif
