@@ -1,4 +1,5 @@
-// Kernel launches, in one spelling for nvcc and for the host emulation of the tests.
+// Kernel launches, in one spelling for nvcc and for the host emulation of the tests, and the limits
+// of a launch.
 //
 //   PULLBACK_SHARED(name)    the block's shared memory, a char*, aligned to 16 bytes
 //   PULLBACK_LAUNCH(kernel, grid, block, bytes, stream, arguments...)
@@ -16,16 +17,21 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "common/integers.h"
+
 namespace pullback::cuda {
+
+constexpr int kThreads = 256;  // of a block, in every kernel
 
 // Limit of gridDim.x; kernels walk over what is beyond. Tests make it small to see them walk.
 #if !defined(PULLBACK_MOST_BLOCKS)
 #define PULLBACK_MOST_BLOCKS 2147483647
 #endif
-constexpr int64_t kMostBlocks = PULLBACK_MOST_BLOCKS;
 
-inline unsigned grid_of(int64_t items) {
-  return static_cast<unsigned>(items < kMostBlocks ? items : kMostBlocks);
+// Blocks for this many items, `per_block` of them to a block at a time.
+inline unsigned grid_of(int64_t items, int64_t per_block = 1) {
+  const int64_t blocks = ceil_divide(items, per_block), most = PULLBACK_MOST_BLOCKS;
+  return static_cast<unsigned>(blocks < most ? blocks : most);
 }
 
 // nullptr, or the text of the error of the launch just made.
@@ -35,7 +41,9 @@ inline const char* launch_error() {
 }
 
 // A block has 48 KB of shared memory, and more, up to the device's limit, for kernels that ask.
+// Every device of compute capability 8.0 or more has 99 KB.
 constexpr size_t kSharedUnasked = 48 * 1024;
+constexpr size_t kSharedOfEveryDevice = 99 * 1024;
 
 inline size_t shared_limit(int device) {
   int bytes = 0;

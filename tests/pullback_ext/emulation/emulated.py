@@ -51,7 +51,7 @@ class OrthonormalizeParams(Structure):
         ("block", Rows),
         ("against", Rows * 2),
         ("dtype", c_int),
-        ("work", c_int),
+        ("working_dtype", c_int),
         ("batch", c_int64),
         ("columns", c_int64),
         ("seed", c_uint64),
@@ -117,7 +117,14 @@ def build():
 def library():
     """The emulated kernels; ``PULLBACK_EMULATION`` may name a library that is built already."""
     found = ctypes.CDLL(os.environ.get("PULLBACK_EMULATION") or str(build()))
-    for name in ("gram", "orthonormalize", "ritz", "climb_a_rung", "rotate", "misuse"):
+    for name in (
+        "gram",
+        "orthonormalize",
+        "ritz",
+        "cholesky_qr_by_team",
+        "jacobi_by_team",
+        "misuse",
+    ):
         getattr(found, name).restype = c_char_p
     for name in ("site_file", "site_function"):
         getattr(found, name).restype = c_char_p
@@ -182,8 +189,11 @@ class Orthonormal(NamedTuple):
     projection: np.ndarray
 
 
-def orthonormalize(dtype, block, *against, seed=0, schedule=0, account=True):
-    """Results and workspace start as NaN, and the workspace ends in a guard zone."""
+def orthonormalize(dtype, block, *against, seed=0, schedule=0, factors=True):
+    """Results and workspace start as NaN, and the workspace ends in a guard zone.
+
+    ``factors``: whether residual and projection are asked for, as block_step does.
+    """
     batch, k, columns = block.shape
     p = sum(x.shape[1] for x in against)
     work = np.float64 if dtype == FLOAT64 else np.float32
@@ -199,10 +209,10 @@ def orthonormalize(dtype, block, *against, seed=0, schedule=0, account=True):
     for i, x in enumerate(against):
         assert x.dtype == work
         params.against[i] = rows_of(x)
-    params.work = FLOAT64 if dtype == FLOAT64 else FLOAT32
+    params.working_dtype = FLOAT64 if dtype == FLOAT64 else FLOAT32
     params.batch, params.columns = batch, columns
     for name, array in out._asdict().items():
-        if account or name not in ("residual", "projection"):
+        if factors or name not in ("residual", "projection"):
             setattr(params, name, address(array))
     size = library().orthonormalize_plan(ctypes.byref(params))
     memory = np.full(size + 256, 255, np.uint8)
