@@ -90,11 +90,11 @@ class Site(NamedTuple):
 
 @functools.cache
 def build():
-    """Path of the kernels as they are, with a grid limit so small that blocks must walk."""
+    """Path of the kernels, compiled for the host as they are."""
     folder = Path(tempfile.mkdtemp(prefix="pullback-emulation-"))
     atexit.register(shutil.rmtree, folder)
     command = [COMPILER, "-std=c++17", "-O1", "-fPIC", "-Wall", "-Wextra", "-Werror"]
-    command += ["-Wno-unknown-pragmas", "-DPULLBACK_EMULATION", "-DPULLBACK_MOST_BLOCKS=3"]
+    command += ["-Wno-unknown-pragmas", "-DPULLBACK_EMULATION"]
     command += [f"-I{CSRC}", f"-I{HERE}", "-x", "c++", "-c"]
 
     def compiled(source):
@@ -126,7 +126,7 @@ def library():
         "misuse",
     ):
         getattr(found, name).restype = c_char_p
-    for name in ("site_file", "site_function"):
+    for name in ("site_file", "site_function", "stop_recording"):
         getattr(found, name).restype = c_char_p
     found.gram_plan.restype = c_int64
     found.orthonormalize_plan.restype = c_size_t
@@ -153,6 +153,25 @@ def passed():
         site = Site(i, lib.site_file(i).decode(), lib.site_function(i).decode(), lib.site_line(i))
         counts[site] = lib.site_passed(i)
     return {site: count for site, count in counts.items() if count > 0}
+
+
+class Launch(NamedTuple):
+    """One kernel that a launcher enqueued."""
+
+    kernel: str
+    grid: int
+    block: int
+    shared: int
+
+
+def recorded(function, params):
+    """What a launcher enqueues for these parameters. Nothing runs: pointers may be null."""
+    library().start_recording()
+    try:
+        launch(function, ctypes.byref(params))
+    finally:
+        lines = library().stop_recording().decode().splitlines()
+    return [Launch(line.split()[0], *map(int, line.split()[1:])) for line in lines]
 
 
 def address(array):
