@@ -46,8 +46,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Real, R>)
     tile_product<Real, R>(
         shared, columns_of_part(params.splits, item.part, params.columns),
         [&](int64_t column, int64_t stop, Real* x, Real* y) {
-          stage<Real, R>(a, column, stop, x);
-          stage<Real, R>(b, column, stop, y);
+          load_strip<Real, R>(a, column, stop, x);
+          load_strip<Real, R>(b, column, stop, y);
         },
         total);
     double* const partial =

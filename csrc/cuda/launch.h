@@ -42,14 +42,14 @@ inline const char* launch_error() {
 
 // A block has 48 KB of shared memory, and more, up to the device's limit, for kernels that ask.
 // Every device of compute capability 8.0 or more has 99 KB.
-constexpr size_t kSharedUnasked = 48 * 1024;
+constexpr size_t kSharedByDefault = 48 * 1024;
 constexpr size_t kSharedOfEveryDevice = 99 * 1024;
 
 inline size_t shared_limit(int device) {
   int bytes = 0;
   const cudaError_t error =
       cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  return error == cudaSuccess ? static_cast<size_t>(bytes) : kSharedUnasked;
+  return error == cudaSuccess ? static_cast<size_t>(bytes) : kSharedByDefault;
 }
 
 // Lets a kernel have `bytes`. The permission belongs to the kernel, not to the thread that asks: it
@@ -57,7 +57,7 @@ inline size_t shared_limit(int device) {
 // between this call and the launch.
 template <class Kernel>
 const char* allow_shared(Kernel* kernel, size_t bytes, int device) {
-  if (bytes <= kSharedUnasked) return nullptr;
+  if (bytes <= kSharedByDefault) return nullptr;
   const size_t limit = shared_limit(device), most = limit > bytes ? limit : bytes;
   const cudaError_t error = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(most));

@@ -15,10 +15,10 @@ constexpr int kDepth = 32;  // rows of [A; P] per tile
 
 // A slab is 256 bytes wide.
 template <class Real>
-constexpr int kSlab = kSide * Traits<Real>::kVector;
+constexpr int kSlab = kSide * StripLayout<Real>::kVector;
 
 template <class Real>
-constexpr int kTilePitch = kDepth + Traits<Real>::kVector;
+constexpr int kTilePitch = kDepth + StripLayout<Real>::kVector;
 
 template <class Real, int R>
 struct ApplyShared {
@@ -64,8 +64,8 @@ __device__ void load_transform(const Real* transform, int64_t k, int64_t width, 
 
 template <class Real, int R>
 __device__ void multiply(const Real* transform, const Real* rows,
-                         Real (&acc)[R][Traits<Real>::kVector]) {
-  constexpr int vector = Traits<Real>::kVector;
+                         Real (&acc)[R][StripLayout<Real>::kVector]) {
+  constexpr int vector = StripLayout<Real>::kVector;
   const int tx = thread_x(), ty = thread_y();
 #pragma unroll 1
   for (int d = 0; d < kDepth; d += vector) {
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     apply_transform(OrthonormalizeParams params, PassInput<Real> input, Workspace<Real> workspace,
                     int pass) {
   PULLBACK_SHARED(memory);
-  constexpr int slab = kSlab<Real>, vector = Traits<Real>::kVector;
+  constexpr int slab = kSlab<Real>, vector = StripLayout<Real>::kVector;
   const ApplyShared<Real, R> shared(memory);
   const int tx = thread_x(), ty = thread_y();
   const int64_t k = params.block.rows, width = k + against_rows(params), columns = params.columns;

@@ -43,11 +43,11 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Real, R>)
     tile_product<Real, R>(
         shared, columns_of_part(params.splits, item.part, params.columns),
         [&](int64_t from, int64_t stop, Real* x, Real* y) {
-          stage<Real, R>(a, from, stop, x);
+          load_strip<Real, R>(a, from, stop, x);
           if (of_g) {
-            stage<Real, R>(b, from, stop, y);
+            load_strip<Real, R>(b, from, stop, y);
           } else {
-            stage<Real, R>(p, from, stop, y);
+            load_strip<Real, R>(p, from, stop, y);
           }
         },
         total);

@@ -1,7 +1,7 @@
 // A tile of a product of rows, C = X Y^T over one part of the columns: the inner kernel of gram and
 // of orthonormalize.
 //
-// A block of 16 x 16 threads computes 16 R x 16 R entries. Columns come in stages through shared
+// A block of 16 x 16 threads computes 16 R x 16 R entries. Columns come in strips through shared
 // memory, row by row as they lie; a thread owns rows ty + 16 r and columns tx + 16 c, and reads 16
 // bytes (4 or 2 columns of N) at a time. An accumulator holds at most kChunk products before it is
 // added to a float64 one. Every entry is summed in one order, fixed by the part.
@@ -29,13 +29,14 @@ __device__ inline int thread_y() {
 template <int R>
 constexpr int kTile = kSide * R;
 
+// A strip: some columns of the rows of a tile, in shared memory.
 template <class Real>
-struct Traits {
+struct StripLayout {
   static constexpr int kVector = 16 / sizeof(Real);
-  static constexpr int kStage = 256 / sizeof(Real);  // columns per stage: 64 or 32
-  static constexpr int kPitch = kStage + kVector;    // 8 rows apart by 16 bytes touch all 32 banks
-  static_assert(kChunk % kStage == 0 && kSplitColumns % kChunk == 0);
-  static_assert(kStage % kVector == 0 && kPitch % kVector == 0);  // 16-byte reads stay aligned
+  static constexpr int kColumns = 256 / sizeof(Real);  // 64 or 32
+  static constexpr int kPitch = kColumns + kVector;  // 8 rows apart by 16 bytes touch all 32 banks
+  static_assert(kChunk % kColumns == 0 && kSplitColumns % kChunk == 0);
+  static_assert(kColumns % kVector == 0 && kPitch % kVector == 0);  // 16-byte reads stay aligned
 };
 
 // Blocks that are to share a multiprocessor: bounds the registers, and none of these spill.
@@ -50,7 +51,7 @@ struct alignas(16) Vector {
 // Shared memory of tile_product().
 template <class Real, int R>
 constexpr unsigned tile_bytes() {
-  return 2u * kTile<R> * Traits<Real>::kPitch * sizeof(Real);
+  return 2u * kTile<R> * StripLayout<Real>::kPitch * sizeof(Real);
 }
 
 // The rows of one sample from `first` on, read as float32 or float64.
@@ -79,23 +80,24 @@ struct RowReader {
   }
 };
 
-// One stage of the rows of a tile into shared memory; what lies outside of the block is zero.
+// The rows of a tile, one strip of them, into shared memory; what lies outside of the block is
+// zero.
 template <class Real, int R, class Reader>
-__device__ void stage(const Reader& from, int64_t column, int64_t end, Real* to) {
-  constexpr int columns = Traits<Real>::kStage;
+__device__ void load_strip(const Reader& from, int64_t column, int64_t end, Real* to) {
+  constexpr int columns = StripLayout<Real>::kColumns;
 #pragma unroll 4
   for (int e = static_cast<int>(threadIdx.x); e < kTile<R> * columns; e += kThreads) {
     const int r = e / columns, c = e % columns;
-    to[r * Traits<Real>::kPitch + c] = column + c < end ? from(r, column + c) : 0;
+    to[r * StripLayout<Real>::kPitch + c] = column + c < end ? from(r, column + c) : 0;
   }
 }
 
-// total += the products over the columns. load(column, end, x, y) brings one stage of both operands
-// by stage().
+// total += the products over the columns. load(column, end, x, y) brings one strip of both operands
+// by load_strip().
 template <class Real, int R, class Load>
 __device__ void tile_product(char* shared, const ColumnRange& columns, const Load& load,
                              double (&total)[R][R]) {
-  constexpr int pitch = Traits<Real>::kPitch, vector = Traits<Real>::kVector;
+  constexpr int pitch = StripLayout<Real>::kPitch, vector = StripLayout<Real>::kVector;
   Real* const a = reinterpret_cast<Real*>(shared);
   Real* const b = a + kTile<R> * pitch;
   const int tx = thread_x(), ty = thread_y();
@@ -107,12 +109,12 @@ __device__ void tile_product(char* shared, const ColumnRange& columns, const Loa
       for (int c = 0; c < R; ++c) acc[r][c] = 0;
     }
     const int64_t chunk_end = chunk + kChunk < columns.end ? chunk + kChunk : columns.end;
-    for (int64_t column = chunk; column < chunk_end; column += Traits<Real>::kStage) {
-      __syncthreads();  // the last stage has been read
+    for (int64_t column = chunk; column < chunk_end; column += StripLayout<Real>::kColumns) {
+      __syncthreads();  // the last strip has been read
       load(column, chunk_end, a, b);
-      __syncthreads();  // this stage has been written
+      __syncthreads();  // this strip has been written
 #pragma unroll 1
-      for (int q = 0; q < Traits<Real>::kStage; q += vector) {
+      for (int q = 0; q < StripLayout<Real>::kColumns; q += vector) {
         Vector<Real> x[R], y[R];
 #pragma unroll
         for (int r = 0; r < R; ++r) {
