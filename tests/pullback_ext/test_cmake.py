@@ -1,6 +1,8 @@
 """CMakeLists.txt: what it asks for, what it says when that is missing, the build without CUDA."""
 
+import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -93,6 +95,23 @@ def test_auto_with_a_broken_toolkit_leaves_the_kernels_out(configure, tmp_path):
     assert code == 0, out
     assert f"{nvcc} compiles nothing" in out
     assert "pullback: CUDA kernels OFF" in out
+
+
+def test_pybind11_is_not_the_copy_that_torch_brings(configure, tmp_path):
+    """That of torch 2.10 refuses to be included where only the stable ABI is used."""
+    import pybind11
+
+    code, out = configure(CMAKE_EXPORT_COMPILE_COMMANDS="ON")
+    assert code == 0, out
+    steps = json.loads((tmp_path / "build/compile_commands.json").read_text())
+    (step,) = (step for step in steps if step["file"].endswith("csrc/module.cpp"))
+    flags = [word for word in shlex.split(step["command"]) if not word.endswith(".o")]
+    flags = [word for word in flags if word not in ("-c", "-o")]
+    rule = subprocess.run(
+        [*flags, "-M"], cwd=step["directory"], capture_output=True, text=True, check=True
+    ).stdout
+    used = {Path(word) for word in rule.split() if word.endswith("pybind11/pybind11.h")}
+    assert used == {Path(pybind11.get_include()) / "pybind11/pybind11.h"}
 
 
 @pytest.mark.slow
