@@ -81,10 +81,33 @@ def test_on_without_a_toolkit_fails_in_one_sentence(configure):
 
 
 def test_auto_without_a_toolkit_leaves_the_kernels_out(configure):
-    code, out = configure(PULLBACK_CUDA="AUTO", environment={"CUDACXX": "/nowhere/nvcc"})
+    code, out = configure(PULLBACK_CUDA="AUTO", CMAKE_CUDA_COMPILER="/nowhere/nvcc")
     assert code == 0, out
     assert "the CUDA kernels are left out" in out
+    assert "there is no /nowhere/nvcc" in out
     assert "pullback: CUDA kernels OFF" in out
+
+
+@pytest.mark.parametrize("mode", ["AUTO", "ON"])
+def test_a_toolkit_is_taken_only_by_name(configure, tmp_path, mode):
+    """The search is that of build_tools; a second one could come to another answer."""
+    toolkit = tmp_path / "toolkit/bin"
+    toolkit.mkdir(parents=True)
+    nvcc = toolkit / "nvcc"
+    nvcc.write_text("#!/bin/sh\nexit 1\n")
+    nvcc.chmod(0o755)
+    code, out = configure(
+        PULLBACK_CUDA=mode,
+        environment={
+            "CUDACXX": str(nvcc),
+            "CUDA_HOME": str(toolkit.parent),
+            "PATH": f"{toolkit}{os.pathsep}{os.environ['PATH']}",
+        },
+    )
+    assert (code == 0) == (mode == "AUTO"), out
+    assert "a CUDA toolkit (nvcc) and none is named" in out
+    assert "pass -DCMAKE_CUDA_COMPILER=<toolkit>/bin/nvcc" in out
+    assert str(nvcc) not in out
 
 
 def test_auto_with_a_broken_toolkit_leaves_the_kernels_out(configure, tmp_path):
