@@ -212,13 +212,20 @@ def find_tool(*names: str, minimum: tuple[int, ...] = (0, 0)) -> str | None:
 
 
 def minimum_cmake() -> tuple[int, int]:
-    """The oldest CMake that CMakeLists.txt accepts."""
-    try:
-        text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
-    except OSError:
-        return (3, 24)
+    """The oldest CMake that CMakeLists.txt accepts.
+
+    Raises:
+        BuildError: there is no CMakeLists.txt that says so.
+    """
+    file = ROOT / "CMakeLists.txt"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
     found = re.search(r"cmake_minimum_required\s*\(\s*VERSION\s+(\d+)\.(\d+)", text)
-    return (int(found[1]), int(found[2])) if found else (3, 24)
+    if found is None:
+        raise BuildError(
+            f"{file} is needed to build and is missing or names no oldest CMake: run "
+            "`git checkout CMakeLists.txt`, or build from a complete source archive."
+        )
+    return int(found[1]), int(found[2])
 
 
 def find_cmake() -> str | None:
