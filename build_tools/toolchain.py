@@ -440,6 +440,49 @@ def parallel_jobs(env: Mapping[str, str] = os.environ) -> int:
     return max(1, min(cores or 1, by_memory or 1))
 
 
+# -------------------------------------------------------------------------------------- all of it
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """What one build uses, all of it found."""
+
+    compiler: str
+    python_headers: Path
+    torch: Torch
+    pybind11: Path
+    cmake: str
+    ninja: str
+    cuda: str  # AUTO, ON or OFF
+    nvcc: str | None
+    architectures: str | None  # as CMake has them; None for its default
+    jobs: int
+
+
+def require_toolchain(env: Mapping[str, str] = os.environ) -> Toolchain:
+    """Finds everything that a build needs.
+
+    Raises:
+        BuildError: something is missing.
+    """
+    compiler = require_compiler(env)  # first: what most machines lack
+    python_headers = require_python_headers()
+    cuda, nvcc = choose_cuda(env)
+    cmake, ninja = require_tools()
+    return Toolchain(
+        compiler=compiler,
+        python_headers=python_headers,
+        torch=require_torch(env),
+        pybind11=require_pybind11(),
+        cmake=cmake,
+        ninja=ninja,
+        cuda=cuda,
+        nvcc=nvcc,
+        architectures=cuda_architectures(env),
+        jobs=parallel_jobs(env),
+    )
+
+
 # ----------------------------------------------------------------------------------- requirements
 
 
