@@ -7,6 +7,7 @@
 
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include "common/check.h"
 #include "common/current_stream.h"
@@ -24,8 +25,7 @@ std::array<Tensor, Results> call(const char* op, const char* overload,
                                  const Arguments&... arguments) {
   std::array<StableIValue, sizeof...(arguments)> stack{torch::stable::detail::from(arguments)...};
   static_assert(Results <= sizeof...(arguments), "results take the place of the arguments");
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher(op, overload, stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, overload, stack.data(), TORCH_ABI_VERSION));
   std::array<Tensor, Results> results;
   for (size_t i = 0; i < Results; ++i) {
     results[i] = torch::stable::detail::to<Tensor>(stack[i]);
