@@ -137,8 +137,8 @@ class Prompt(Variable):
         if _PROMPT not in conditions.positive:
             raise ValueError(
                 f"Expected a condition with {_PROMPT!r} to differentiate with respect to, got "
-                f"{sorted(conditions.positive) or 'none'} for {given.model.name}. Pass it as cond, or "
-                'use wrt="x".'
+                f"{sorted(conditions.positive) or 'none'} for {given.model.name}. Pass it as cond, "
+                'or use wrt="x".'
             )
         at = list(conditions.positive).index(_PROMPT)
         others = [*conditions.tensors]
