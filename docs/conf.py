@@ -13,6 +13,7 @@ sys.path[:0] = [str(ROOT / "docs"), str(ROOT), str(ROOT / "python")]
 
 from docutils import nodes  # noqa: E402
 from sphinx import addnodes  # noqa: E402
+from sphinx.domains.python import PyObject  # noqa: E402
 
 import reference  # noqa: E402  (in this folder)
 from pullback import __version__  # noqa: E402
@@ -148,6 +149,9 @@ def front_door(app, exception):
 def setup(app):
     """Called by Sphinx."""
     app.add_role("name", name_role)
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"
     app.connect("source-read", contents)
     app.connect("autodoc-process-docstring", paragraphs, priority=100)
     app.connect("autodoc-process-signature", without_private)
