@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from benchmarks.oracle import leading, sine
 from benchmarks.published import power_iteration
 from benchmarks.subspace import subspace_iteration
 from pullback import JacobianOperator
+from pullback.testing import leading, sine
 
 N, M, RANK = 30, 40, 4
 

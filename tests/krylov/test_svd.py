@@ -6,60 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.oracle import sine
 from pullback import krylov
-
-
-class MatrixOperator:
-    """Explicit matrices [B, m, n] as an operator: the least that a user's own one must have."""
-
-    def __init__(self, matrices):
-        self.matrices = matrices
-        self.batch, m, n = matrices.shape
-        self.x_shape, self.h_shape = (n,), (m,)
-        self.dtype, self.device = matrices.dtype, matrices.device
-        self.columns = 0
-
-    def matmat(self, v):
-        self.columns += v.shape[0] * v.shape[1]
-        return torch.einsum("bmn,bkn->bkm", self.matrices, v.to(self.dtype))
-
-    def rmatmat(self, u):
-        self.columns += u.shape[0] * u.shape[1]
-        return torch.einsum("bmn,bkm->bkn", self.matrices, u.to(self.dtype))
-
-    def select(self, index):
-        return MatrixOperator(self.matrices[index])
-
-
-def with_spectrum(singular_values, m, n, batch=3, dtype=torch.float64, seed=1):
-    """Random matrices [batch, m, n] with the given singular values, as many as fit."""
-    generator = torch.Generator().manual_seed(seed)
-    s = torch.tensor(singular_values[: min(m, n)], dtype=torch.float64)
-    rank = len(s)
-    left, right = (
-        torch.linalg.qr(torch.randn(batch, d, rank, generator=generator, dtype=torch.float64))[0]
-        for d in (m, n)
-    )
-    return ((left * s) @ right.mT).to(dtype)
-
-
-def dense(matrices, k):
-    u, s, vh = torch.linalg.svd(matrices.double(), full_matrices=False)
-    return u[:, :, :k].mT, s[:, :k], vh[:, :k]
-
-
-def assert_orthonormal(rows, bound):
-    gram = rows.double() @ rows.double().mT
-    loss = torch.linalg.matrix_norm(gram - torch.eye(gram.shape[1], dtype=torch.float64))
-    assert float(loss.max()) < bound
+from pullback.testing import (
+    MatrixOperator,
+    leading,
+    orthogonality_loss,
+    residuals,
+    sine,
+    with_spectrum,
+)
 
 
 def assert_triplets(result, matrices, k):
     """What every result must satisfy, whatever the matrix."""
     bound = 1e-11 if matrices.dtype == torch.float64 else 2e-5
-    assert_orthonormal(result.u, bound)
-    assert_orthonormal(result.v, bound)
+    assert float(orthogonality_loss(result.u).max()) < bound
+    assert float(orthogonality_loss(result.v).max()) < bound
     for field in (result.u, result.s, result.v, result.residual, result.angle_bound):
         assert torch.isfinite(field).all()
     assert (result.s.diff(dim=1) <= 0).all()
@@ -67,11 +29,7 @@ def assert_triplets(result, matrices, k):
     largest = result.v.abs().argmax(dim=2, keepdim=True)
     assert (result.v.gather(2, largest) > 0).all()
     # The residual is what its definition says, computed afresh in float64.
-    a = matrices.double()
-    pulled = torch.einsum("bmn,bkm->bkn", a, result.u.double())
-    gap = pulled - result.s.double().unsqueeze(2) * result.v.double()
-    s1 = result.s[:, :1].double().clamp_min(torch.finfo(torch.float64).tiny)
-    true = torch.linalg.vector_norm(gap, dim=2) / s1
+    true = residuals(matrices, result.u, result.s, result.v)
     floor = 1e-11 if matrices.dtype == torch.float64 else 1e-5
     assert (result.residual.double() - true).abs().max() <= floor + 0.05 * true.max()
 
@@ -92,7 +50,7 @@ SPECTRA = {
 def test_rank_ten_reaches_its_bound(name, dtype, m, n):
     matrices = with_spectrum(SPECTRA[name], m, n, dtype=dtype)
     result = krylov.svd(MatrixOperator(matrices), 10)
-    _, s, v = dense(matrices, 10)
+    _, s, v = leading(matrices, 10)
     true = sine(result.v, v)
     assert result.converged.all()
     assert result.stopped == ("converged",) * 3
@@ -107,7 +65,7 @@ def test_quality_is_a_bound_on_the_sine(quality):
     matrices = with_spectrum(SPECTRA["slow"], 260, 240)
     result = krylov.svd(MatrixOperator(matrices), 7, quality=quality)
     assert result.tol == krylov.QUALITIES[quality]
-    assert (sine(result.v, dense(matrices, 7)[2]) <= result.angle_bound).all()
+    assert (sine(result.v, leading(matrices, 7)[2]) <= result.angle_bound).all()
     assert (result.angle_bound <= result.tol).all()
 
 
@@ -166,7 +124,7 @@ def test_rank_deficient_maps_end_in_exact_zeros(rank, dtype):
     assert result.converged.all()
     assert_triplets(result, matrices, 10)
     if rank:
-        _, s, v = dense(matrices, rank)
+        _, s, v = leading(matrices, rank)
         assert sine(result.v[:, :rank], v).max() < (1e-4 if dtype == torch.float32 else 1e-9)
         assert torch.allclose(result.s[:, :rank].double(), s, rtol=1e-5)
 
@@ -176,7 +134,7 @@ def test_more_copies_of_a_singular_value_than_a_block_has_rows(dtype):
     # Block Krylov with b rows meets b copies; the rest must not be overlooked silently.
     matrices = with_spectrum([1.0] * 12 + [0.5] * 20 + [0.1] * 30, 90, 80, dtype=dtype)
     result = krylov.svd(MatrixOperator(matrices), 12)
-    true = sine(result.v, dense(matrices, 12)[2])
+    true = sine(result.v, leading(matrices, 12)[2])
     assert (~result.converged | (true <= result.angle_bound)).all()
     assert torch.allclose(result.s.double(), torch.ones(3, 12, dtype=torch.float64), atol=1e-5)
 
@@ -204,7 +162,7 @@ def test_max_products_stops_and_says_so():
     assert result.stopped == ("max_products",) * 3
     assert (result.products <= 60).all()
     assert not result.converged.any()
-    assert (sine(result.v, dense(matrices, 10)[2]) <= result.angle_bound).all()
+    assert (sine(result.v, leading(matrices, 10)[2]) <= result.angle_bound).all()
 
 
 def test_full_rank_of_a_small_map():
@@ -221,7 +179,7 @@ def test_extreme_shapes(m, n, rank):
     matrices = torch.randn(2, m, n, dtype=torch.float64)
     result = krylov.svd(MatrixOperator(matrices), rank)
     assert_triplets(result, matrices, rank)
-    assert torch.allclose(result.s, dense(matrices, rank)[1], rtol=1e-8)
+    assert torch.allclose(result.s, leading(matrices, rank)[1], rtol=1e-8)
 
 
 @pytest.mark.parametrize("block", [2, 3, 9, 40])
@@ -229,7 +187,7 @@ def test_any_block_size_finds_the_same_space(block):
     matrices = with_spectrum(SPECTRA["harmonic"], 120, 100)
     result = krylov.svd(MatrixOperator(matrices), 6, block=block, tol=1e-7)
     assert result.converged.all()
-    assert sine(result.v, dense(matrices, 6)[2]).max() < 1e-7
+    assert sine(result.v, leading(matrices, 6)[2]).max() < 1e-7
 
 
 def test_restarts_do_not_lose_the_answer():
@@ -238,7 +196,7 @@ def test_restarts_do_not_lose_the_answer():
     result = krylov.svd(MatrixOperator(matrices), 4, tol=1e-6, max_products=4000)
     assert result.converged.all()
     assert int(result.products.min()) > 2 * max(3 * 4, 4 + 6 * 2)
-    assert (sine(result.v, dense(matrices, 4)[2]) <= 1e-6).all()
+    assert (sine(result.v, leading(matrices, 4)[2]) <= 1e-6).all()
 
 
 def test_warm_start_from_the_answer_is_cheap():
@@ -246,13 +204,13 @@ def test_warm_start_from_the_answer_is_cheap():
     cold = krylov.svd(MatrixOperator(matrices), 8, tol=1e-3)
     warm = krylov.svd(MatrixOperator(matrices), 8, tol=1e-3, init=cold.v)
     assert (warm.products < cold.products).all()
-    assert sine(warm.v, dense(matrices, 8)[2]).max() < 1e-3
+    assert sine(warm.v, leading(matrices, 8)[2]).max() < 1e-3
 
 
 @pytest.mark.parametrize("quality", ["draft", "standard"])
 def test_warm_start_finds_a_leading_direction_it_does_not_hold(quality):
     matrices = with_spectrum(SPECTRA["harmonic"], 120, 100)
-    v = dense(matrices, 9)[2]
+    v = leading(matrices, 9)[2]
     result = krylov.svd(MatrixOperator(matrices), 6, init=v[:, 1:7], quality=quality)
     assert (sine(result.v, v[:, :6]) <= result.angle_bound).all()
     assert result.converged.all()
@@ -260,11 +218,11 @@ def test_warm_start_finds_a_leading_direction_it_does_not_hold(quality):
 
 def test_warm_start_scales_and_dependence_do_not_matter():
     matrices = with_spectrum(SPECTRA["harmonic"], 120, 100, dtype=torch.float32)
-    v = dense(matrices, 4)[2].float()
+    v = leading(matrices, 4)[2].float()
     init = torch.cat([v * 1e30, v * 1e-30, torch.zeros_like(v)], dim=1)
     result = krylov.svd(MatrixOperator(matrices), 4, init=init)
     assert result.converged.all()
-    assert sine(result.v, dense(matrices, 4)[2]).max() < 2e-3
+    assert sine(result.v, leading(matrices, 4)[2]).max() < 2e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -272,11 +230,11 @@ def test_half_precision_products_end_at_their_floor_without_nan(dtype):
     matrices = with_spectrum([2.0 ** (-i / 2) for i in range(60)], 90, 80, dtype=dtype)
     result = krylov.svd(MatrixOperator(matrices), 6)
     assert result.v.dtype == torch.float32
-    assert_orthonormal(result.v, 2e-5)
-    assert_orthonormal(result.u, 2e-5)
+    assert float(orthogonality_loss(result.v).max()) < 2e-5
+    assert float(orthogonality_loss(result.u).max()) < 2e-5
     eps = torch.finfo(dtype).eps
-    assert sine(result.v[:, :3], dense(matrices, 3)[2]).max() < 4 * eps
-    _, s, _ = dense(matrices, 6)
+    assert sine(result.v[:, :3], leading(matrices, 3)[2]).max() < 4 * eps
+    _, s, _ = leading(matrices, 6)
     assert ((result.s.double() - s) / s).abs().max() < 4 * eps
 
 
@@ -349,4 +307,4 @@ def test_cuda_agrees_with_the_dense_answer():
     matrices = with_spectrum(SPECTRA["harmonic"], 900, 800, dtype=torch.float32).cuda()
     result = krylov.svd(MatrixOperator(matrices), 10)
     assert result.converged.all()
-    assert sine(result.v.cpu(), dense(matrices.cpu(), 10)[2]).max() < 2e-3
+    assert sine(result.v.cpu(), leading(matrices.cpu(), 10)[2]).max() < 2e-3

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.oracle import leading, sine
 from pullback import local_basis
 from pullback.models.families import FAMILIES
+from pullback.testing import leading, sine
 from tests.models import by_hand, families
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"

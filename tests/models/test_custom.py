@@ -9,8 +9,8 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import nn
 
 import pullback
-from benchmarks.oracle import leading, sine
 from pullback import LatentModel, LocalBasis, ddim, maps
+from pullback.testing import leading, sine
 
 SHAPE, N, T = (2, 3, 2), 12, 300
 

@@ -12,8 +12,8 @@ from diffusers import (
 )
 from torch import nn
 
-from benchmarks.oracle import leading, sine
 from pullback import LatentModel, basis, local_basis, maps
+from pullback.testing import leading, sine
 from tests.models import by_hand, families
 
 FAMILIES = list(families.TINY)

@@ -20,9 +20,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 import pullback
-from benchmarks.oracle import leading, sine
 from pullback import LatentModel, LocalBasis, cli, local_basis, maps
 from pullback.runs import basis_path
+from pullback.testing import leading, sine
 from tests.models import by_hand, families, pipelines
 
 KINDS = ("ddpm", "dit", "stable_diffusion", "stable_diffusion_xl")

@@ -5,34 +5,11 @@ import math
 import pytest
 import torch
 
-from benchmarks.oracle import leading, sine
 from pullback import JacobianOperator, krylov
-from pullback.operators import Algebra, Combination, Mean
+from pullback.operators import Combination, Mean
+from pullback.testing import MatrixOperator, dense, leading, sine
 
 B, N, M = 3, 12, 10
-
-
-class Dense(Algebra):
-    """Given matrices [B, m, n] as an operator that counts its products."""
-
-    def __init__(self, matrices, x_shape=None, h_shape=None):
-        self.matrices = matrices
-        self.batch = len(matrices)
-        self.x_shape = x_shape or tuple(matrices.shape[2:])
-        self.h_shape = h_shape or tuple(matrices.shape[1:2])
-        self.dtype, self.device = matrices.dtype, matrices.device
-        self.made = 0
-
-    def matmat(self, v):
-        self.made += v.shape[0] * v.shape[1]
-        return torch.einsum("bmn,bkn->bkm", self.matrices, v.flatten(2)).unflatten(2, self.h_shape)
-
-    def rmatmat(self, u):
-        self.made += u.shape[0] * u.shape[1]
-        return torch.einsum("bmn,bkm->bkn", self.matrices, u.flatten(2)).unflatten(2, self.x_shape)
-
-    def select(self, index):
-        return Dense(self.matrices[index], self.x_shape, self.h_shape)
 
 
 def smooth(x, weight):
@@ -49,24 +26,13 @@ def smooth_operator(rng, m=M, count=B):
 
 def dense_operator(rng, m=M, count=B):
     matrices = torch.randn(count, m, N, generator=rng, dtype=torch.float64)
-    return Dense(matrices, (3, 4)), matrices
+    return MatrixOperator(matrices, (3, 4)), matrices
 
 
 @pytest.fixture(params=[dense_operator, smooth_operator])
 def make(request):
     """Makes an operator from [3, 4] to [m] and its matrices [B, m, 12]."""
     return request.param
-
-
-def dense(operator):
-    """An operator's matrices, column by column, once by its own and once by its transpose."""
-    n, m = math.prod(operator.x_shape), math.prod(operator.h_shape)
-    wide = torch.eye(n, dtype=operator.dtype).expand(operator.batch, n, n)
-    columns = operator.matmat(wide.unflatten(2, operator.x_shape)).flatten(2)
-    high = torch.eye(m, dtype=operator.dtype).expand(operator.batch, m, m)
-    rows = operator.rmatmat(high.unflatten(2, operator.h_shape)).flatten(2)
-    torch.testing.assert_close(columns.mT, rows, rtol=1e-12, atol=1e-12)
-    return rows
 
 
 def close(a, b):
@@ -85,7 +51,10 @@ def test_sums_differences_multiples_and_what_is_nested_of_them(make, rng):
     close(dense(-a), -A)
     close(dense(a / 4), A / 4)
     close(dense(2 * (a - b) - (-a + b / 2) * 3), 2 * (A - B_) - 3 * (B_ / 2 - A))
-    close(dense(torch.tensor(2.0) * a if isinstance(a, Dense) else a * torch.tensor(2.0)), 2 * A)
+    close(
+        dense(torch.tensor(2.0) * a if isinstance(a, MatrixOperator) else a * torch.tensor(2.0)),
+        2 * A,
+    )
 
 
 def test_a_plain_operator_and_a_jacobian_combine(rng):
@@ -122,8 +91,8 @@ def test_singular_vectors_of_a_difference(make, rng):
     ],
 )
 def test_operators_that_do_not_agree_are_told_in_what(other, name):
-    ours = Dense(torch.zeros(B, M, N, dtype=torch.float64))
-    for combine in (lambda: ours + Dense(other), lambda: Dense(other) - ours):
+    ours = MatrixOperator(torch.zeros(B, M, N, dtype=torch.float64))
+    for combine in (lambda: ours + MatrixOperator(other), lambda: MatrixOperator(other) - ours):
         with pytest.raises(ValueError, match=f"Expected operators of one {name}, got"):
             combine()
 
@@ -186,7 +155,7 @@ def test_a_mean_in_float32_sums_in_float64(rng):
     matrices = torch.tensor([1e8, 1.0, -1e8]).reshape(3, 1, 1)
     u = torch.ones(1, 1, 3, 1)
     for samples in (1, 2, 3):
-        pulled = Dense(matrices).mean(samples).rmatmat(u)
+        pulled = MatrixOperator(matrices).mean(samples).rmatmat(u)
         assert pulled.dtype == torch.float32
         assert float(pulled) == pytest.approx(1 / math.sqrt(3), rel=1e-6)
 
@@ -208,7 +177,7 @@ def test_the_metric_of_a_mean_never_holds_the_images_of_more_samples_than_asked(
     a, _ = dense_operator(rng, count=6)
     order = []
 
-    class Watched(Dense):
+    class Watched(MatrixOperator):
         def matmat(self, v):
             order.append(v.shape[0])
             return super().matmat(v)
@@ -216,9 +185,6 @@ def test_the_metric_of_a_mean_never_holds_the_images_of_more_samples_than_asked(
         def rmatmat(self, u):
             order.append(-u.shape[0])
             return super().rmatmat(u)
-
-        def select(self, index):
-            return Watched(self.matrices[index], self.x_shape, self.h_shape)
 
     mean = Watched(a.matrices, (3, 4)).mean(samples=2)
     mean.gram().matmat(torch.randn(1, 3, 3, 4, dtype=torch.float64))
@@ -264,7 +230,7 @@ def test_estimates_are_unbiased_and_their_intervals_hold_as_often_as_they_say(ma
     metric = A.mT @ A
     trace, diagonal = torch.einsum("bnn->b", metric), metric.diagonal(dim1=1, dim2=2)
     runs, samples, confidence = 300, 12, 0.9
-    gram = Dense(metric, (3, 4), (3, 4))
+    gram = MatrixOperator(metric, (3, 4), (3, 4))
     found = [gram.trace(samples, seed=s, confidence=confidence) for s in range(runs)]
     values = torch.stack([one.value for one in found])
     # The mean of all runs lies within 4.5 standard errors, which are known: the variance of zᵀAz is
@@ -300,7 +266,7 @@ def within(hits, confidence, slack):
 
 def test_intervals_of_few_vectors_are_as_wide_as_student_says(rng):
     _, A = dense_operator(rng, m=N)
-    square = Dense(A, (3, 4), (3, 4))
+    square = MatrixOperator(A, (3, 4), (3, 4))
     truth = torch.einsum("bnn->b", A)
     hits = []
     for seed in range(400):
@@ -312,7 +278,7 @@ def test_intervals_of_few_vectors_are_as_wide_as_student_says(rng):
 
 def test_an_estimate_says_what_it_is(rng):
     _, A = dense_operator(rng, m=N)
-    square = Dense(A.float(), (3, 4), (3, 4))
+    square = MatrixOperator(A.float(), (3, 4), (3, 4))
     found = square.diag(7, confidence=0.8)
     assert (found.samples, found.confidence) == (7, 0.8)
     assert found.value.shape == found.low.shape == found.high.shape == (B, 3, 4)
@@ -322,12 +288,12 @@ def test_an_estimate_says_what_it_is(rng):
     wider = square.diag(7, confidence=0.99)
     torch.testing.assert_close(wider.value, found.value)
     assert bool((wider.high > found.high).all())
-    assert square.made == 2 * B * 7
+    assert square.columns == 2 * B * 7
 
 
 def test_a_diagonal_matrix_is_estimated_exactly():
     entries = torch.arange(1.0, 13, dtype=torch.float64)
-    operator = Dense(torch.diag(entries).unsqueeze(0), (3, 4), (3, 4))
+    operator = MatrixOperator(torch.diag(entries).unsqueeze(0), (3, 4), (3, 4))
     trace, diagonal = operator.trace(4), operator.diag(4)
     close(trace.value, torch.tensor([78.0], dtype=torch.float64))
     close(trace.high, trace.low)

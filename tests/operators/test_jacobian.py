@@ -14,6 +14,7 @@ from torch import nn
 from pullback import JacobianOperator
 from pullback.operators import memory as _memory
 from pullback.operators.jacobian import Chunk
+from pullback.testing import dense_jacobian
 from pullback_ext.intercept import forward_mode_ready
 
 
@@ -40,22 +41,11 @@ def points(batch=3, dtype=torch.float64):
     return x.to(dtype), shift.to(dtype)
 
 
-def dense(f, x, shift):
-    """Jacobians [B, m, n] by reverse mode, sample by sample."""
-    rows = [
-        torch.autograd.functional.jacobian(
-            lambda point, i=i: f(point, shift[i : i + 1]), x[i : i + 1]
-        ).reshape(-1, x[i].numel())
-        for i in range(len(x))
-    ]
-    return torch.stack(rows)
-
-
 @pytest.mark.parametrize("chunk", ["auto", 1, 3, 50])
 @pytest.mark.parametrize("columns", [1, 4, 7])
 def test_products_equal_the_dense_jacobian(chunk, columns):
     f, (x, shift) = small_net(), points()
-    jacobian = dense(f, x, shift)
+    jacobian = dense_jacobian(f, x, shift, mode="reverse")
     operator = JacobianOperator(f, x, shift, chunk=chunk)
     v = torch.randn(3, columns, 2, 5, 7, dtype=torch.float64)
     u = torch.randn(3, columns, *operator.h_shape, dtype=torch.float64)
@@ -153,7 +143,7 @@ def test_the_vjp_closure_is_kept_between_products():
 @pytest.mark.parametrize("columns", [1, 3, 4, 9])
 def test_prepared_products_equal_the_dense_jacobian(columns):
     f, (x, shift) = small_net(), points()
-    jacobian = dense(f, x, shift)
+    jacobian = dense_jacobian(f, x, shift, mode="reverse")
     operator = JacobianOperator(f, x, shift)
     operator.prepare(4)
     assert operator._graph is not None
@@ -343,7 +333,7 @@ def test_to_scipy_gives_the_same_singular_values():
     f, (x, shift) = small_net(), points()
     operator = JacobianOperator(f, x, shift)
     linear = operator.to_scipy(1)
-    jacobian = dense(f, x, shift)[1].numpy()
+    jacobian = dense_jacobian(f, x, shift, mode="reverse")[1].numpy()
     assert linear.shape == jacobian.shape
     v = np.random.default_rng(0).standard_normal((jacobian.shape[1], 3))
     assert np.allclose(linear @ v, jacobian @ v, atol=1e-12)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
-from benchmarks.oracle import dense_jacobian, in_float64, leading, sample_map, sine
-from pullback import LatentModel
+from pullback import LatentModel, maps
+from pullback.testing import in_float64, leading, map_jacobian, sample_map, sine
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +68,16 @@ def test_sine_is_per_sample():
 
 
 @pytest.mark.parametrize("tap", [None, "down_blocks.0"])  # m = 128 and m < n, and the reverse
-def test_dense_jacobian_equals_jacrev(model, tap):
+def test_jacobian_of_a_map_equals_jacrev(model, tap):
     double = in_float64(model)
     x = torch.randn(2, 1, 8, 8)
     cond = {"class_labels": torch.tensor([0, 2])}
-    got = dense_jacobian(double, x, 300, cond, tap)
+    encoder = maps.encoder(double, tap)
+    got = map_jacobian(encoder, x, 300, cond)
     assert got.dtype == torch.float64
+    bound = encoder.at(x.double(), 300, cond)
     for sample in range(2):
-        f = sample_map(double, 300, cond, tap, sample)
+        f = sample_map(bound.f, *bound.args, sample=sample)
         point = x[sample : sample + 1].double()
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
             want = torch.func.jacrev(f)(point)
@@ -84,17 +86,17 @@ def test_dense_jacobian_equals_jacrev(model, tap):
         torch.testing.assert_close(got[sample], want, rtol=1e-10, atol=1e-12)
 
 
-def test_dense_jacobian_takes_one_condition_for_all(model):
-    double = in_float64(model)
+def test_jacobian_of_a_map_takes_one_condition_for_all(model):
+    encoder = maps.encoder(in_float64(model))
     x = torch.randn(2, 1, 8, 8)
-    null = dense_jacobian(double, x, 300)
-    named = dense_jacobian(double, x, 300, {"class_labels": torch.tensor([2])})
+    null = map_jacobian(encoder, x, 300)
+    named = map_jacobian(encoder, x, 300, {"class_labels": torch.tensor([2])})
     torch.testing.assert_close(null, named, rtol=0, atol=0)
 
 
-def test_dense_jacobian_refuses_a_float32_network(model):
+def test_jacobian_of_a_map_refuses_a_float32_network(model):
     with pytest.raises(ValueError, match="float64"):
-        dense_jacobian(model, torch.randn(1, 1, 8, 8), 300)
+        map_jacobian(maps.encoder(model), torch.randn(1, 1, 8, 8), 300)
 
 
 def test_conversion_leaves_the_model_alone(model):
