@@ -18,6 +18,8 @@ from sphinx.domains.python import PyObject  # noqa: E402
 import reference  # noqa: E402  (in this folder)
 from pullback import __version__  # noqa: E402
 
+_NAMES = reference.write(ROOT / "docs" / "api")
+
 project = "pullback"
 author = "The pullback authors"
 copyright = "The pullback authors, Apache-2.0"
@@ -50,15 +52,16 @@ myst_enable_extensions = ["tasklist"]
 suppress_warnings = ["ref.python"]
 
 nitpicky = True
-# Other people's types; their own documentation cannot be asked without the network.
 nitpick_ignore_regex = [
+    # Other people's types; their own documentation cannot be asked without the network.
     (r"py:.*", r"(?!pullback).*"),
+    # A type in a signature that its room does not give away.
+    (r"py:class", rf"(?!({'|'.join(map(re.escape, _NAMES))})\.\w+$).*"),
     (r"py:mod", r"pullback_ext\..*"),
 ]
 default_role = "name"
 autodoc_member_order = "groupwise"
 autodoc_typehints = "signature"
-autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 add_module_names = False
@@ -66,8 +69,6 @@ toc_object_entries_show_parents = "hide"
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
-
-_NAMES = reference.write(ROOT / "docs" / "api")
 
 
 def contents(app, docname, source):
