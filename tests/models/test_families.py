@@ -50,7 +50,7 @@ def with_null(name, **options):
         return model
     null = {key: first_row(value) for key, value in families.null_of(name, 1).items()}
     return LatentModel(
-        model.network, model.scheduler, null_cond=null, latent_shape=model.latent_shape
+        model.network, model.schedule.scheduler, null_cond=null, latent_shape=model.latent_shape
     )
 
 
@@ -115,7 +115,7 @@ def test_the_prediction_is_that_of_a_call_by_hand(name):
     case, model = by_hand.case(name), families.model_of(name)
     with torch.no_grad():
         expected = by_hand.call(model.network, case.x, case.t, case.cond)
-    cond = model.condition(case.cond or None, len(case.x))
+    cond = model.conditions.of(case.cond or None, len(case.x))
     with torch.no_grad():
         found = model.call(case.x, case.t, cond)
     assert found.shape == case.x.shape
@@ -180,7 +180,7 @@ def test_sd3_is_called_as_its_stock_pipeline_calls_it():
     stock_sd3(model.network, x, cond, [0.7, 0.3])
     (theirs, output), _ = seen
     with torch.no_grad():
-        found = model.predict(x, 700, model.condition(cond, 2))
+        found = model.predict(x, 700, model.conditions.of(cond, 2))
     torch.testing.assert_close(found, output[0])
     assert equal_calls(seen[-1][0], theirs) >= {
         "timestep", "encoder_hidden_states", "pooled_projections",
@@ -198,7 +198,7 @@ def test_flux_is_called_as_its_stock_pipeline_calls_it(distilled):
     if distilled:
         cond["guidance"] = torch.full((2,), 2.5)
     with torch.no_grad():
-        found = model.predict(x, 700, model.condition(cond, 2))
+        found = model.predict(x, 700, model.conditions.of(cond, 2))
     # Sizes in pixels, eight for one of the latent.
     torch.testing.assert_close(found, FluxPipeline._unpack_latents(output[0], 64, 64, 8))
     compared = equal_calls(seen[-1][0], theirs)
@@ -342,7 +342,7 @@ def with_cond_as_null(model, case):
     """The model with a null condition, which listing the taps runs the network with."""
     null = {key: value[0] for key, value in case.cond.items()}
     return LatentModel(
-        model.network, model.scheduler, null_cond=null, latent_shape=model.latent_shape
+        model.network, model.schedule.scheduler, null_cond=null, latent_shape=model.latent_shape
     )
 
 

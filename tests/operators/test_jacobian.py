@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from pullback import JacobianOperator
-from pullback.operators import memory as _memory
-from pullback.operators.jacobian import Chunk
+from pullback.operators.memory import measure
+from pullback.operators.passes import Chunk
 from pullback.testing import dense_jacobian
 from pullback_ext.intercept import forward_mode_ready
 
@@ -160,7 +160,7 @@ def test_prepared_products_equal_the_dense_jacobian(columns):
     assert torch.allclose(part.matmat(v[[2, 0]]), jv[[2, 0]], atol=1e-12)  # by the same graphs
     assert torch.allclose(part.select(torch.tensor([1])).rmatmat(u[:1]), ju[:1], atol=1e-12)
     part.prepare(2)
-    assert part._graph is not operator._graph
+    assert part._graph is None or part._graph.graph is not operator._graph.graph
     assert torch.allclose(part.matmat(v[[2, 0]]), jv[[2, 0]], atol=1e-12)
     operator.release()
     assert operator._graph is None
@@ -271,7 +271,7 @@ def test_one_tangent_that_does_not_fit_raises_a_memory_error():
     def fails(_block):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    operator._matmat = fails
+    operator._push = fails
     with pytest.raises(MemoryError, match=r"does not fit .*Tried to allocate.*smaller dtype"):
         operator.matmat(torch.randn(3, 4, 2, 5, 7))
 
@@ -306,7 +306,7 @@ def test_memory_counts_what_is_alive_at_once_and_nothing_made_outside():
         c = b * 3  # 4000 more, two alive
         return c.sum()
 
-    value, (peak, total) = _memory.measure(run)
+    value, (peak, total) = measure(run)
     assert float(value) == 9000
     assert 8000 <= peak <= 8000 + 64
     assert 12000 <= total <= 12000 + 64
@@ -323,8 +323,8 @@ def test_the_plan_is_an_upper_estimate_of_what_products_need():
         )(v)
 
     with torch.no_grad(), forward_mode_ready():
-        few, many = (_memory.measure(tangents(count))[1][0] for count in (2, 12))
-        closure = _memory.measure(lambda: torch.func.vjp(lambda p: f(p, shift), x))[1][0]
+        few, many = (measure(tangents(count))[1][0] for count in (2, 12))
+        closure = measure(lambda: torch.func.vjp(lambda p: f(p, shift), x))[1][0]
     assert (many - few) / 10 <= chunk.bytes_per_tangent <= 8 * (many - few) / 10
     assert closure / 1.5 <= chunk.bytes_per_closure <= 4 * closure
 
@@ -519,7 +519,7 @@ def test_an_empty_out_of_memory_message_is_enough():
         attempts.append(1)
         raise MemoryError
 
-    operator._matmat = fails
+    operator._push = fails
     with pytest.raises(MemoryError, match="does not fit the memory of cpu: out of memory"):
         operator.matmat(torch.randn(3, 4, 2, 5, 7))
     assert len(attempts) <= 6  # halved from what is asked for, not from what would fit
