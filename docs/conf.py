@@ -105,8 +105,9 @@ def paragraphs(app, what, name, obj, options, lines):
             lines[i] = line.strip()
         else:
             inside = False
-        # f(x, t, **cond) is no bold text.
+        # f(x, t, **cond) is no bold text, and |a - b| no substitution.
         lines[i] = re.sub(r"(?<=[ (])\*\*(?=\w+\))", r"\*\*", lines[i])
+        lines[i] = re.sub(r"(?<![\w`|])\|(?=[^\s|`])", r"\|", lines[i])
     lines[:] = "\n".join(lines).split("\n")
 
 

@@ -1,9 +1,9 @@
 """Writes the reference: a page for each public room, with all that its ``__all__`` names.
 
-Nothing is listed here by hand. A room is ``pullback`` itself, a public module or package below it
-that has an ``__all__``, a package in a room that has one, or ``pullback_ext``. A name that several
-rooms give is described in full where it lives, and the others point there. ``conf.py`` calls
-``write`` before Sphinx reads; the tests read ``rooms`` and ``entries``.
+Nothing is listed here by hand. A room is ``pullback`` itself, a public package below it (at any
+depth) that has an ``__all__``, a public module right below it, or ``pullback_ext``. A name that
+several rooms give is described in full where it lives, and the others point there. ``conf.py``
+calls ``write`` before Sphinx reads; the tests read ``rooms`` and ``entries``.
 """
 
 from __future__ import annotations
@@ -68,16 +68,25 @@ def _below(package: ModuleType) -> Iterator[str]:
         if private or not (found.ispkg or top):
             continue
         module = importlib.import_module(found.name)
-        if hasattr(module, "__all__"):
+        if names(module):
             yield found.name
         if found.ispkg:
             yield from _below(module)
 
 
+def names(module: ModuleType) -> list[str]:
+    """The public names of a room: its ``__all__``, or what a single file without one defines."""
+    if hasattr(module, "__all__") or hasattr(module, "__path__"):
+        return list(getattr(module, "__all__", []))
+    kinds = (inspect.isclass, inspect.isfunction)
+    own = ((k, v) for k, v in vars(module).items() if any(kind(v) for kind in kinds))
+    return [k for k, v in own if v.__module__ == module.__name__ and not k.startswith("_")]
+
+
 def entries(room: str) -> list[Entry]:
     """The public names of a room, in the order of their kind."""
     module = importlib.import_module(room)
-    found = [Entry(room, name, getattr(module, name)) for name in module.__all__]
+    found = [Entry(room, name, getattr(module, name)) for name in names(module)]
     order = ["module", "class", "function", "data"]
     return sorted(found, key=lambda entry: (order.index(entry.kind), entry.name.lower()))
 
@@ -87,7 +96,7 @@ def home(entry: Entry) -> str:
     origin = getattr(entry.value, "__module__", None) or entry.room
     homes = [room for room in rooms() if f"{origin}.".startswith(f"{room}.")]
     best = max(homes, key=len, default=entry.room)
-    given = getattr(importlib.import_module(best), "__all__", [])
+    given = names(importlib.import_module(best))
     return best if entry.name in given and entry.kind in ("class", "function") else entry.room
 
 
@@ -107,16 +116,16 @@ def members(kind: type) -> dict[str, Any]:
 def write(folder: Path) -> list[str]:
     """Write the pages of all rooms, and return their names without suffix, in order."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = rooms()
+    found = rooms()
     for old in folder.glob("*.rst"):
-        if old.stem not in names:
+        if old.stem not in found:
             old.unlink()
-    for room in names:
+    for room in found:
         path = folder / f"{room}.rst"
         text = page(room)
         if not path.exists() or path.read_text("utf-8") != text:
             path.write_text(text, "utf-8")
-    return names
+    return found
 
 
 def page(room: str) -> str:

@@ -9,7 +9,7 @@ import zlib
 import pytest
 
 from tests.docs.documents import PAGES, ROOT
-from tests.docs.test_reference import ROOMS
+from tests.docs.test_reference import ROOMS, reference
 
 NEEDED = ("sphinx", "myst_parser", "furo")
 
@@ -52,7 +52,9 @@ def test_the_site_describes_every_public_name(site):
     known = {line.split(" ")[0] for line in zlib.decompress(packed).decode().splitlines()}
     for room in ROOMS:
         missing = [
-            name for name in importlib.import_module(room).__all__ if f"{room}.{name}" not in known
+            name
+            for name in reference.names(importlib.import_module(room))
+            if f"{room}.{name}" not in known
         ]
         assert not missing, f"{room}: {missing}"
 
