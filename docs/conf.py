@@ -100,7 +100,7 @@ def paragraphs(app, what, name, obj, options, lines):
         if found:
             inside = True
             before = [""] if i and lines[i - 1] else []
-            lines[i] = "".join(f"{part}\n" for part in before) + f"**{found[1]}.** {found[2]}"
+            lines[i] = "".join(f"{part}\n" for part in before) + f"**{found[1]}:** {found[2]}"
         elif inside and line.strip():
             lines[i] = line.strip()
         else:

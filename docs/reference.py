@@ -167,13 +167,17 @@ def _function(entry: Entry) -> list[str]:
 def _elsewhere(entry: Entry) -> list[str]:
     first = (entry.text.strip().splitlines() or [""])[0]
     target = f":py:obj:`{home(entry)}.{entry.name}`"
-    return [
-        f".. py:{entry.kind}:: {entry.name}",
-        "",
-        f"   {first}",
-        f"   The same as {target}.",
-        "",
-    ]
+    directive = f".. py:{entry.kind}:: {entry.name}{_arguments(entry)}"
+    return [directive, "", f"   {first}", f"   The same as {target}.", ""]
+
+
+def _arguments(entry: Entry) -> str:
+    """The arguments of a function, without their types."""
+    if entry.kind != "function":
+        return ""
+    signature = inspect.signature(entry.value)
+    plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=plain, return_annotation=signature.empty))
 
 
 def _data(entry: Entry) -> list[str]:
