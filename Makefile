@@ -3,6 +3,7 @@
 # make lint       ruff, clang-format, mypy       (make format to apply the first two)
 # make docs       the documentation as a site, with a reference of every public name, in build/docs
 # make bench      against the published loop     (ARGS are handed on, as everywhere)
+# make compat     installs and tests with the oldest and newest torch, in fresh environments
 # make gpu-check  on a machine with a GPU: kernels against references, GPU tests, benchmarks
 #
 # Each sets up what it needs: in the active virtual or conda environment if there is one, where it
@@ -62,7 +63,7 @@ INSTALL = $(PY) build_tools/workshop.py $(if $(OWN),--pinned)
 SCRIPTS = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("scripts"))')
 
 .NOTPARALLEL:
-.PHONY: help demo test lint format docs bench gpu-check clean remake
+.PHONY: help demo test lint format docs bench compat gpu-check clean remake
 help:
 	@awk '/^#/ { sub(/^# ?/, ""); print; next } { exit }' Makefile
 
@@ -108,6 +109,10 @@ docs: $(STAMPS)/run $(STAMPS)/docs
 
 bench: $(STAMPS)/run
 	$(PY) -m benchmarks $(ARGS)
+
+# Needs no environment: it makes its own.
+compat:
+	$(PYTHON) build_tools/compat.py $(ARGS)
 
 gpu-check: $(STAMPS)/run $(STAMPS)/test
 	@$(PY) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make gpu-check needs an NVIDIA GPU that torch can use, and torch " + torch.__version__ + " finds none.")'

@@ -80,6 +80,11 @@ def contents(app, docname, source):
         links = re.findall(r"^- \[(.+?)\]\((.+?)\.md\)", body, re.MULTILINE)
         entries = [f"{text} <{_docname(target)}>" for text, target in links]
         parts.append((title, entries))
+    # Pages that the index does not list, such as written ones, stand with what there is to know.
+    listed = " ".join(entry for _, entries in parts for entry in entries)
+    pages = sorted(f"/docs/{page.stem}" for page in (ROOT / "docs").glob("*.md"))
+    more = [page for page in pages if f"<{page}>" not in listed and page != f"/{root_doc}"]
+    parts[1][1].extend(more)
     parts.append(("Reference", [f"/docs/api/{name}" for name in _NAMES]))
     parts[0][1].insert(0, "README </README>")
     for title, entries in parts:
