@@ -37,6 +37,10 @@ def test_a_page_begins_with_its_contents(path):
 
 def test_every_page_is_reached_from_the_index():
     """In one step, or from a page of the index in a second one."""
-    first = {PAGES / name.partition("#")[0] for name in links(PAGES / "index.md")}
-    second = {PAGES / name.partition("#")[0] for page in first for name in links(page)}
-    assert first | second >= set(ON_SITE)
+
+    def linked(pages):
+        names = {page.parent / name.partition("#")[0] for page in pages for name in links(page)}
+        return {name.resolve() for name in names if name.suffix == ".md"}
+
+    first = linked([PAGES / "index.md"])
+    assert {PAGES / "index.md"} | first | linked(first) >= set(ON_SITE)
