@@ -52,7 +52,7 @@ def directions(
     """Samples beside their leading directions at one timestep.
 
     Args:
-        t: the timestep.
+        t: the timestep, in training units.
         latents: x_t, `[B, C, H, W]`.
         images: x_t denoised, `[B, C, H, W]`.
         v: directions, `[B, k, C, H, W]`.

@@ -88,5 +88,5 @@ class SVDResult:
         return replace(self, **moved)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The tensors by their names, batch first: u, s, v, residual, ..., products."""
+        """The tensors by their names, each with the batch first, `[B, ...]`."""
         return {name: getattr(self, name) for name in self.TENSORS}

@@ -24,8 +24,8 @@ class Map:
         variable: what it is differentiated with respect to.
         site: where h is read or put; None for maps of the output.
         function: what is computed.
-        negative: the other condition of classifier-free guidance, one row for all samples or one
-            each; None where there is no guidance.
+        negative: the other condition of classifier-free guidance, tensors `[1, ...]` for all
+            samples or `[B, ...]`; None where there is no guidance.
     """
 
     model: LatentModel
@@ -116,7 +116,12 @@ class Map:
         return self.bind(x, timesteps, model.conditions.of(cond, len(x)))
 
     def bind(self, x: torch.Tensor, t: torch.Tensor, cond: dict[str, torch.Tensor]) -> Bound:
-        """The map at latents x [B, C, H, W], timesteps [B] and a condition, all checked before.
+        """The map where everything has been checked before.
+
+        Args:
+            x: latents `[B, C, H, W]`.
+            t: timesteps `[B]`, in training units.
+            cond: tensors `[B, ...]`.
 
         Cost: one forward pass up to the tap where the variable is h, else none.
         """

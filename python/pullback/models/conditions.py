@@ -54,12 +54,12 @@ class Conditions:
 
     @property
     def given_null(self) -> dict[str, torch.Tensor] | None:
-        """The null condition that was given, per sample, flat; None where none was."""
+        """The null condition that was given, flat, each `[*shape]` of one sample; else None."""
         return self._given
 
     @property
     def null(self) -> dict[str, torch.Tensor]:
-        """The null condition of one sample (without the batch); empty where none is needed.
+        """The null condition, each `[*shape]` of one sample; empty where none is needed.
 
         It is the one given, or what the network's class has for it, or the empty prompt.
 
@@ -142,7 +142,7 @@ class Conditions:
         class_label: int | Sequence[int] | None = None,
         guidance: float = 3.5,
     ) -> dict[str, torch.Tensor]:
-        """A condition from prompts or class labels: see `LatentModel.encode`."""
+        """A condition `[B, ...]` from prompts or class labels: see `LatentModel.encode`."""
         if (prompt is None) == (class_label is None):
             raise ValueError("Expected either prompt= or class_label=, got both or neither.")
         known = self.arguments or {}

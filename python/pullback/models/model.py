@@ -199,9 +199,14 @@ class LatentModel:
             ) from None
 
     def call(self, x: torch.Tensor, t: torch.Tensor, cond: Condition) -> torch.Tensor:
-        """The network's raw prediction `[B, C, H, W]` at timesteps `[B]`, in any transform.
+        """The network's raw prediction `[B, C, H, W]`, inside any transform of torch.func.
 
         Networks with a learned variance return 2C channels; the first C are the prediction.
+
+        Args:
+            x: latents `[B, C, H, W]`.
+            t: timesteps `[B]`, in training units.
+            cond: a condition that `conditions.of` has checked.
         """
         output = self.family.call(self.network, x, t, cond)
         shape, size = getattr(output, "shape", None), [len(x), *self.latent_shape]
@@ -216,7 +221,7 @@ class LatentModel:
         return output[:, : size[1]]
 
     def predict(self, x: torch.Tensor, t: int, cond: Condition) -> torch.Tensor:
-        """The network's raw prediction `[B, C, H, W]` at one timestep t."""
+        """The network's raw prediction `[B, C, H, W]` at one timestep t, in training units."""
         return self.call(x, torch.full((len(x),), t, device=self.device), cond)
 
     def sample_latents(
@@ -270,7 +275,7 @@ class LatentModel:
             check_suitable(self.network, self.name)
 
     def check_latents(self, x: torch.Tensor) -> None:
-        """Raise unless x is a finite batch of latents in the network's dtype, on its device."""
+        """Raise unless x is finite, `[B, C, H, W]`, in the network's dtype and on its device."""
         if not isinstance(x, torch.Tensor):
             raise TypeError(
                 f"Expected latents as a tensor, got {type(x).__name__}. Convert them with "

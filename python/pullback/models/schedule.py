@@ -78,7 +78,7 @@ class Schedule:
         return share.sqrt(), (1 - share).sqrt()
 
     def check_timestep(self, t: float) -> int:
-        """A timestep as an int; raises ValueError unless it is a whole one of the schedule."""
+        """A timestep in training units as an int; raises ValueError unless it is a whole one."""
         try:
             value = int(t)
         except (TypeError, ValueError, OverflowError):
@@ -96,7 +96,7 @@ class Schedule:
         """Timesteps of a batch, int64 `[count]`.
 
         Args:
-            t: one whole training timestep for all samples, or a tensor of one per sample.
+            t: one whole training timestep for all samples, or a tensor `[count]` of them.
             count: samples in the batch.
             device: where to put them.
 

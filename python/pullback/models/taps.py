@@ -81,7 +81,7 @@ class Site:
         return self.path if self.index is None else f"{self.path}:{self.index}"
 
     def read(self, module: nn.Module, output: object) -> torch.Tensor:
-        """The feature among the outputs of the module.
+        """The feature `[B, *h_shape]` among the outputs of the module.
 
         Raises:
             TypeError: the module returns several tensors, no index was given and its class is not
@@ -101,7 +101,7 @@ class Site:
         return found
 
     def write(self, module: nn.Module, output: object, feature: torch.Tensor) -> object:
-        """The module's output with the feature replaced."""
+        """The module's output with the feature `[B, *h_shape]` replaced."""
         place = self.place(module, output)
         if place is None:
             return feature

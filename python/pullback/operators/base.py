@@ -229,7 +229,7 @@ class Combination(BlockOperator):
         return _sum(factor * operator.rmatmat(u) for factor, operator in self.terms)
 
     def select(self, index: torch.Tensor) -> Combination:
-        """The combination for some of the samples."""
+        """The combination for the samples at the int64 indices `[B']`."""
         return Combination([(factor, operator.select(index)) for factor, operator in self.terms])
 
     def release(self) -> None:
@@ -296,7 +296,7 @@ class Stacked(BlockOperator):
         return pulled
 
     def select(self, index: torch.Tensor) -> Stacked:
-        """Itself: there is one sample."""
+        """Itself for the indices [0]: there is one sample."""
         if index.tolist() != [0]:
             raise IndexError(f"Expected the one sample of a stack, [0], got {index.tolist()}.")
         return self
@@ -326,11 +326,11 @@ class Gram(BlockOperator):
         return self.operator.rmatmat(self.operator.matmat(v))
 
     def rmatmat(self, u: torch.Tensor) -> torch.Tensor:
-        """The same as `matmat`."""
+        """The same as `matmat`, `[B, k, *x_shape]` to `[B, k, *x_shape]`."""
         return self.matmat(u)
 
     def select(self, index: torch.Tensor) -> Gram:
-        """The operator of some of the samples."""
+        """The operator of the samples at the int64 indices `[B']`."""
         return Gram(self.operator.select(index))
 
     def release(self) -> None:

@@ -18,8 +18,8 @@ class Estimate:
 
     Attributes:
         value: the estimate, `[B]` or `[B, *x_shape]`, float64.
-        low: lower end of the interval, of the same shape.
-        high: upper end of the interval.
+        low: lower end of the interval, `[B]` or `[B, *x_shape]` like the value.
+        high: upper end of the interval, `[B]` or `[B, *x_shape]`.
         confidence: probability with which the interval holds the truth, entry by entry.
         samples: random vectors that were used.
     """

@@ -102,7 +102,7 @@ class Plan:
         return None
 
     def settings(self, model: LatentModel, t: int) -> dict[str, Any]:
-        """All that the numbers of one timestep depend on, as JSON has it."""
+        """All that the numbers of one timestep t, in training units, depend on, as JSON has it."""
         return {
             "model": model.name,
             "fingerprint": model.fingerprint,

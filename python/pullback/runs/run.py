@@ -20,7 +20,7 @@ class Watch:
     """Is told how `discover` gets on; this one does nothing."""
 
     def started(self, t: int) -> None:
-        """The work at a timestep begins."""
+        """The work at a timestep t, in training units, begins."""
 
     def stepped(self, step: krylov.Progress) -> None:
         """The solver took a step at that timestep."""

@@ -44,12 +44,12 @@ class TimestepBases:
 
 
 def basis_path(folder: Path, t: int) -> Path:
-    """Where the bases of a timestep lie."""
+    """Where the bases of a timestep t, in training units, lie."""
     return folder / f"basis_t{t:04d}.safetensors"
 
 
 def latents_path(folder: Path, t: int) -> Path:
-    """Where the latents of a timestep lie."""
+    """Where the latents of a timestep t, in training units, lie."""
     return folder / f"latents_t{t:04d}.safetensors"
 
 

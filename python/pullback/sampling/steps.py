@@ -63,8 +63,8 @@ def denoise(
         predict: the network's raw prediction `[B, C, H, W]` for latents at a timestep.
         x: latents at `start`, `[B, C, H, W]`.
         start: their timestep, in the scheduler's training units.
-        stop: the timestep to arrive at, a whole number of strides below `start`; −1, the
-            default, is the clean image (for flow models the same as 0).
+        stop: the timestep to arrive at in training units, a whole number of strides below
+            `start`; −1, the default, is the clean image (for flow models the same as 0).
         steps: steps that the whole schedule would take; they set the stride.
 
     Returns:

@@ -114,11 +114,11 @@ class Family(ABC):
         """The conditioning arguments that the network takes, flat; None where that is not known."""
 
     def null(self, network: Any) -> dict[str, torch.Tensor] | None:  # noqa: ARG002
-        """The null condition of one sample where the network itself has one, else None."""
+        """The null condition, each `[*shape]` of one sample, where the network itself has one."""
         return None
 
     def blank(self, network: Any) -> dict[str, torch.Tensor]:  # noqa: ARG002
-        """A condition of one sample of the right shapes, for passes whose values do not matter."""
+        """A condition, each `[*shape]` of one sample, for passes whose values do not matter."""
         return {}
 
     def encode(
@@ -144,7 +144,14 @@ class Family(ABC):
 
     @abstractmethod
     def call(self, network: Any, x: torch.Tensor, t: torch.Tensor, cond: Flat) -> Any:
-        """The prediction [B, C, H, W] (or more channels) for latents x at timesteps t [B]."""
+        """The prediction `[B, C, H, W]` (or more channels) of the network.
+
+        Args:
+            network: the network.
+            x: latents `[B, C, H, W]`.
+            t: timesteps `[B]`, in training units.
+            cond: a condition, tensors `[B, ...]`.
+        """
 
     @abstractmethod
     def blocks(self, network: Any) -> list[str]:
