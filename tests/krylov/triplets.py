@@ -2,10 +2,7 @@
 
 import torch
 
-from pullback.testing import (
-    orthogonality_loss,
-    residuals,
-)
+from pullback.testing import orthogonality_loss, residuals
 
 
 def assert_triplets(result, matrices, k):

@@ -255,3 +255,15 @@ def model_of(
         network = network.to(memory_format=torch.channels_last)
     scheduler = FlowMatchEulerDiscreteScheduler() if tiny.flow else DDPMScheduler()
     return LatentModel(network, scheduler, name=name, latent_shape=tiny.latent_shape)
+
+
+def with_null(model: LatentModel, cond: dict[str, Any]) -> LatentModel:
+    """The model with the condition of the first sample as its null condition."""
+    null = {key: _first_row(value) for key, value in cond.items()}
+    return LatentModel(
+        model.network, model.scheduler, null_cond=null, latent_shape=model.latent_shape
+    )
+
+
+def _first_row(value: Any) -> Any:
+    return {k: v[0] for k, v in value.items()} if isinstance(value, dict) else value[0]
