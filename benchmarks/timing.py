@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from pullback.operators import memory as _memory
+from pullback.operators.memory import measure
 
 
 def synchronize(device: torch.device) -> None:
@@ -96,7 +96,7 @@ def interleaved(
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     """The most bytes that tensors made by `run` hold at one time; slow, so never timed."""
     if device.type != "cuda":
-        return _memory.measure(run)[1][0]
+        return measure(run)[1][0]
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
