@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pullback.krylov import BlockOperator
+from pullback.operators import BlockOperator
 
 
 @dataclass(frozen=True)

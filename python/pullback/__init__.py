@@ -14,16 +14,15 @@ from pullback._version import __version__
 if TYPE_CHECKING:
     from pullback import krylov, maps
     from pullback.geometry import LocalBasis, basis, local_basis
-    from pullback.models import LatentModel, load
+    from pullback.models import LatentModel, ddim, load
     from pullback.operators import JacobianOperator
-    from pullback.sampling import ddim
 
 _MODULE_OF = {
     "JacobianOperator": "operators",
     "LatentModel": "models",
     "LocalBasis": "geometry",
     "basis": "geometry",
-    "ddim": "sampling",
+    "ddim": "models",
     "load": "models",
     "local_basis": "geometry",
 }

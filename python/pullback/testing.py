@@ -18,18 +18,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pullback.operators import Algebra
+from pullback.operators import BlockOperator
 from pullback_ext.intercept import forward_mode_ready
 
 if TYPE_CHECKING:
-    from pullback.krylov import BlockOperator
     from pullback.maps import Map
-    from pullback.models.model import Condition, LatentModel
+    from pullback.models import Condition, LatentModel
 
 # ------------------------------------------------------------------- operators with a known truth
 
 
-class MatrixOperator(Algebra):
+class MatrixOperator(BlockOperator):
     """Explicit matrices as an operator that counts its products.
 
     Args:
@@ -49,10 +48,14 @@ class MatrixOperator(Algebra):
         x_shape: Sequence[int] | None = None,
         h_shape: Sequence[int] | None = None,
     ) -> None:
-        self.batch, m, n = matrices.shape
-        self.x_shape = (n,) if x_shape is None else tuple(x_shape)
-        self.h_shape = (m,) if h_shape is None else tuple(h_shape)
-        self.dtype, self.device = matrices.dtype, matrices.device
+        batch, m, n = matrices.shape
+        super().__init__(
+            batch,
+            (n,) if x_shape is None else x_shape,
+            (m,) if h_shape is None else h_shape,
+            matrices.dtype,
+            matrices.device,
+        )
         self.matrices = matrices
         self.columns = 0
 

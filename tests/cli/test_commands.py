@@ -126,7 +126,7 @@ def test_info_describes_every_family(call, monkeypatch, name):
 def test_info_tells_the_size_of_an_encoded_null_prompt(call, monkeypatch):
     known = families.model_of("UNet2DConditionModel")
     null = {"encoder_hidden_states": torch.zeros(5, 32)}
-    model = pullback.LatentModel(known.network, known.scheduler, null_cond=null)
+    model = pullback.LatentModel(known.network, known.schedule.scheduler, null_cond=null)
     monkeypatch.setattr(models, "load", lambda *_args, **_kwargs: model)
     found = json.loads(call("info", "any", "--json").stdout)
     assert found["null_condition"] == {"encoder_hidden_states": {"shape": [5, 32]}}
@@ -281,7 +281,7 @@ def test_a_prompt_is_refused_where_there_is_none(basis, call, tmp_path, monkeypa
     known = families.model_of("UNet2DConditionModel")
     pipeline = StableDiffusionPipeline(
         vae=None, text_encoder=None, tokenizer=None, unet=known.network,
-        scheduler=known.scheduler, safety_checker=None, feature_extractor=None,
+        scheduler=known.schedule.scheduler, safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     )  # fmt: skip
     mute = pullback.load(pipeline)
@@ -301,7 +301,7 @@ def test_a_transformer_from_a_folder(call, tmp_path):
         block_out_channels=(4,), down_block_types=("DownEncoderBlock2D",),
         up_block_types=("UpDecoderBlock2D",), norm_num_groups=1, latent_channels=4,
     )  # fmt: skip
-    DiTPipeline(known.network, vae, known.scheduler).save_pretrained(tmp_path / "dit")
+    DiTPipeline(known.network, vae, known.schedule.scheduler).save_pretrained(tmp_path / "dit")
     result = call(
         "basis", tmp_path / "dit", *QUICK, "-t", "500", "--class-label", "3", "--tap",
         "transformer_blocks.2", "-o", tmp_path / "out", "--no-figures", "--json",

@@ -50,8 +50,8 @@ def test_the_relation_holds_from_step_to_step(rng, maps):
     for count in range(1, 6):
         step(state, maps, rng)
         check(state, maps, 4 * count, 4)
-        assert bool((state.skew < 1e-12).all())
-        assert bool((state.news > 1e-3).all())
+        assert bool((state.asymmetry < 1e-12).all())
+        assert bool((state.remainder > 1e-3).all())
 
 
 def test_restart_and_selection(rng, maps):
@@ -77,7 +77,7 @@ def test_rows_that_bring_nothing_are_random_and_may_be_renewed(rng):
     check(state, maps, 3, 3)
     step(state, maps, rng)
     check(state, maps, 6, 3)
-    assert bool((state.news < 1e-12).all())
+    assert bool((state.remainder < 1e-12).all())
     before = state.pending.clone()
     which = torch.tensor([True, False, True])
     state.renew(which, lambda count: torch.randn(BATCH, count, N, dtype=torch.float64), 9)

@@ -41,7 +41,7 @@ def formulas(kind, raw, x, t):
 @pytest.mark.parametrize("t", [20, 400, 990])
 def test_noise_denoised_and_score_follow_from_every_kind_of_prediction(network, x, kind, t):
     model = model_of(network, kind)
-    assert model.prediction_type == kind
+    assert model.schedule.prediction_type == kind
     raw = network(x, times(x, t))
     noise, clean = formulas(kind, raw, x, t)
     value = {name: maps.output(model, name).at(x, t).value() for name in maps.OUTPUTS}
@@ -49,7 +49,7 @@ def test_noise_denoised_and_score_follow_from_every_kind_of_prediction(network, 
     close = {"rtol": 1e-5, "atol": 1e-5}
     torch.testing.assert_close(value["noise"], noise, **close)
     torch.testing.assert_close(value["denoised"], clean, **close)
-    signal, sigma = (float(part) for part in model.signal_and_noise(torch.tensor([t])))
+    signal, sigma = (float(part) for part in model.schedule.signal_and_noise(torch.tensor([t])))
     torch.testing.assert_close(value["score"], -value["noise"] / sigma)
     # x holds signal and noise in these parts.
     torch.testing.assert_close(signal * value["denoised"] + sigma * value["noise"], x, **close)
@@ -73,7 +73,7 @@ def test_a_perfect_prediction_is_taken_apart_exactly(kind, rng):
     clean, noise = torch.randn(2, 4, C, H, W, generator=rng, dtype=torch.float64)
     t = 700
     model = model_of(lambda x, t: x, kind, dtype=torch.float64)
-    signal, sigma = (float(part) for part in model.signal_and_noise(torch.tensor([t])))
+    signal, sigma = (float(part) for part in model.schedule.signal_and_noise(torch.tensor([t])))
     model.network = lambda x, t: {
         "epsilon": noise,
         "sample": clean,

@@ -261,7 +261,7 @@ def with_null(model: LatentModel, cond: dict[str, Any]) -> LatentModel:
     """The model with the condition of the first sample as its null condition."""
     null = {key: _first_row(value) for key, value in cond.items()}
     return LatentModel(
-        model.network, model.scheduler, null_cond=null, latent_shape=model.latent_shape
+        model.network, model.schedule.scheduler, null_cond=null, latent_shape=model.latent_shape
     )
 
 

@@ -56,7 +56,7 @@ def line(name: str, sine_seen: float) -> str:
     else:  # the depth of a full-size network is another, and so is the number
         assert default == blocks[(len(blocks) - 1) // 2]
         default = "the middle block"
-    arguments = model.arguments or {}
+    arguments = model.conditions.arguments or {}
     needed = ", ".join(f"`{key}`" + ("" if kind.needed else "?") for key, kind in arguments.items())
     cells = [
         LINES[name],

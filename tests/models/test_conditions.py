@@ -131,7 +131,7 @@ def test_labels_that_do_not_exist(labels):
 
 def test_embeddings_are_taken_in_the_networks_dtype():
     model = families.model_of("UNet2DConditionModel", dtype=torch.float64)
-    cond = model.condition(families.text(2), 2)
+    cond = model.conditions.of(families.text(2), 2)
     assert cond["encoder_hidden_states"].dtype == torch.float64
-    labels = families.model_of("DiTTransformer2DModel", dtype=torch.float64).condition(None, 2)
+    labels = families.model_of("DiTTransformer2DModel", dtype=torch.float64).conditions.of(None, 2)
     assert labels["class_labels"].dtype == torch.int64

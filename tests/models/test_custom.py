@@ -62,7 +62,7 @@ def test_maps_of_the_output_of_a_plain_function(weight, x, rng):
         assert float(sine(found.v, leading(truth, 3)[2]).max()) < 1e-4
         torch.testing.assert_close(found.s, leading(truth, 3)[1], rtol=1e-6, atol=0)
     assert "mine: custom" in repr(model)
-    assert model.condition(None, 3) == {}
+    assert model.conditions.of(None, 3) == {}
 
 
 def test_an_encoder_of_a_plain_function_says_what_is_missing(weight, x):

@@ -77,7 +77,7 @@ def test_the_prediction_is_that_of_a_call_by_hand(name):
     case, model = by_hand.case(name), families.model_of(name)
     with torch.no_grad():
         expected = by_hand.call(model.network, case.x, case.t, case.cond)
-    cond = model.condition(case.cond or None, len(case.x))
+    cond = model.conditions.of(case.cond or None, len(case.x))
     with torch.no_grad():
         found = model.call(case.x, case.t, cond)
     assert found.shape == case.x.shape

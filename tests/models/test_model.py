@@ -34,9 +34,9 @@ def scheduler():
 def test_shapes_and_schedule(scheduler):
     model = LatentModel(tiny_network(sample_size=(8, 12)), scheduler)
     assert model.latent_shape == (3, 8, 12)
-    assert model.num_timesteps == 100
+    assert model.schedule.num_timesteps == 100
     assert model.default_tap == "mid_block"
-    assert model.null_cond == {}
+    assert model.conditions.null == {}
     assert "3 x 8 x 12" in repr(model)
 
 
@@ -57,7 +57,7 @@ def test_taps_are_what_a_forward_pass_shows(digits):
 
 def test_the_encoder_equals_a_hook_on_a_whole_forward_pass_and_stops_at_its_tap(digits):
     x, t = digits.sample_latents(2, 300), torch.tensor([300, 300])
-    cond = digits.condition(None, 2)
+    cond = digits.conditions.of(None, 2)
     seen, later = [], []
     hooks = [
         digits.network.mid_block.register_forward_hook(lambda _m, _i, o: seen.append(o)),
@@ -92,17 +92,15 @@ def test_an_unknown_block_with_several_outputs_is_not_guessed():
 
 
 def test_null_condition_expands_and_is_required_where_unknown(digits, scheduler):
-    assert digits.condition(None, 3)["class_labels"].tolist() == [10, 10, 10]
-    assert digits.condition({"class_labels": torch.tensor([4])}, 2)["class_labels"].tolist() == [
-        4,
-        4,
-    ]
+    assert digits.conditions.of(None, 3)["class_labels"].tolist() == [10, 10, 10]
+    fours = digits.conditions.of({"class_labels": torch.tensor([4])}, 2)
+    assert fours["class_labels"].tolist() == [4, 4]
     model = LatentModel(tiny_network(num_class_embeds=5), scheduler, name="five")
     with pytest.raises(ValueError, match="five is conditional on a class"):
-        model.condition(None, 2)
+        model.conditions.of(None, 2)
     assert len(model.taps()) == 5
     named = LatentModel(model.network, scheduler, null_cond={"class_labels": torch.tensor(4)})
-    assert named.condition(None, 2)["class_labels"].tolist() == [4, 4]
+    assert named.conditions.of(None, 2)["class_labels"].tolist() == [4, 4]
 
 
 def test_learned_variance_is_cut_off(scheduler):

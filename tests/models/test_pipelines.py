@@ -24,7 +24,7 @@ def test_a_stock_pipeline_needs_one_line(stock, folders, kind):
     pipeline = stock[kind]
     model = pullback.load(pipeline)
     assert model.network is network_of(pipeline)  # runs untouched
-    assert model.scheduler is pipeline.scheduler
+    assert model.schedule.scheduler is pipeline.scheduler
     x = torch.randn(1, *model.latent_shape)
     found = local_basis(model, x, 600, 2, quality="draft")  # with the null condition
     again = pullback.load(folders[kind])

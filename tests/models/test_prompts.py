@@ -27,7 +27,7 @@ def test_a_prompt_is_encoded_by_the_pipeline_itself(stock):
     assert torch.equal(cond["encoder_hidden_states"], expected)
     assert not torch.allclose(expected[0], expected[1], atol=0.1)
     # What the pipeline guides away from by default is the null condition: the empty prompt.
-    assert torch.equal(model.null_cond["encoder_hidden_states"], negative[0])
+    assert torch.equal(model.conditions.null["encoder_hidden_states"], negative[0])
     one = model.encode(prompt=PROMPTS[1])
     torch.testing.assert_close(one["encoder_hidden_states"], expected[1:])
 
@@ -58,7 +58,7 @@ def test_the_null_condition_of_sdxl_is_what_its_pipeline_guides_away_from(stock)
     pipeline = stock["stable_diffusion_xl"]
     assert pipeline.config.force_zeros_for_empty_prompt
     _, words, _, pooled = pipeline.encode_prompt(PROMPTS[0], do_classifier_free_guidance=True)
-    null = pullback.load(pipeline).null_cond
+    null = pullback.load(pipeline).conditions.null
     assert torch.equal(null["encoder_hidden_states"], words[0])
     assert torch.equal(null["added_cond_kwargs.text_embeds"], pooled[0])
     assert not bool(pooled.any())

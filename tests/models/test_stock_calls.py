@@ -70,7 +70,7 @@ def test_sd3_is_called_as_its_stock_pipeline_calls_it():
     stock_sd3(model.network, x, cond, [0.7, 0.3])
     (theirs, output), _ = seen
     with torch.no_grad():
-        found = model.predict(x, 700, model.condition(cond, 2))
+        found = model.predict(x, 700, model.conditions.of(cond, 2))
     torch.testing.assert_close(found, output[0])
     assert equal_calls(seen[-1][0], theirs) >= {
         "timestep", "encoder_hidden_states", "pooled_projections",
@@ -88,7 +88,7 @@ def test_flux_is_called_as_its_stock_pipeline_calls_it(distilled):
     if distilled:
         cond["guidance"] = torch.full((2,), 2.5)
     with torch.no_grad():
-        found = model.predict(x, 700, model.condition(cond, 2))
+        found = model.predict(x, 700, model.conditions.of(cond, 2))
     # Sizes in pixels, eight for one of the latent.
     torch.testing.assert_close(found, FluxPipeline._unpack_latents(output[0], 64, 64, 8))
     compared = equal_calls(seen[-1][0], theirs)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pullback import krylov
-from pullback.operators import Combination, Mean
+from pullback.operators import Combination, Stacked
 from pullback.testing import MatrixOperator, dense, leading, sine
 from tests.operators.known import B, M, N, close, dense_operator, smooth_operator
 
@@ -89,57 +89,57 @@ def test_products_of_a_combination_are_counted_by_its_parts(rng):
 
 def test_release_reaches_every_part(rng):
     a, b, c = (smooth_operator(rng)[0] for _ in range(3))
-    whole = (a - b).mean() + c.mean() * 2
+    whole = (a - b).stacked() + c.stacked() * 2
     whole.rmatmat(torch.randn(1, 2, B, M, dtype=torch.float64))
-    assert all(part._closure is not None for part in (a, b, c))
+    assert all(part._passes._closure is not None for part in (a, b, c))
     whole.release()
-    assert all(part._closure is None for part in (a, b, c))
+    assert all(part._passes._closure is None for part in (a, b, c))
     a.gram().matmat(torch.randn(B, 1, 3, 4, dtype=torch.float64))
-    assert a._closure is not None
+    assert a._passes._closure is not None
     a.gram().release()
-    assert a._closure is None
+    assert a._passes._closure is None
 
 
 @pytest.mark.parametrize("samples", [None, 1, 2, 5, 100])
-def test_the_mean_has_the_eigenvectors_of_the_mean_metric(make, rng, samples):
+def test_the_stack_has_the_eigenvectors_of_the_mean_metric(make, rng, samples):
     count = 5
     a, A = make(rng, count=count)
-    mean = a.mean(samples)
-    assert (mean.batch, mean.x_shape, mean.h_shape) == (1, (3, 4), (count, M))
+    stack = a.stacked(samples)
+    assert (stack.batch, stack.x_shape, stack.h_shape) == (1, (3, 4), (count, M))
     metric = (A.mT @ A).mean(0)
-    close(dense(mean.gram())[0], metric)
-    close(dense(mean)[0], A.reshape(count * M, N) / math.sqrt(count))
+    close(dense(stack.gram())[0], metric)
+    close(dense(stack)[0], A.reshape(count * M, N) / math.sqrt(count))
     values, vectors = torch.linalg.eigh(metric)
-    found = krylov.svd(mean, 4, quality="tight")
+    found = krylov.svd(stack, 4, quality="tight")
     assert found.stopped == ("converged",)
     torch.testing.assert_close(found.s[0].square(), values.flip(0)[:4], rtol=1e-6, atol=0)
     assert float(sine(found.v, vectors.flip(1)[:, :4].mT.unsqueeze(0)).max()) < 1e-4
 
 
-def test_a_mean_in_float32_sums_in_float64(rng):
+def test_a_stack_in_float32_sums_in_float64(rng):
     # 1e8 + 1 - 1e8 is 0 in float32, so a running sum there would lose the second sample.
     matrices = torch.tensor([1e8, 1.0, -1e8]).reshape(3, 1, 1)
     u = torch.ones(1, 1, 3, 1)
     for samples in (1, 2, 3):
-        pulled = MatrixOperator(matrices).mean(samples).rmatmat(u)
+        pulled = MatrixOperator(matrices).stacked(samples).rmatmat(u)
         assert pulled.dtype == torch.float32
         assert float(pulled) == pytest.approx(1 / math.sqrt(3), rel=1e-6)
 
 
-def test_a_streamed_mean_keeps_nothing_of_its_samples(rng):
+def test_a_streamed_stack_keeps_nothing_of_its_samples(rng):
     a, _ = smooth_operator(rng, count=4)
-    mean = a.mean(samples=1)
+    stack = a.stacked(samples=1)
     before = a.count.total
-    mean.gram().matmat(torch.randn(1, 3, 3, 4, dtype=torch.float64))
-    mean.rmatmat(torch.randn(1, 3, 4, M, dtype=torch.float64))
+    stack.gram().matmat(torch.randn(1, 3, 3, 4, dtype=torch.float64))
+    stack.rmatmat(torch.randn(1, 3, 4, M, dtype=torch.float64))
     assert a.count.total - before == 4 * 3 * 3
-    assert [part._closure for part in mean._parts] == [None] * 4
+    assert [part._passes._closure for part in stack._parts] == [None] * 4
     # All samples in one product: then it is up to the operator what it keeps.
-    a.mean().rmatmat(torch.randn(1, 3, 4, M, dtype=torch.float64))
-    assert a._closure is not None
+    a.stacked().rmatmat(torch.randn(1, 3, 4, M, dtype=torch.float64))
+    assert a._passes._closure is not None
 
 
-def test_the_metric_of_a_mean_never_holds_the_images_of_more_samples_than_asked(rng):
+def test_the_metric_of_a_stack_never_holds_the_images_of_more_samples_than_asked(rng):
     a, _ = dense_operator(rng, count=6)
     order = []
 
@@ -152,20 +152,20 @@ def test_the_metric_of_a_mean_never_holds_the_images_of_more_samples_than_asked(
             order.append(-u.shape[0])
             return super().rmatmat(u)
 
-    mean = Watched(a.matrices, (3, 4)).mean(samples=2)
-    mean.gram().matmat(torch.randn(1, 3, 3, 4, dtype=torch.float64))
+    stack = Watched(a.matrices, (3, 4)).stacked(samples=2)
+    stack.gram().matmat(torch.randn(1, 3, 3, 4, dtype=torch.float64))
     # The images of two samples are pulled back before those of the next two are made.
     assert order == [2, -2, 2, -2, 2, -2]
 
 
-def test_a_mean_has_one_sample(rng):
+def test_a_stack_has_one_sample(rng):
     a, _ = dense_operator(rng)
-    mean = a.mean()
-    assert mean.select(torch.tensor([0])) is mean
-    with pytest.raises(IndexError, match=r"the one sample of a mean, \[0\], got \[1\]"):
-        mean.select(torch.tensor([1]))
+    stack = a.stacked()
+    assert stack.select(torch.tensor([0])) is stack
+    with pytest.raises(IndexError, match=r"the one sample of a stack, \[0\], got \[1\]"):
+        stack.select(torch.tensor([1]))
     with pytest.raises(ValueError, match="one or more samples in a product, got 0"):
-        Mean(a, 0)
+        Stacked(a, 0)
 
 
 def test_the_gram_operator_is_the_metric(make, rng):

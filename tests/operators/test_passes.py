@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pullback import JacobianOperator
-from pullback.operators import memory as _memory
-from pullback.operators.jacobian import Chunk
+from pullback.operators.memory import measure
+from pullback.operators.passes import Chunk
 from pullback_ext.intercept import forward_mode_ready
 from tests.operators.small_net import points, small_net
 
@@ -60,7 +60,7 @@ def test_one_tangent_that_does_not_fit_raises_a_memory_error():
     def fails(_block):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    operator._matmat = fails
+    operator._push = fails
     with pytest.raises(MemoryError, match=r"does not fit .*Tried to allocate.*smaller dtype"):
         operator.matmat(torch.randn(3, 4, 2, 5, 7))
 
@@ -74,7 +74,7 @@ def test_an_empty_out_of_memory_message_is_enough():
         attempts.append(1)
         raise MemoryError
 
-    operator._matmat = fails
+    operator._push = fails
     with pytest.raises(MemoryError, match="does not fit the memory of cpu: out of memory"):
         operator.matmat(torch.randn(3, 4, 2, 5, 7))
     assert len(attempts) <= 6  # halved from what is asked for, not from what would fit
@@ -110,7 +110,7 @@ def test_memory_counts_what_is_alive_at_once_and_nothing_made_outside():
         c = b * 3  # 4000 more, two alive
         return c.sum()
 
-    value, (peak, total) = _memory.measure(run)
+    value, (peak, total) = measure(run)
     assert float(value) == 9000
     assert 8000 <= peak <= 8000 + 64
     assert 12000 <= total <= 12000 + 64
@@ -136,7 +136,7 @@ def test_the_plan_is_an_upper_estimate_of_what_products_need():
         )(v)
 
     with torch.no_grad(), forward_mode_ready():
-        few, many = (_memory.measure(tangents(count))[1][0] for count in (2, 12))
-        closure = _memory.measure(lambda: torch.func.vjp(lambda p: f(p, shift), x))[1][0]
+        few, many = (measure(tangents(count))[1][0] for count in (2, 12))
+        closure = measure(lambda: torch.func.vjp(lambda p: f(p, shift), x))[1][0]
     assert (many - few) / 10 <= chunk.bytes_per_tangent <= 8 * (many - few) / 10
     assert closure / 1.5 <= chunk.bytes_per_closure <= 4 * closure

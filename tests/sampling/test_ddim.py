@@ -31,7 +31,7 @@ def test_ddim_is_the_sampler_of_diffusers(digits):
     scheduler = diffusers.DDIMScheduler.from_config(digits.scheduler.config)
     scheduler.set_timesteps(50)
     x = digits.sample_latents(2, int(scheduler.timesteps[0]), seed=5)
-    expected, cond = x, digits.condition(None, 2)
+    expected, cond = x, digits.conditions.of(None, 2)
     with torch.no_grad():
         for t in scheduler.timesteps:
             output = digits.network(expected, t, **cond).sample

@@ -74,18 +74,18 @@ def test_a_linear_field_is_eulers_method_step_by_step(x):
 
 def test_what_holds_signal_and_noise_in_a_flow_model(weight):
     model = flow_of(denoiser(weight))
-    signal, sigma = model.signal_and_noise(torch.tensor([0, 250, 1000]))
+    signal, sigma = model.schedule.signal_and_noise(torch.tensor([0, 250, 1000]))
     assert signal.tolist() == [1.0, 0.75, 0.0]
     assert sigma.tolist() == [0.0, 0.25, 1.0]
-    assert (model.prediction_type, model.max_timestep) == ("flow", 1000)
-    assert model_of(denoiser(weight)).max_timestep == 999
+    assert (model.schedule.prediction_type, model.schedule.max_timestep) == ("flow", 1000)
+    assert model_of(denoiser(weight)).schedule.max_timestep == 999
     with pytest.raises(ValueError, match="between 0 and 999, got 1000"):
-        model_of(denoiser(weight)).timesteps(1000, 1)
+        model_of(denoiser(weight)).schedule.timesteps(1000, 1)
 
 
 def test_what_holds_signal_and_noise_in_a_diffusion_model(weight):
     t = torch.tensor([0, 400, 999])
-    signal, sigma = model_of(denoiser(weight)).signal_and_noise(t)
+    signal, sigma = model_of(denoiser(weight)).schedule.signal_and_noise(t)
     torch.testing.assert_close(signal.square(), DDPMScheduler().alphas_cumprod[t])
     torch.testing.assert_close(signal.square() + sigma.square(), torch.ones(3))
 

@@ -178,7 +178,7 @@ def describe(model: LatentModel) -> dict[str, Any]:
         condition: dict[str, Any] | None = {
             # An embedded prompt is too long to be told.
             name: value.item() if value.numel() == 1 else {"shape": list(value.shape)}
-            for name, value in model.null_cond.items()
+            for name, value in model.conditions.null.items()
         }
     except ValueError:
         condition = None
@@ -186,18 +186,18 @@ def describe(model: LatentModel) -> dict[str, Any]:
         "name": model.name,
         "network": type(model.network).__name__,
         "family": model.family.label,
-        "predicts": model.prediction_type,
-        "scheduler": type(model.scheduler).__name__,
+        "predicts": model.schedule.prediction_type,
+        "scheduler": type(model.schedule.scheduler).__name__,
         "fingerprint": model.fingerprint,
         "parameters": sum(parameter.numel() for parameter in model.network.parameters()),
         "latent_shape": list(model.latent_shape),
-        "timesteps": model.num_timesteps,
-        "max_timestep": model.max_timestep,
+        "timesteps": model.schedule.num_timesteps,
+        "max_timestep": model.schedule.max_timestep,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
         "takes": {
             name: "needed" if argument.needed else "optional"
-            for name, argument in (model.arguments or {}).items()
+            for name, argument in (model.conditions.arguments or {}).items()
         },
         "null_condition": condition,
         "default_tap": model.default_tap,

@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 
 from pullback import figures
-from pullback.models import LatentModel
+from pullback.models import LatentModel, ddim
 from pullback.runs import Found, Plan
-from pullback.sampling import ddim
 
 #: Steps along a direction, in units of ‖x_t‖: the same at every timestep, so that what they do
 #: can be compared. Half the norm is where a digit at t = 900 has become another one, and one at

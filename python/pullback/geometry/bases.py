@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,87 +13,39 @@ import diffusers
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from typing_extensions import Unpack
 
 from pullback import krylov, maps
 from pullback._files import replacing
 from pullback._version import __version__
-from pullback.maps import Map
-from pullback.models.model import Condition, LatentModel
-from pullback.models.taps import TapName
+from pullback.geometry.options import OF_PRODUCTS, Options, check_options, with_options
+from pullback.models import Condition, LatentModel, TapName
 
 _FORMAT = "pullback.LocalBasis/1"
-_TENSORS = ("u", "s", "v", "residual", "angle_bound", "converged", "rank", "products")
 
 
 @dataclass(frozen=True, eq=False)
-class LocalBasis:
+class LocalBasis(krylov.SVDResult):
     """Leading singular triplets of the Jacobians J = dh/dx at B latents: J ≈ Σ s_i u_i v_iᵀ.
 
     The rows v_i are the local latent basis, the u_i the local tangent basis of the feature space,
-    and s_i² the eigenvalues of the pullback metric JᵀJ (Park et al. 2023, arXiv:2307.12868). For
-    other maps than x → h, x_shape and h_shape below are those of the map's variable and output.
+    and s_i² the eigenvalues of the pullback metric JᵀJ (Park et al. 2023, arXiv:2307.12868). u and
+    v have the shapes of features and latents, `[B, k, *h_shape]` and `[B, k, *x_shape]` (for other
+    maps than x → h those of the map's output and variable); the other fields are those of
+    `krylov.SVDResult`, and `products` counts the checks too.
 
     Attributes:
-        u: `[B, k, *h_shape]`, orthonormal per sample.
-        s: `[B, k]`, descending; exact zeros beyond the numerical rank.
-        v: `[B, k, *x_shape]`, orthonormal per sample; in each the entry of largest magnitude is
-            positive.
-        residual: `[B, k]`, ‖Jᵀu_i − s_i v_i‖ / s_1.
-        angle_bound: `[B]`, bound on the sine of the largest principal angle between the span of
-            the first `rank` rows of v and the true leading space.
-        converged: `[B]`, bool, whether the bound is at most `tol`.
-        rank: `[B]`, int64, number of singular values that are not zero.
-        products: `[B]`, int64, products with J and Jᵀ that the sample took, checks included.
-        stopped: per sample "converged", "floor" or "max_products".
-        tol: the bound on the sine that was asked for.
         provenance: model, fingerprint, map, wrt, tap, t, seed and versions.
     """
 
-    u: torch.Tensor
-    s: torch.Tensor
-    v: torch.Tensor
-    residual: torch.Tensor
-    angle_bound: torch.Tensor
-    converged: torch.Tensor
-    rank: torch.Tensor
-    products: torch.Tensor
-    stopped: tuple[str, ...]
-    tol: float
     provenance: dict[str, Any]
     _source: _Source | None = field(default=None, repr=False, compare=False)
 
-    def __len__(self) -> int:
-        """Number of samples."""
-        return len(self.s)
-
-    def __getitem__(self, index: int | slice | list[int] | torch.Tensor) -> LocalBasis:
-        """The basis of some of the samples; an int keeps the batch dimension, with one sample."""
-        if isinstance(index, int):
-            if not -len(self) <= index < len(self):
-                raise IndexError(f"Expected a sample below {len(self)}, got {index}.")
-            index = [index % len(self)]
-        if isinstance(index, torch.Tensor):
-            index = index.cpu()
-        rows = torch.arange(len(self), device="cpu")[index].reshape(-1)
-        chosen = {name: getattr(self, name)[rows.to(self.s.device)] for name in _TENSORS}
-        stopped = tuple(self.stopped[row] for row in rows.tolist())
+    def _select(self, rows: torch.Tensor) -> LocalBasis:
         timesteps = self.provenance["t"]
         provenance = {**self.provenance, "t": [timesteps[row] for row in rows.tolist()]}
         source = None if self._source is None else self._source.select(rows)
-        return replace(self, **chosen, stopped=stopped, provenance=provenance, _source=source)
-
-    def to(self, *args: Any, **kwargs: Any) -> LocalBasis:
-        """The basis on another device or with u, s, v and residual in another floating dtype.
-
-        Takes what `torch.Tensor.to` takes.
-        """
-        moved = {}
-        for name in _TENSORS:
-            tensor = getattr(self, name)
-            moved[name] = tensor.to(*args, **kwargs)
-            if name not in ("u", "s", "v", "residual"):
-                moved[name] = moved[name].to(tensor.dtype)
-        return replace(self, **moved)
+        return replace(super()._select(rows), provenance=provenance, _source=source)
 
     def metric(self, v: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         """The pullback metric ⟨v, w⟩ = vᵀJᵀJw of two tangents, within the span of the basis.
@@ -133,8 +85,8 @@ class LocalBasis:
             )
         if rank <= self.s.shape[1]:
             raise ValueError(f"Expected a rank above {self.s.shape[1]}, got {rank}.")
-        source = replace(self._source, options={**self._source.options, "max_products": None})
-        return source.compute(rank, init=self.v, progress=progress)
+        options = {**self._source.solver, "max_products": None}
+        return replace(self._source, solver=options).compute(rank, self.v, progress)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the basis to a safetensors file, with its provenance in the header.
@@ -148,7 +100,7 @@ class LocalBasis:
             "tol": repr(self.tol),
             "provenance": json.dumps(self.provenance),
         }
-        tensors = {name: getattr(self, name).contiguous().cpu() for name in _TENSORS}
+        tensors = {name: value.contiguous().cpu() for name, value in self.tensors().items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata)
@@ -177,7 +129,7 @@ class LocalBasis:
                         "version, or by something else?"
                     )
                 return cls(
-                    **{name: file.get_tensor(name) for name in _TENSORS},
+                    **{name: file.get_tensor(name) for name in cls.TENSORS},
                     stopped=tuple(json.loads(metadata["stopped"])),
                     tol=float(metadata["tol"]),
                     provenance=json.loads(metadata["provenance"]),
@@ -193,13 +145,12 @@ class LocalBasis:
 class _Source:
     """What a basis was computed from, so that it can be extended."""
 
-    map: Map
+    map: maps.Map
     x: torch.Tensor
     t: torch.Tensor
     cond: dict[str, torch.Tensor]
-    options: dict[str, Any]
-    chunk: int | str
-    memory: int | None
+    solver: dict[str, Any]
+    products: dict[str, Any]
 
     def select(self, rows: torch.Tensor) -> _Source:
         """The same for some of the samples."""
@@ -216,13 +167,13 @@ class _Source:
         model = self.map.model
         model.check_mode()
         bound = self.map.bind(self.x, self.t, self.cond)
-        operator = bound.operator(chunk=self.chunk, memory=self.memory)
+        operator = bound.operator(**self.products)
         checks = operator.count.total
         try:
-            result = krylov.svd(operator, rank, init=init, progress=progress, **self.options)
+            result = krylov.svd(operator, rank, init=init, progress=progress, **self.solver)
         finally:
             operator.release()
-        parts = {f.name: getattr(result, f.name) for f in fields(krylov.SVDResult)}
+        parts = result.tensors()
         parts["u"] = result.u.unflatten(2, operator.h_shape)
         parts["v"] = result.v.unflatten(2, operator.x_shape)
         # The checks multiply the first sample or two, so the sum is what the operator counted.
@@ -237,14 +188,21 @@ class _Source:
             "wrt": self.map.wrt,
             "tap": None if self.map.site is None else str(self.map.site),
             "t": self.t.tolist(),
-            "seed": self.options["seed"],
+            "seed": self.solver["seed"],
             "pullback": __version__,
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
         }
-        return LocalBasis(**parts, provenance=provenance, _source=self)
+        return LocalBasis(
+            **parts,
+            stopped=result.stopped,
+            tol=result.tol,
+            provenance=provenance,
+            _source=self,
+        )
 
 
+@with_options
 def local_basis(
     model: LatentModel,
     x: torch.Tensor,
@@ -254,14 +212,7 @@ def local_basis(
     cond: Condition | None = None,
     *,
     pool: str | None = None,
-    quality: str = "standard",
-    tol: float | None = None,
-    init: torch.Tensor | None = None,
-    seed: int = 0,
-    max_products: int | None = None,
-    chunk: int | str = "auto",
-    memory: int | None = None,
-    progress: Callable[[krylov.Progress], None] | None = None,
+    **options: Unpack[Options],
 ) -> LocalBasis:
     """The local latent bases at a batch of latents, found together.
 
@@ -277,22 +228,15 @@ def local_basis(
         cond: the network's further arguments, batch first, such as `model.encode` makes; None is
             the null condition.
         pool: "space" for the mean of h over space, where u would be large otherwise.
-        quality: "draft", "standard" or "tight": 5e-2, 2e-3 or 1e-4 as bound on the sine of the
-            largest principal angle to the true space.
-        tol: an explicit bound instead.
-        init: vectors `[B, p, *x_shape]` to start from, such as the v of a neighbouring timestep.
-        seed: seed of the random start; the same seed on the same device gives the same basis.
-        max_products: products per sample after which to give up (default 100 times the rank).
-        chunk: tangents in one pass, or "auto" to plan them from the memory budget.
-        memory: memory budget of a pass, in bytes.
-        progress: called after every step with a `krylov.Progress`.
+        **options: accuracy, start, progress and memory: see `pullback.geometry.Options`.
 
     Returns:
         A `LocalBasis`; a sample's basis does not depend on the others in its batch, up to
         rounding.
 
     Raises:
-        ValueError: x, t, rank, tap, cond or a setting is not what the model takes, the network
+        TypeError: an option that does not exist.
+        ValueError: x, t, rank, tap, cond or an option is not what the model takes, the network
             is in training mode, it is not deterministic, or its samples are not independent.
         MemoryError: one tangent of one sample does not fit the device.
 
@@ -302,28 +246,18 @@ def local_basis(
 
     Source: Park et al. 2023, arXiv:2307.12868; the solver is `pullback.krylov.svd`.
     """
-    return basis(
-        maps.encoder(model, tap, pool=pool), x, t, rank, cond,
-        quality=quality, tol=tol, init=init, seed=seed, max_products=max_products,
-        chunk=chunk, memory=memory, progress=progress,
-    )  # fmt: skip
+    check_options("local_basis", options)
+    return basis(maps.encoder(model, tap, pool=pool), x, t, rank, cond, **options)
 
 
+@with_options
 def basis(
-    map: Map,
+    map: maps.Map,
     x: torch.Tensor,
     t: int | torch.Tensor,
     rank: int,
     cond: Condition | None = None,
-    *,
-    quality: str = "standard",
-    tol: float | None = None,
-    init: torch.Tensor | None = None,
-    seed: int = 0,
-    max_products: int | None = None,
-    chunk: int | str = "auto",
-    memory: int | None = None,
-    progress: Callable[[krylov.Progress], None] | None = None,
+    **options: Unpack[Options],
 ) -> LocalBasis:
     """The leading singular triplets of the Jacobian of any map of `pullback.maps`.
 
@@ -333,34 +267,26 @@ def basis(
         t: their timestep in training units: one for all, or int64 `[B]`.
         rank: directions per sample, at most min(n, m) of the map's variable and output.
         cond: as for `local_basis`.
-        quality: as for `local_basis`, and so are the following.
-        tol: an explicit bound on the sine instead.
-        init: vectors to start from, `[B, p, ...]` in the space of the map's variable.
-        seed: seed of the random start.
-        max_products: products per sample after which to give up.
-        chunk: tangents in one pass.
-        memory: memory budget of a pass, in bytes.
-        progress: called after every step.
+        **options: as for `local_basis`; `init` lies in the space of the map's variable.
 
     Returns:
         A `LocalBasis`: v in the space of the map's variable, u in that of its output.
 
     Raises:
-        ValueError, MemoryError: as for `local_basis`.
+        TypeError, ValueError, MemoryError: as for `local_basis`.
 
     Cost: as for `local_basis`, with the map's own forward pass; a decoder costs one more pass to
     the tap, once.
     """
+    check_options("basis", options)
+    given: dict[str, Any] = {**options}
+    products = {name: given.pop(name) for name in OF_PRODUCTS if name in given}
+    init, progress = given.pop("init", None), given.pop("progress", None)
+    tol = krylov.tolerance(given.pop("quality", "standard"), given.pop("tol", None))
+    solver = {"seed": 0, **given, "tol": tol}
     model = map.model
     model.check_latents(x)
-    timesteps = model.timesteps(t, len(x))
-    options = {
-        "quality": quality,
-        "tol": krylov.tolerance(quality, tol),
-        "seed": seed,
-        "max_products": max_products,
-    }
-    source = _Source(
-        map, x.detach().clone(), timesteps, model.condition(cond, len(x)), options, chunk, memory
-    )
+    timesteps = model.schedule.timesteps(t, len(x), model.device)
+    condition = model.conditions.of(cond, len(x))
+    source = _Source(map, x.detach().clone(), timesteps, condition, solver, products)
     return source.compute(rank, init, progress)

@@ -1,21 +1,7 @@
 """Randomized block Krylov SVD of batched linear operators."""
 
-from pullback.krylov.solver import (
-    QUALITIES,
-    BlockOperator,
-    Progress,
-    SVDResult,
-    check_rank,
-    svd,
-    tolerance,
-)
+from pullback.krylov.options import QUALITIES, Progress, check_rank, tolerance
+from pullback.krylov.result import SVDResult
+from pullback.krylov.solver import svd
 
-__all__ = [
-    "QUALITIES",
-    "BlockOperator",
-    "Progress",
-    "SVDResult",
-    "check_rank",
-    "svd",
-    "tolerance",
-]
+__all__ = ["QUALITIES", "Progress", "SVDResult", "check_rank", "svd", "tolerance"]

@@ -38,11 +38,11 @@ class Decomposition:
         self.projection = first.new_zeros(batch, 0, 0, dtype=torch.float64)
         self.coupling = first.new_zeros(batch, width, 0, dtype=torch.float64)
         #: [B], the largest norm of a row in what the last product brought that V and W lack.
-        self.news = first.new_zeros(batch, dtype=torch.float64)
+        self.remainder = first.new_zeros(batch, dtype=torch.float64)
         #: [B], how far the last product's projection was from symmetric.
-        self.skew = torch.zeros_like(self.news)
+        self.asymmetry = torch.zeros_like(self.remainder)
         #: [B], whether the last product was finite.
-        self.finite = torch.ones_like(self.news, dtype=torch.bool)
+        self.finite = torch.ones_like(self.remainder, dtype=torch.bool)
 
     @property
     def basis(self) -> torch.Tensor:
@@ -88,9 +88,9 @@ class Decomposition:
             columns = pullback_ext.gram(whole, product)
             residual = pullback_ext.gram(product, following)
             self.finite = product.isfinite().flatten(1).all(1)
-        self.news = torch.linalg.vector_norm(residual, dim=2).amax(1)
+        self.remainder = torch.linalg.vector_norm(residual, dim=2).amax(1)
         side, corner = columns[:, :d], columns[:, d:]
-        self.skew = (corner - corner.mT).abs().amax((1, 2))
+        self.asymmetry = (corner - corner.mT).abs().amax((1, 2))
         corner = (corner + corner.mT) / 2
         self.projection = torch.cat(
             [torch.cat([self.projection, side], dim=2), torch.cat([side.mT, corner], dim=2)], dim=1
@@ -123,9 +123,11 @@ class Decomposition:
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep the samples at the indices `rows` only."""
-        for name in ("_rows", "_images", "projection", "coupling", "news", "skew", "finite"):
-            value = getattr(self, name)
-            setattr(self, name, None if value is None else value[rows])
+        self._rows = self._rows[rows]
+        self._images = None if self._images is None else self._images[rows]
+        self.projection, self.coupling = self.projection[rows], self.coupling[rows]
+        self.remainder, self.asymmetry = self.remainder[rows], self.asymmetry[rows]
+        self.finite = self.finite[rows]
 
     def _put_pending(self, rows: torch.Tensor) -> None:
         self._rows[:, self.size : self.size + self.width] = rows

@@ -1,17 +1,15 @@
-"""From Ritz vectors to singular triplets: bounds, signs, zeros, and where results are kept."""
+"""From Ritz vectors to singular triplets: signs, zeros, and where results are kept."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from pullback.krylov.blocks import lq, rotate
-
-if TYPE_CHECKING:
-    from pullback.krylov import BlockOperator
+from pullback.krylov.result import SVDResult
+from pullback.operators import BlockOperator
 
 
 def zero_level(dtype: torch.dtype) -> float:
@@ -30,48 +28,6 @@ def signs(v: torch.Tensor) -> torch.Tensor:
     """±1 per row [B, k, 1], so that the entry of largest magnitude becomes positive."""
     largest = v.abs().argmax(dim=2, keepdim=True)
     return torch.where(v.gather(2, largest) < 0, -1.0, 1.0).to(v.dtype)
-
-
-def angle_bound(
-    values: torch.Tensor,
-    residual: torch.Tensor,
-    ranks: torch.Tensor,
-    noise: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The bound on the sine of the leading space, ‖R‖₂, and the least that the bound can become.
-
-    With R = A V − V Θ the residual of the first r Ritz vectors, the sine is at most
-    ‖R‖₂ / (θ_r − θ_{r+1}), and at most (Σ_i ‖R_i‖² / (θ_i − θ_{r+1})²)^½, which is the smaller of
-    the two where the leading values are far from the r-th. r is the rank asked for, or the
-    numerical rank where that is smaller. The Ritz values beyond r may still be growing (after a
-    warm start, for example, which knows its own directions only), so for θ_{r+1} stands the
-    largest of them with its residual added.
-
-    Args:
-        values: Ritz values `[B, d]`, descending.
-        residual: `[B, d, b]`, residuals of all Ritz vectors in coordinates of the pending block.
-        ranks: `[B]`, int64, r per sample.
-        noise: `[B]`, what rounding may add to the norm of any residual.
-
-    Returns:
-        Three tensors `[B]`. The last is the bound that rounding alone would leave with this gap;
-        inf as long as another value may overtake the r-th.
-    """
-    batch, size = values.shape
-    place = ranks.to(values.device).unsqueeze(1)
-    inside = torch.arange(size, device=values.device) < place
-    norms = torch.linalg.vector_norm(residual, dim=2)
-    kept = residual.masked_fill(~inside.unsqueeze(2), 0.0)
-    # torch has no 2-norm of a block without columns, which stands for an exhausted space.
-    spread = torch.linalg.matrix_norm(kept, ord=2) if residual.shape[2] else values.new_zeros(batch)
-    following = (values + norms).masked_fill(inside, 0.0).amax(1, keepdim=True)
-    gaps = (values - following).clamp_min(0.0)
-    smallest = gaps.gather(1, (place - 1).clamp_min(0)).squeeze(1)
-    ratios = (norms + noise.unsqueeze(1)) / gaps
-    by_row = torch.linalg.vector_norm(ratios.masked_fill(~inside, 0.0), dim=1)
-    bound = torch.minimum((spread + noise) / smallest, by_row).nan_to_num(nan=math.inf)
-    bound = bound.clamp_max(1.0)  # no sine is larger
-    return torch.where(place.squeeze(1) == 0, 0.0, bound), spread, noise / smallest
 
 
 @dataclass(frozen=True)
@@ -117,16 +73,16 @@ def triplets(
     return Triplets(u * sign, s, v * sign, error, (s > 0).sum(1))
 
 
-class Found:
-    """The samples' triplets as they finish, in the order of the batch."""
+class Results:
+    """The samples' triplets as they finish, in the order of the batch; all have to, in the end."""
 
-    def __init__(self, operator: BlockOperator, rank: int, work: torch.dtype) -> None:
+    def __init__(self, operator: BlockOperator, rank: int, dtype: torch.dtype) -> None:
         batch, device = operator.batch, operator.device
         n, m = math.prod(operator.x_shape), math.prod(operator.h_shape)
-        self.u = torch.empty(batch, rank, m, dtype=work, device=device)
-        self.v = torch.empty(batch, rank, n, dtype=work, device=device)
-        self.s = torch.empty(batch, rank, dtype=work, device=device)
-        self.residual = torch.empty(batch, rank, dtype=work, device=device)
+        self.u = torch.empty(batch, rank, m, dtype=dtype, device=device)
+        self.v = torch.empty(batch, rank, n, dtype=dtype, device=device)
+        self.s = torch.empty(batch, rank, dtype=dtype, device=device)
+        self.residual = torch.empty(batch, rank, dtype=dtype, device=device)
         self.angle_bound = torch.empty(batch, dtype=torch.float64, device=device)
         self.converged = torch.empty(batch, dtype=torch.bool, device=device)
         self.rank = torch.empty(batch, dtype=torch.int64, device=device)
@@ -138,7 +94,7 @@ class Found:
         found: Triplets,
         bound: torch.Tensor,
         converged: torch.Tensor,
-        reasons: list[str],
+        reasons: tuple[str, ...],
     ) -> None:
         """Store the triplets of the samples at `index`."""
         rows = index.to(self.rank.device)
@@ -148,3 +104,23 @@ class Found:
         self.rank[rows] = found.rank
         for sample, reason in zip(index.tolist(), reasons, strict=True):
             self.stopped[sample] = reason
+
+    def complete(self, products: torch.Tensor, tol: float) -> SVDResult:
+        """The result of all samples, once every one of them has been put.
+
+        Args:
+            products: `[B]`, int64, what each sample took.
+            tol: the bound that was asked for.
+        """
+        return SVDResult(
+            u=self.u,
+            s=self.s,
+            v=self.v,
+            residual=self.residual,
+            angle_bound=self.angle_bound,
+            converged=self.converged,
+            rank=self.rank,
+            products=products.to(self.rank.device),
+            stopped=tuple(self.stopped),
+            tol=tol,
+        )

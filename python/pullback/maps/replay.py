@@ -7,16 +7,13 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from pullback.models.taps import Reached, Site, hooked
-
-if TYPE_CHECKING:
-    from pullback.models.model import LatentModel
+from pullback.models import LatentModel, Reached, Site, hooked
 
 #: Guards the shadows of all networks; held for a moment when a replay begins and ends.
 _LOCK = threading.Lock()

@@ -1,7 +1,23 @@
 """A diffusion model as this library sees it: schedule, conditions, taps, and loading."""
 
+from pullback.models.conditions import Condition, Conditions
+from pullback.models.denoising import ddim
 from pullback.models.loading import load
-from pullback.models.model import Condition, LatentModel
-from pullback.models.taps import Site, Tap, TapName
+from pullback.models.model import LatentModel
+from pullback.models.schedule import Schedule
+from pullback.models.taps import Reached, Site, Tap, TapName, hooked, pooled
 
-__all__ = ["Condition", "LatentModel", "Site", "Tap", "TapName", "load"]
+__all__ = [
+    "Condition",
+    "Conditions",
+    "LatentModel",
+    "Reached",
+    "Schedule",
+    "Site",
+    "Tap",
+    "TapName",
+    "ddim",
+    "hooked",
+    "load",
+    "pooled",
+]

@@ -2,13 +2,188 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from pullback.models.families import Argument, flat
-from pullback.models.suitability import unwrapped
+from pullback.models.families import Argument, Family, flat
+from pullback.models.placement import Placement
+
+#: The network's own forward arguments, batch first.
+Condition = Mapping[str, Any]
+
+
+class Conditions:
+    """What a model's network is conditioned on.
+
+    Args:
+        network: the network, unwrapped.
+        family: what is known of networks of its class.
+        placement: its device and dtype.
+        name: what messages call the model.
+        pipeline: the diffusers pipeline that encodes its prompts, or None.
+        null: the condition that stands for "no condition", per sample (without the batch), where
+            neither the network's class nor the pipeline says one.
+
+    Raises:
+        TypeError, ValueError: the null condition is none that the network takes.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        family: Family,
+        placement: Placement,
+        name: str,
+        pipeline: Any = None,
+        null: Condition | None = None,
+    ) -> None:
+        self._network, self._family, self._placement = network, family, placement
+        self._name, self._pipeline = name, pipeline
+        self._empty_prompt: dict[str, torch.Tensor] | None = None
+        self._given: dict[str, torch.Tensor] | None = None
+        if null is not None:
+            self._given = {name: torch.as_tensor(value) for name, value in flat(null).items()}
+            self.of(None, 1)  # raises what is wrong with it
+
+    @property
+    def arguments(self) -> dict[str, Argument] | None:
+        """The conditioning arguments of the network; None where they are not known."""
+        return self._family.arguments(self._network)
+
+    @property
+    def given_null(self) -> dict[str, torch.Tensor] | None:
+        """The null condition that was given, per sample, flat; None where none was."""
+        return self._given
+
+    @property
+    def null(self) -> dict[str, torch.Tensor]:
+        """The null condition of one sample (without the batch); empty where none is needed.
+
+        It is the one given, or what the network's class has for it, or the empty prompt.
+
+        Raises:
+            ValueError: the network needs a condition and has no known null condition.
+        """
+        found = self._given
+        if found is None:
+            found = self._family.null(self._network)
+        if found is None:
+            found = self._encoded_null()
+        if found is not None:
+            return {name: value.to(self._placement.device) for name, value in found.items()}
+        needed = [name for name, kind in (self.arguments or {}).items() if kind.needed]
+        if needed == ["class_labels"]:
+            raise ValueError(
+                f"{self._name} is conditional on a class and has no known null class, so a "
+                'condition is needed. Pass cond={"class_labels": labels}, or name the null class '
+                "once: LatentModel(network, scheduler, null_cond={'class_labels': "
+                "torch.tensor(...)})."
+            )
+        if needed:
+            raise ValueError(
+                f"{self._name} needs a condition ({', '.join(needed)}) and knows no null "
+                "condition. Pass cond={...}; or load the whole pipeline, so that the empty prompt "
+                "can be encoded; or name it once: LatentModel(network, scheduler, null_cond={...})."
+            )
+        return {}
+
+    def _encoded_null(self) -> dict[str, torch.Tensor] | None:
+        """The condition of the empty prompt, where there is a pipeline to encode it."""
+        takes = self.arguments is not None and "encoder_hidden_states" in self.arguments
+        if self._empty_prompt is None and takes and self._pipeline is not None:
+            encoded = without_prompt(self._pipeline, self.encode(prompt=""))
+            self._empty_prompt = {name: value[0] for name, value in encoded.items()}
+        return self._empty_prompt
+
+    def of(self, cond: Condition | None, count: int | None = None) -> dict[str, torch.Tensor]:
+        """The condition of a batch: checked, on the network's device, `[count, ...]` each.
+
+        Args:
+            cond: tensors `[count, ...]` or `[1, ...]` by the names of the network's forward
+                arguments; None is the null condition.
+            count: samples in the batch; by default as many as the condition has rows.
+
+        Raises:
+            TypeError: cond is no mapping, or holds what is no tensor.
+            ValueError: an unknown name, another batch size, or a class that does not exist.
+        """
+        if cond is None:
+            cond = {name: value.unsqueeze(0) for name, value in self.null.items()}
+            if not cond:
+                return {}
+        if count is None:
+            count = _rows(cond)
+        found = checked(cond, count, self.arguments, self._placement.device, self._name)
+        if self.arguments is None:
+            return found
+        # In the network's dtype, as pipelines hand them over; a callable takes what it is given.
+        dtype = self._placement.dtype
+        return {n: v.to(dtype) if v.is_floating_point() else v for n, v in found.items()}
+
+    def placeholder(self, count: int) -> dict[str, torch.Tensor]:
+        """A valid condition `[count, ...]`, for passes in which only shapes matter."""
+        try:
+            return self.of(None, count)
+        except ValueError:  # no null condition is known
+            blank = self._family.blank(self._network)
+            place = self._placement
+            return {
+                name: value.to(place.device, place.dtype if value.is_floating_point() else None)
+                .unsqueeze(0)
+                .expand(count, *value.shape)
+                for name, value in blank.items()
+            }
+
+    def encode(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        class_label: int | Sequence[int] | None = None,
+        guidance: float = 3.5,
+    ) -> dict[str, torch.Tensor]:
+        """A condition from prompts or class labels: see `LatentModel.encode`."""
+        if (prompt is None) == (class_label is None):
+            raise ValueError("Expected either prompt= or class_label=, got both or neither.")
+        known = self.arguments or {}
+        asked = "class_labels" if prompt is None else "encoder_hidden_states"
+        if self.arguments is not None and asked not in known:
+            kinds = {"class_labels": "class label", "encoder_hidden_states": "prompt"}
+            takes = [f"a {kind}" for name, kind in kinds.items() if name in known]
+            raise ValueError(
+                f"{self._name} takes no {kinds[asked]}. Expected "
+                f"{' or '.join(takes) or 'no condition at all'}."
+            )
+        if class_label is not None:
+            labels = [class_label] if isinstance(class_label, int) else list(class_label)
+            cond = {"class_labels": torch.tensor(labels, dtype=torch.int64)}
+            return self.of(cond, len(labels))
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
+        return self.of(self._encoded(prompts, guidance), len(prompts))
+
+    def _encoded(self, prompts: list[str], guidance: float) -> dict[str, torch.Tensor]:
+        pipeline = self._pipeline
+        if pipeline is None:
+            raise ValueError(
+                f"{self._name} was made from a network alone, which cannot encode a prompt. Load "
+                "the whole pipeline: pullback.load(pipeline), or pass the embeddings as cond={...}."
+            )
+        can = hasattr(pipeline, "encode_prompt")
+        if not can or getattr(pipeline, "text_encoder", None) is None:
+            raise ValueError(
+                f"This {type(pipeline).__name__} has no text encoder, or no encode_prompt to call "
+                "it. Expected a pipeline that was saved whole; or pass the embeddings as "
+                "cond={...}."
+            )
+        with torch.no_grad():
+            return self._family.encode(pipeline, self._network, prompts, guidance)
+
+
+def _rows(cond: Condition) -> int:
+    """The most rows that a tensor of a condition has; 1 where it has no tensors."""
+    given = flat(cond).values() if isinstance(cond, Mapping) else ()
+    values = (torch.as_tensor(value) for value in given)
+    return max((len(value) for value in values if value.dim()), default=1)
 
 
 def checked(
@@ -85,55 +260,6 @@ def _check_labels(value: torch.Tensor, classes: int) -> None:
         )
 
 
-def from_prompts(pipeline: Any, prompts: list[str], guidance: float) -> dict[str, torch.Tensor]:
-    """The condition of prompts, by the pipeline's own `encode_prompt`.
-
-    Args:
-        pipeline: a diffusers pipeline of a family that takes prompts.
-        prompts: one per sample.
-        guidance: the distilled guidance scale, for networks that take one as an argument.
-
-    Returns:
-        Tensors `[B, ...]` by the network's argument names, nested ones joined by a dot.
-
-    Raises:
-        ValueError: the pipeline has no text encoder.
-    """
-    encode = getattr(pipeline, "encode_prompt", None)
-    if encode is None or getattr(pipeline, "text_encoder", None) is None:
-        raise ValueError(
-            f"This {type(pipeline).__name__} has no text encoder, or no encode_prompt to call it. "
-            "Expected a pipeline that was saved whole; or pass the embeddings as cond={...}."
-        )
-    network = unwrapped(pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer)
-    kind = type(network).__name__
-    place = {"device": pipeline.device, "num_images_per_prompt": 1}
-    alone = {**place, "do_classifier_free_guidance": False}
-    with torch.no_grad():
-        if kind == "SD3Transformer2DModel":
-            words, _, pooled, _ = encode(prompts, None, None, **alone)
-            return {"encoder_hidden_states": words, "pooled_projections": pooled}
-        if kind == "FluxTransformer2DModel":
-            words, pooled, _ = encode(prompts, None, **place)
-            found = {"encoder_hidden_states": words, "pooled_projections": pooled}
-            if network.config.guidance_embeds:
-                found["guidance"] = torch.full((len(prompts),), float(guidance)).to(words)
-            return found
-        if kind == "PixArtTransformer2DModel":
-            words, mask, _, _ = encode(prompts, **alone)
-            found = {"encoder_hidden_states": words, "encoder_attention_mask": mask}
-            return found | _pixart_size(pipeline, words)
-        if hasattr(pipeline, "text_encoder_2"):
-            words, _, pooled, _ = encode(prompts, **alone)
-            return {
-                "encoder_hidden_states": words,
-                "added_cond_kwargs.text_embeds": pooled,
-                "added_cond_kwargs.time_ids": _sdxl_size(pipeline, words, pooled),
-            }
-        words, _ = encode(prompts, **alone)
-        return {"encoder_hidden_states": words}
-
-
 def without_prompt(pipeline: Any, empty: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What stands for "no prompt": the encoded empty prompt, or zeros where the pipeline says so.
 
@@ -146,23 +272,3 @@ def without_prompt(pipeline: Any, empty: dict[str, torch.Tensor]) -> dict[str, t
     return {
         name: torch.zeros_like(value) if name in words else value for name, value in empty.items()
     }
-
-
-def _pixart_size(pipeline: Any, words: torch.Tensor) -> dict[str, torch.Tensor]:
-    """PixArt-α at 1024 pixels is told the size and aspect ratio of the image."""
-    network = pipeline.transformer
-    if not network.use_additional_conditions:
-        return {}
-    side = network.config.sample_size * pipeline.vae_scale_factor
-    size = torch.tensor([side, side]).to(words).expand(len(words), 2)
-    return {
-        "added_cond_kwargs.resolution": size,
-        "added_cond_kwargs.aspect_ratio": torch.ones(len(words), 1).to(words),
-    }
-
-
-def _sdxl_size(pipeline: Any, words: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
-    """SDXL is told the original and target size and the crop: here all of a full-size image."""
-    side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
-    ids = torch.tensor([side, side, 0, 0, side, side])
-    return ids.to(words).expand(len(pooled), 6)

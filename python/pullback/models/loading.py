@@ -10,13 +10,14 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline, FluxTransformer2DModel
+from diffusers import DiffusionPipeline
 from diffusers.utils import is_transformers_available
 from diffusers.utils import logging as diffusers_logging
 
 from pullback import zoo
-from pullback.models.families import FAMILIES
-from pullback.models.model import Condition, LatentModel
+from pullback.models.conditions import Condition
+from pullback.models.families import FAMILIES, family_of
+from pullback.models.model import LatentModel
 from pullback.models.suitability import unwrapped
 
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
@@ -163,13 +164,8 @@ def _from_object(
             "A network alone does not say how noise was added in training. Pass scheduler=, for "
             "example diffusers.DDPMScheduler() with the settings it was trained with."
         )
-    if (
-        latent_shape is None
-        and isinstance(network, FluxTransformer2DModel)
-        and pipeline is not None
-    ):
-        side = int(pipeline.default_sample_size)
-        latent_shape = (network.config.in_channels // 4, side, side)
+    if latent_shape is None and pipeline is not None:
+        latent_shape = family_of(network).pipeline_latent_shape(pipeline)
     return LatentModel(
         network,
         scheduler,

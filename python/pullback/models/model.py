@@ -13,17 +13,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pullback import sampling
-from pullback.models import conditions
-from pullback.models.families import FAMILIES, Custom, flat
-from pullback.models.schedule import Scheduled
+from pullback.models.conditions import Condition, Conditions
+from pullback.models.families import family_of
+from pullback.models.placement import Placement
+from pullback.models.schedule import Schedule
 from pullback.models.suitability import check_suitable, unwrapped
 from pullback.models.taps import Site, Tap, TapName, hooked, readable
 
-#: The network's own forward arguments, batch first.
-Condition = Mapping[str, Any]
 
-
-class LatentModel(Scheduled):
+class LatentModel:
     """Wraps a denoising network and its scheduler; neither is changed.
 
     Args:
@@ -42,8 +40,10 @@ class LatentModel(Scheduled):
         dtype: dtype of x for a callable; a network knows.
 
     Attributes:
-        network, scheduler, name, pipeline: as given; a compiled network is unwrapped.
+        network, name, pipeline: as given; a compiled network is unwrapped.
         family: what is known of networks of its class.
+        schedule: the timesteps, in the scheduler's training units, and what the network predicts.
+        conditions: what the network is conditioned on, and its null condition.
         latent_shape: (C, H, W) of x.
 
     Raises:
@@ -70,91 +70,35 @@ class LatentModel(Scheduled):
                 f"Expected a network of diffusers or a callable f(x, t, **cond), got "
                 f"{type(network).__name__}."
             )
-        if not hasattr(scheduler, "config") or "num_train_timesteps" not in scheduler.config:
-            raise TypeError(
-                f"Expected a diffusers scheduler, got {type(scheduler).__name__}. Pass the one "
-                "the model was trained with, for example DDPMScheduler.from_pretrained(folder)."
-            )
         self.network: Any = network
-        self.scheduler, self.name = scheduler, name
-        self.pipeline = pipeline
-        self.family = next(
-            (family for kind, family in FAMILIES.items() if isinstance(network, kind)), Custom()
-        )
-        parameter = next(network.parameters(), None) if isinstance(network, nn.Module) else None
-        self._device = torch.device(device or "cpu") if parameter is None else None
-        self._dtype = (dtype or torch.float32) if parameter is None else None
+        self.name, self.pipeline = name, pipeline
+        self.family = family_of(network)
+        self.schedule = Schedule(scheduler, flow=self.family.flow)
+        self._placement = Placement(network, device, dtype)
         if latent_shape is None:
             self.latent_shape = self.family.latent_shape(network)
         else:
             self.latent_shape = _three(latent_shape)
         self.family.check_shape(network, self.latent_shape)
-        self._encoded_null: dict[str, torch.Tensor] | None = None
-        self._null_cond = None
-        if null_cond is not None:
-            self._null_cond = {n: torch.as_tensor(v) for n, v in flat(null_cond).items()}
-            self.condition(None, 1)  # raises what is wrong with it
+        self.conditions = Conditions(
+            network, self.family, self._placement, name, pipeline, null_cond
+        )
         self.check_mode()
 
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the network's parameters, and of x."""
-        return self._dtype or next(self.network.parameters()).dtype
+        return self._placement.dtype
 
     @property
     def device(self) -> torch.device:
         """Device of the network's parameters, and of x."""
-        return self._device or next(self.network.parameters()).device
+        return self._placement.device
 
     @property
     def default_tap(self) -> str:
         """The h-space of the papers: the middle block."""
         return self.family.default_tap(self.network)
-
-    @property
-    def null_cond(self) -> dict[str, torch.Tensor]:
-        """The null condition of one sample (without the batch); empty where none is needed.
-
-        It is the one given, or what the network's class has for it, or the empty prompt.
-
-        Raises:
-            ValueError: the network needs a condition and has no known null condition.
-        """
-        found = self._null_cond
-        if found is None:
-            found = self.family.null(self.network)
-        if found is None:
-            found = self._empty_prompt()
-        if found is not None:
-            return {name: value.to(self.device) for name, value in found.items()}
-        needed = [name for name, kind in (self.arguments or {}).items() if kind.needed]
-        if needed == ["class_labels"]:
-            raise ValueError(
-                f"{self.name} is conditional on a class and has no known null class, so a "
-                'condition is needed. Pass cond={"class_labels": labels}, or name the null class '
-                "once: LatentModel(network, scheduler, null_cond={'class_labels': "
-                "torch.tensor(...)})."
-            )
-        if needed:
-            raise ValueError(
-                f"{self.name} needs a condition ({', '.join(needed)}) and knows no null condition. "
-                "Pass cond={...}; or load the whole pipeline, so that the empty prompt can be "
-                "encoded; or name it once: LatentModel(network, scheduler, null_cond={...})."
-            )
-        return {}
-
-    def _empty_prompt(self) -> dict[str, torch.Tensor] | None:
-        """The condition of the empty prompt, where there is a pipeline to encode it."""
-        takes = self.arguments is not None and "encoder_hidden_states" in self.arguments
-        if self._encoded_null is None and takes and self.pipeline is not None:
-            encoded = conditions.without_prompt(self.pipeline, self.encode(prompt=""))
-            self._encoded_null = {name: value[0] for name, value in encoded.items()}
-        return self._encoded_null
-
-    @property
-    def arguments(self) -> dict[str, Any] | None:
-        """The conditioning arguments of the network; None where they are not known."""
-        return self.family.arguments(self.network)
 
     def encode(
         self,
@@ -177,29 +121,7 @@ class LatentModel(Scheduled):
             ValueError: neither or both are given, the network takes no such condition, or there is
                 no pipeline to encode a prompt.
         """
-        if (prompt is None) == (class_label is None):
-            raise ValueError("Expected either prompt= or class_label=, got both or neither.")
-        known = self.arguments or {}
-        asked = "class_labels" if prompt is None else "encoder_hidden_states"
-        if self.arguments is not None and asked not in known:
-            kinds = {"class_labels": "class label", "encoder_hidden_states": "prompt"}
-            takes = [f"a {kind}" for name, kind in kinds.items() if name in known]
-            raise ValueError(
-                f"{self.name} takes no {kinds[asked]}. Expected "
-                f"{' or '.join(takes) or 'no condition at all'}."
-            )
-        if class_label is not None:
-            labels = [class_label] if isinstance(class_label, int) else list(class_label)
-            cond = {"class_labels": torch.tensor(labels, dtype=torch.int64)}
-            return self.condition(cond, len(labels))
-        if self.pipeline is None:
-            raise ValueError(
-                f"{self.name} was made from a network alone, which cannot encode a prompt. Load "
-                "the whole pipeline: pullback.load(pipeline), or pass the embeddings as cond={...}."
-            )
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
-        cond = conditions.from_prompts(self.pipeline, prompts, guidance)
-        return self.condition(cond, len(prompts))
+        return self.conditions.encode(prompt, class_label, guidance)
 
     @property
     def fingerprint(self) -> str:
@@ -239,7 +161,7 @@ class LatentModel(Scheduled):
 
         x = torch.zeros(1, *self.latent_shape, dtype=self.dtype, device=self.device)
         t = torch.zeros(1, dtype=torch.int64, device=self.device)
-        condition = self._any_condition(1)
+        condition = self.conditions.placeholder(1)
         with ExitStack() as stack, counter, torch.no_grad():
             for path in self.blocks():
                 module = self.network.get_submodule(path)
@@ -248,27 +170,6 @@ class LatentModel(Scheduled):
             self.call(x, t, condition)
         total = max(counter.get_total_flops(), 1)
         return [Tap(path, shape, flops / total) for path, (shape, flops) in seen.items()]
-
-    def condition(self, cond: Condition | None, count: int) -> dict[str, torch.Tensor]:
-        """The condition of a batch: checked, on the network's device, `[count, ...]` each.
-
-        Args:
-            cond: tensors `[count, ...]` or `[1, ...]` by the names of the network's forward
-                arguments; None is the null condition.
-            count: samples in the batch.
-
-        Raises:
-            ValueError: an unknown name, another batch size, or a class that does not exist.
-        """
-        if cond is None:
-            cond = {name: value.unsqueeze(0) for name, value in self.null_cond.items()}
-            if not cond:
-                return {}
-        found = conditions.checked(cond, count, self.arguments, self.device, self.name)
-        if self.arguments is None:
-            return found
-        # In the network's dtype, as pipelines hand them over; a callable takes what it is given.
-        return {n: v.to(self.dtype) if v.is_floating_point() else v for n, v in found.items()}
 
     def site(self, tap: TapName | None = None) -> Site:
         """A tap as a place in the network; None is the default tap.
@@ -351,23 +252,17 @@ class LatentModel(Scheduled):
         if len(seeds) != count:
             raise ValueError(f"Expected one seed per sample, {count}, got {len(seeds)}.")
         self.check_mode()
-        t, cond = self.check_timestep(t), self.condition(cond, count)
-        draws = [
-            torch.randn(
-                self.latent_shape,
-                generator=torch.Generator("cpu").manual_seed(int(one)),
-                dtype=torch.float32,
-                device="cpu",
-            )
-            for one in seeds
-        ]
-        noise = torch.stack(draws)
-        x = noise.to(self.device, self.dtype)
-        down = sampling.stride(self, steps)
-        start = t + (self.max_timestep - t) // down * down
+        t, condition = self.schedule.check_timestep(t), self.conditions.of(cond, count)
+        x = sampling.gaussian_noise(self.latent_shape, seeds).to(self.device, self.dtype)
+        down = sampling.stride(self.schedule, steps)
+        start = t + (self.schedule.max_timestep - t) // down * down
         if start == t:
             return x
-        return sampling.ddim(self, x, start, t, cond=cond, steps=steps)
+        return sampling.denoise(
+            self.schedule,
+            lambda latents, at: self.predict(latents, at, condition),
+            x, start, t, steps=steps,
+        )  # fmt: skip
 
     def check_mode(self) -> None:
         """Raise if the network is in a state in which its derivatives cannot be had."""
@@ -400,24 +295,11 @@ class LatentModel(Scheduled):
                 "sampling and a wrong scaling of the input."
             )
 
-    def _any_condition(self, count: int) -> dict[str, torch.Tensor]:
-        """A valid condition, for passes in which only shapes matter."""
-        try:
-            return self.condition(None, count)
-        except ValueError:  # no null condition is known
-            blank = self.family.blank(self.network)
-            return {
-                name: value.to(self.device, self.dtype if value.is_floating_point() else None)
-                .unsqueeze(0)
-                .expand(count, *value.shape)
-                for name, value in blank.items()
-            }
-
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.latent_shape))
         return (
             f"LatentModel({self.name}: {self.family.label}, latents {shape}, "
-            f"{self.num_timesteps} timesteps, {self.dtype}, {self.device})"
+            f"{self.schedule.num_timesteps} timesteps, {self.dtype}, {self.device})"
         )
 
 

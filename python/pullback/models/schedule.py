@@ -6,26 +6,25 @@ from typing import Any
 
 import torch
 
-from pullback.models.families import Family
 
+class Schedule:
+    """The timesteps of a model, in the training units of its scheduler.
 
-class Scheduled:
-    """The part of a `LatentModel` that is about timesteps.
+    Args:
+        scheduler: any diffusers scheduler; its config says how noise was added in training.
+        flow: whether the network is of a family that predicts a flow, whatever the scheduler says.
 
-    Attributes:
-        name: what messages call the model.
-        scheduler: a diffusers scheduler.
-        family: what is known of the network's class.
+    Raises:
+        TypeError: it is no diffusers scheduler.
     """
 
-    name: str
-    scheduler: Any
-    family: Family
-
-    @property
-    def device(self) -> torch.device:
-        """Where timesteps are put."""
-        raise NotImplementedError("a subclass says where it computes")
+    def __init__(self, scheduler: Any, *, flow: bool = False) -> None:
+        if not hasattr(scheduler, "config") or "num_train_timesteps" not in scheduler.config:
+            raise TypeError(
+                f"Expected a diffusers scheduler, got {type(scheduler).__name__}. Pass the one "
+                "the model was trained with, for example DDPMScheduler.from_pretrained(folder)."
+            )
+        self.scheduler, self._flow = scheduler, flow
 
     @property
     def num_timesteps(self) -> int:
@@ -45,7 +44,7 @@ class Scheduled:
             ValueError: the scheduler says something else.
         """
         kind = self.scheduler.config.get("prediction_type", "epsilon")
-        if self.family.flow or "FlowMatch" in type(self.scheduler).__name__:
+        if self._flow or "FlowMatch" in type(self.scheduler).__name__:
             return "flow"
         kind = "flow" if kind == "flow_prediction" else kind
         if kind not in ("epsilon", "sample", "v_prediction", "flow"):
@@ -91,12 +90,15 @@ class Scheduled:
             )
         return value
 
-    def timesteps(self, t: int | torch.Tensor, count: int) -> torch.Tensor:
-        """Timesteps of a batch, int64 `[count]` on the network's device.
+    def timesteps(
+        self, t: int | torch.Tensor, count: int, device: torch.device | str = "cpu"
+    ) -> torch.Tensor:
+        """Timesteps of a batch, int64 `[count]`.
 
         Args:
             t: one whole training timestep for all samples, or a tensor of one per sample.
             count: samples in the batch.
+            device: where to put them.
 
         Raises:
             ValueError: another number of timesteps, or one that is not of the schedule.
@@ -109,4 +111,4 @@ class Scheduled:
             )
         for value in given.reshape(-1).tolist():
             self.check_timestep(value)
-        return given.to(self.device, torch.int64).expand(count).clone()
+        return given.to(device, torch.int64).expand(count).clone()

@@ -11,30 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-#: Which tensor of a block's output is the image feature, where the block returns a tuple. The
-#: blocks of two-stream transformers return the text stream first.
-FEATURE_INDEX = {
-    "DownBlock2D": 0,
-    "AttnDownBlock2D": 0,
-    "CrossAttnDownBlock2D": 0,
-    "SimpleCrossAttnDownBlock2D": 0,
-    "SkipDownBlock2D": 0,
-    "AttnSkipDownBlock2D": 0,
-    "ResnetDownsampleBlock2D": 0,
-    "KDownBlock2D": 0,
-    "KCrossAttnDownBlock2D": 0,
-    "UpBlock2D": 0,
-    "AttnUpBlock2D": 0,
-    "SkipUpBlock2D": 0,
-    "AttnSkipUpBlock2D": 0,
-    "Transformer2DModel": 0,
-    "JointTransformerBlock": 1,
-    "FluxTransformerBlock": 1,
-    "FluxSingleTransformerBlock": 1,
-}
+from pullback.models.families import FAMILIES
 
-#: Blocks whose output is always a tuple of streams: one tensor would be both, joined.
-_STREAMS = ("JointTransformerBlock", "FluxTransformerBlock", "FluxSingleTransformerBlock")
+#: Which tensor of a block's output is the image feature, where the block returns a tuple: what
+#: the families say of their blocks, for any network that has such blocks.
+FEATURE_INDEX = {
+    name: index for family in FAMILIES.values() for name, index in family.feature_index.items()
+}
 
 #: A tap as users name it: a module path, or a path and which tensor of the module's output.
 TapName = str | tuple[str, int]
@@ -129,7 +112,7 @@ class Site:
         """Position of the feature in the module's output; None if that is the feature itself."""
         name = type(module).__name__
         if isinstance(output, torch.Tensor):
-            if name in _STREAMS:
+            if FEATURE_INDEX.get(name):  # streams, of which the image is not the first
                 raise TypeError(
                     f"{self.path!r} is a {name} that returns text and image joined in one tensor, "
                     "as old versions of diffusers do. Expected two streams: update diffusers."

@@ -1,6 +1,7 @@
 """Batched linear operators: the Jacobian of a map, and the algebra of operators."""
 
-from pullback.operators.algebra import Algebra, Combination, Estimate, Gram, Mean
+from pullback.operators.base import BlockOperator, Combination, Gram, Stacked
+from pullback.operators.estimates import Estimate
 from pullback.operators.jacobian import JacobianOperator
 
-__all__ = ["Algebra", "Combination", "Estimate", "Gram", "JacobianOperator", "Mean"]
+__all__ = ["BlockOperator", "Combination", "Estimate", "Gram", "JacobianOperator", "Stacked"]

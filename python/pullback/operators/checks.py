@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
-from pullback.operators import memory as _memory
+from pullback.operators.memory import is_out_of_memory
+from pullback.operators.points import Points
 from pullback.operators.tangent_graph import TangentGraph
 from pullback_ext.intercept import forward_mode_ready
 
@@ -20,16 +21,32 @@ _AGREEMENT = {
 }
 
 
-def check_map(
-    f: Callable[..., torch.Tensor], x: torch.Tensor, args: tuple[object, ...], value: torch.Tensor
-) -> bool:
+@dataclass(frozen=True)
+class _Products:
+    """One product each way at one or two points, and what the map gave on the way.
+
+    Attributes:
+        value: f(x), `[B, *h_shape]`, from a plain pass.
+        again: f(x) from the pass that made J v.
+        v: a tangent that lives in the first sample alone, `[B, *x_shape]`.
+        jv: J v.
+        u: a cotangent that lives in the first sample alone, `[B, *h_shape]`.
+        ju: Jᵀ u.
+    """
+
+    value: torch.Tensor
+    again: torch.Tensor
+    v: torch.Tensor
+    jv: torch.Tensor
+    u: torch.Tensor
+    ju: torch.Tensor
+
+
+def check_map(points: Points) -> bool:
     """One product with J and one with its transpose, and what must hold between them.
 
     Args:
-        f: the map.
-        x: one or two points `[B, *x_shape]`.
-        args: the further arguments of f for these points.
-        value: f(x, *args).
+        points: the map at one or two points.
 
     Returns:
         Whether two reverse passes give J as well, so that a `TangentGraph` may be used.
@@ -39,36 +56,54 @@ def check_map(
 
     Cost: one product of each kind per point, and the same once more through graphs.
     """
+    tolerance = _AGREEMENT[points.x.dtype]
+    value = points.value()
+    if not torch.isfinite(value).all():
+        raise ValueError(
+            "f(x) is not finite: it contains NaN or Inf. Expected a finite feature; check "
+            f"the weights, and whether {points.x.dtype} is wide enough for this network."
+        )
+    made = _multiply(points, value)
+    _check_deterministic(made, tolerance)
+    _check_independent(made)
+    _check_adjoint(made, tolerance)
+    twice = _same_by_graph(points, made.v, made.jv, tolerance)
+    _check_zero_is_true(points, made, tolerance)
+    return twice
+
+
+def _multiply(points: Points, value: torch.Tensor) -> _Products:
     generator = torch.Generator("cpu").manual_seed(0)
 
     def draw(like: torch.Tensor) -> torch.Tensor:
         return torch.randn(like.shape, generator=generator, device="cpu").to(like)
 
-    def at(x: torch.Tensor) -> torch.Tensor:
-        return f(x, *args)
-
-    if not torch.isfinite(value).all():
-        raise ValueError(
-            "f(x) is not finite: it contains NaN or Inf. Expected a finite feature; check "
-            f"the weights, and whether {x.dtype} is wide enough for this network."
-        )
+    x = points.x
     # The tangent lives in the first sample alone, so the others must answer with zeros.
     v, u = torch.zeros_like(x), torch.zeros_like(value)
     v[0] = draw(x[0])
     with torch.no_grad(), forward_mode_ready():
-        again, jv = torch.func.jvp(at, (x,), (v,))[:2]
+        again, jv = torch.func.jvp(points.at, (x,), (v,))[:2]
         # <J v, J v> = <J^T J v, v> is far from zero; with a random u both sides nearly were.
         u[0] = jv[0] if _norm(jv[0]) > 0 else draw(value[0])
-        (ju,) = torch.func.vjp(at, x)[1](u)
-    tolerance = _AGREEMENT[x.dtype]
-    difference = _norm(again - value) / max(_norm(value), torch.finfo(torch.float64).tiny)
+        (ju,) = torch.func.vjp(points.at, x)[1](u)
+    return _Products(value, again, v, jv, u, ju)
+
+
+def _check_deterministic(made: _Products, tolerance: float) -> None:
+    scale = max(_norm(made.value), torch.finfo(torch.float64).tiny)
+    difference = _norm(made.again - made.value) / scale
     if not difference <= tolerance:
         raise ValueError(
             f"f is not deterministic: two evaluations at the same x differ by "
             f"{difference:.1e} relative. Expected the same value twice; call .eval() on the "
             "network and switch off dropout and any noise that is drawn inside."
         )
-    leak = max((float(rest.abs().max()) for rest in (jv[1:], ju[1:]) if len(rest)), default=0.0)
+
+
+def _check_independent(made: _Products) -> None:
+    others = (made.jv[1:], made.ju[1:])
+    leak = max((float(rest.abs().max()) for rest in others if len(rest)), default=0.0)
     if leak > 0:
         raise ValueError(
             "The samples are not independent: a tangent that lives in one sample changed "
@@ -76,9 +111,12 @@ def check_map(
             "itself; remove batch normalisation in training mode and other operations "
             "across the batch, or pass one sample at a time."
         )
-    forward = torch.dot(u.double().flatten(), jv.double().flatten()).item()
-    backward = torch.dot(ju.double().flatten(), v.double().flatten()).item()
-    size = max(_norm(u) * _norm(jv), _norm(v) * _norm(ju))
+
+
+def _check_adjoint(made: _Products, tolerance: float) -> None:
+    forward = torch.dot(made.u.double().flatten(), made.jv.double().flatten()).item()
+    backward = torch.dot(made.ju.double().flatten(), made.v.double().flatten()).item()
+    size = max(_norm(made.u) * _norm(made.jv), _norm(made.v) * _norm(made.ju))
     if not abs(forward - backward) <= tolerance * size:
         raise ValueError(
             f"Forward and reverse mode disagree: <u, J v> = {forward:.6e} but <J^T u, v> = "
@@ -86,68 +124,35 @@ def check_map(
             "(a custom operator without a forward rule gives a silent zero); compare f's "
             "parts with finite differences to find it."
         )
-    twice = _same_by_graph(f, x, args, v, jv, tolerance)
-    if _norm(jv) == 0 and _norm(ju) == 0:
-        step = 1e-2 * max(_norm(x[0]), 1.0) / _norm(v)
-        with torch.no_grad(), forward_mode_ready():
-            change = _norm(at(x + step * v) - value)
-        if change > tolerance * _norm(value):
-            raise ValueError(
-                "Both products with the Jacobian are zero, but f itself changes when x does "
-                f"(by {change:.1e}). Some operation inside f drops its derivative: look for "
-                ".detach(), torch.no_grad(), rounding, or a custom operator without rules."
-            )
-    return twice
 
 
-def _same_by_graph(
-    f: Callable[..., torch.Tensor],
-    x: torch.Tensor,
-    args: tuple[object, ...],
-    v: torch.Tensor,
-    jv: torch.Tensor,
-    tolerance: float,
-) -> bool:
+def _check_zero_is_true(points: Points, made: _Products, tolerance: float) -> None:
+    """Where both products are zero, f must indeed not change along v."""
+    if _norm(made.jv) > 0 or _norm(made.ju) > 0:
+        return
+    step = 1e-2 * max(_norm(points.x[0]), 1.0) / _norm(made.v)
+    with torch.no_grad(), forward_mode_ready():
+        change = _norm(points.at(points.x + step * made.v) - made.value)
+    if change > tolerance * _norm(made.value):
+        raise ValueError(
+            "Both products with the Jacobian are zero, but f itself changes when x does "
+            f"(by {change:.1e}). Some operation inside f drops its derivative: look for "
+            ".detach(), torch.no_grad(), rounding, or a custom operator without rules."
+        )
+
+
+def _same_by_graph(points: Points, v: torch.Tensor, jv: torch.Tensor, tolerance: float) -> bool:
     """Whether two reverse passes give the product that forward mode gave.
 
     They do not where a backward rule cannot be differentiated, or drops its own derivative.
     """
     try:
-        product = TangentGraph(f, x, args, 1).push(v.unsqueeze(1)).squeeze(1)
+        product = TangentGraph(points, 1).push(v.unsqueeze(1)).squeeze(1)
     except RuntimeError as error:
-        if _memory.is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         return False
     return _norm(product - jv) <= tolerance * _norm(jv)
-
-
-def check_tensor(name: str, value: object) -> None:
-    """Raise TypeError unless a value is a tensor."""
-    if not isinstance(value, torch.Tensor):
-        raise TypeError(
-            f"Expected {name} as a tensor, got {type(value).__name__}. Convert it with "
-            "torch.as_tensor."
-        )
-
-
-def check_point(x: torch.Tensor) -> None:
-    """Raise unless x is a finite, floating-point batch of points."""
-    check_tensor("x", x)
-    if not x.is_floating_point():
-        raise TypeError(
-            f"Expected x in a floating dtype, got {x.dtype}. Convert it with x.to(torch.float32)."
-        )
-    if x.dim() < 2 or x.numel() == 0:
-        raise ValueError(
-            f"Expected x of shape [B, *x_shape] with at least one sample, got {tuple(x.shape)}. "
-            "Add a batch dimension with x.unsqueeze(0)."
-        )
-    if not torch.isfinite(x).all():
-        bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
-        raise ValueError(
-            f"x contains NaN or Inf in samples {bad}. Expected finite points; the usual causes "
-            "are a half-precision overflow while sampling and a wrong scaling of the input."
-        )
 
 
 def _norm(tensor: torch.Tensor) -> float:

@@ -3,31 +3,165 @@
 from __future__ import annotations
 
 import gc
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import replace
 
-import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator
 
-from pullback.operators import Algebra
-from pullback.operators import memory as _memory
-from pullback.operators.checks import check_map, check_point, check_tensor
+from pullback.operators.base import BlockOperator
+from pullback.operators.checks import check_map
+from pullback.operators.forward_mode import ForwardMode
+from pullback.operators.inputs import check_args, check_block, check_chunk, check_point
+from pullback.operators.memory import empty_cache, is_out_of_memory, measure
 from pullback.operators.passes import Chunk, ProductCount, plan, too_large
-from pullback.operators.tangent_graph import TangentGraph
-from pullback_ext.intercept import forward_mode_ready
+from pullback.operators.points import Points
+from pullback.operators.tangent_graph import SharedGraph
 
 
-@dataclass
-class _Closure:
-    """The vjp closure of some samples, kept between products."""
+class JacobianProducts(BlockOperator):
+    """Products with the Jacobians at some points, by a plan of passes.
 
-    samples: slice
-    pull: Callable[[torch.Tensor], tuple[torch.Tensor]] = field(repr=False)
+    Blocks go through `ForwardMode`, pass by pass; after `prepare` through a `TangentGraph` where
+    one was recorded.
+
+    Args:
+        points: the map at the points.
+        h_shape: shape of its output for one sample.
+        chunk: how products are cut into passes; it shrinks when memory runs out.
+        count: the products made are added here.
+        twice: whether two reverse passes are known to give J.
+        graph: a graph that serves these samples already.
+    """
+
+    def __init__(
+        self,
+        points: Points,
+        h_shape: tuple[int, ...],
+        chunk: Chunk,
+        count: ProductCount,
+        *,
+        twice: bool,
+        graph: SharedGraph | None = None,
+    ) -> None:
+        x = points.x
+        super().__init__(len(points), x.shape[1:], h_shape, x.dtype, x.device)
+        self.points, self.chunk, self.count = points, chunk, count
+        self._twice, self._graph = twice, graph
+        self._passes = ForwardMode(points, chunk, self.h_shape, count)
+
+    def select(self, index: torch.Tensor) -> JacobianProducts:
+        """The operator of some of the samples; it adds to the same product count.
+
+        Args:
+            index: int64 `[B']` indices of samples.
+        """
+        return JacobianProducts(
+            self.points.select(index),
+            self.h_shape,
+            replace(self.chunk, samples=max(1, min(self.chunk.samples, len(index)))),
+            self.count,
+            twice=self._twice,
+            graph=None if self._graph is None else self._graph.select(index),
+        )
+
+    def matmat(self, v: torch.Tensor) -> torch.Tensor:
+        """Products J v.
+
+        Args:
+            v: tangents `[B, k, *x_shape]`, any floating dtype; computed in the dtype of x.
+
+        Returns:
+            `[B, k, *h_shape]` in the dtype of f's output.
+
+        Raises:
+            ValueError: v has another shape.
+            MemoryError: one tangent of one sample does not fit the device.
+
+        Cost: B k products with J; one primal evaluation per pass.
+        """
+        check_block(v, self.batch, self.x_shape, "v", "x_shape")
+        return self._within_memory(self._push, v.to(self.dtype))
+
+    def rmatmat(self, u: torch.Tensor) -> torch.Tensor:
+        """Products with the transpose of J.
+
+        Args:
+            u: cotangents `[B, k, *h_shape]`, any floating dtype.
+
+        Returns:
+            `[B, k, *x_shape]` in the dtype of x.
+
+        Raises:
+            ValueError: u has another shape.
+            MemoryError: one cotangent of one sample does not fit the device.
+
+        Cost: B k products with the transpose; one primal evaluation, unless it was kept.
+        """
+        check_block(u, self.batch, self.h_shape, "u", "h_shape")
+        return self._within_memory(self._pull, u)
+
+    def release(self) -> None:
+        """Free what is kept between products; they make what they need again."""
+        self._graph = None
+        self._passes.forget()
+
+    def prepare(self, columns: int) -> None:
+        """Make many products with blocks of some width cheaper, where the memory budget allows it.
+
+        Records the graphs of a `TangentGraph`, which takes about as long as two products and
+        makes a product with J cost a backward pass: a quarter to six tenths of its price
+        otherwise, measured on the digit model on a CPU.
+        """
+        if self._graph is not None and self._graph.serves(columns):
+            return  # the graphs of the operator that this one was selected from
+        self.release()
+        if not (self._twice and self.chunk.keep_graph(self.batch, columns)):
+            return
+        try:
+            self._graph = SharedGraph.record(self.points, columns)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._twice = False
+            empty_cache(self.device)
+
+    def _push(self, v: torch.Tensor) -> torch.Tensor:
+        if self._graph is None or not v.shape[1]:
+            return self._passes.push(v)
+        product = self._graph.push(v)
+        self.count.jvp += v.shape[0] * v.shape[1]
+        return product
+
+    def _pull(self, u: torch.Tensor) -> torch.Tensor:
+        if self._graph is None or not u.shape[1]:
+            return self._passes.pull(u)
+        product = self._graph.pull(u)
+        self.count.vjp += u.shape[0] * u.shape[1]
+        return product
+
+    def _within_memory(
+        self, product: Callable[[torch.Tensor], torch.Tensor], block: torch.Tensor
+    ) -> torch.Tensor:
+        """Run a product; after an out-of-memory error shrink the pass and start it again."""
+        while True:
+            before = replace(self.count)
+            try:
+                return product(block)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error)
+            # Outside the except clause, so that the traceback no longer holds the tensors.
+            self.count.jvp, self.count.vjp = before.jvp, before.vjp
+            self.release()
+            gc.collect()
+            empty_cache(self.device)
+            self.chunk.tangents = min(self.chunk.tangents, block.shape[1])
+            if not self.chunk.halve():
+                raise too_large(self.device, reason)
 
 
-class JacobianOperator(Algebra):
+class JacobianOperator(JacobianProducts):
     """The Jacobians J = df/dx of a map at a batch of points, as linear operators.
 
     `f(x, *args)` maps `[B, *x_shape]` to `[B, *h_shape]` and treats every sample by itself; each
@@ -67,341 +201,26 @@ class JacobianOperator(Algebra):
         check: bool = True,
     ) -> None:
         check_point(x)
-        for position, value in enumerate(args):
-            if isinstance(value, torch.Tensor) and (
-                value.dim() == 0 or value.shape[0] != x.shape[0]
-            ):
-                raise ValueError(
-                    f"Expected every tensor of args to have the batch of x, {x.shape[0]}, as its "
-                    f"first size; argument {position} has shape {tuple(value.shape)}. Expand it "
-                    "to one row per sample."
-                )
-        if chunk != "auto" and (not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1):
-            raise ValueError(f'Expected chunk to be "auto" or a positive integer, got {chunk!r}.')
-        self.f = f
+        check_args(args, len(x))
+        check_chunk(chunk)
         # A copy: products must not change when the caller goes on to edit the latents in place.
-        self.x = x.detach().clone()
-        self.args = args
-        self.count = ProductCount()
-        self._closure: _Closure | None = None
-        self._graph: TangentGraph | None = None
-        # Which of the graph's samples are ours.
-        self._rows = torch.arange(self.batch, device="cpu")
-        self._twice = False  # whether two reverse passes are known to give J
+        points = Points(f, x.detach().clone(), args)
+        count = ProductCount()
         try:
-            value, usage = _memory.measure(lambda: self._evaluate(slice(0, 1)))
-            self.h_shape = tuple(value.shape[1:])
-            if check:
-                # Two samples show whether they are independent, whatever fits the memory.
-                self._check(slice(0, min(self.batch, 2)))
+            value, usage = measure(points.select(slice(0, 1)).value)
+            # Two samples show whether they are independent, whatever fits the memory.
+            twice = check and _checked(points.select(slice(0, 2)), count)
         except (RuntimeError, MemoryError) as error:
-            if not _memory.is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
-            raise too_large(self.device, str(error)) from None
-        self.chunk = plan(self.batch, chunk, memory, usage, self.device)
-
-    @property
-    def batch(self) -> int:
-        """Number of samples B."""
-        return self.x.shape[0]
-
-    @property
-    def x_shape(self) -> tuple[int, ...]:
-        """Shape of one point."""
-        return tuple(self.x.shape[1:])
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype in which the products run."""
-        return self.x.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the products run."""
-        return self.x.device
-
-    def select(self, index: torch.Tensor) -> JacobianOperator:
-        """The operator of some of the samples; it adds to the same product count.
-
-        Args:
-            index: int64 `[B']` indices of samples.
-        """
-        chosen = object.__new__(JacobianOperator)
-        chosen.f, chosen.count, chosen.h_shape = self.f, self.count, self.h_shape
-        chosen.x = self.x[index.to(self.device)]
-        chosen.args = tuple(
-            a[index.to(a.device)] if isinstance(a, torch.Tensor) else a for a in self.args
-        )
-        chosen.chunk = Chunk(**vars(self.chunk))
-        chosen.chunk.samples = max(1, min(self.chunk.samples, len(index)))
-        chosen._closure, chosen._graph = None, self._graph
-        chosen._rows = self._rows[index.cpu()]
-        chosen._twice = self._twice
-        return chosen
-
-    def matmat(self, v: torch.Tensor) -> torch.Tensor:
-        """Products J v.
-
-        Args:
-            v: tangents `[B, k, *x_shape]`, any floating dtype; computed in the dtype of x.
-
-        Returns:
-            `[B, k, *h_shape]` in the dtype of f's output.
-
-        Raises:
-            ValueError: v has another shape.
-            MemoryError: one tangent of one sample does not fit the device.
-
-        Cost: B k products with J; one primal evaluation per pass.
-        """
-        self._check_block(v, self.x_shape, "v", "x_shape")
-        return self._retry(self._matmat, v.to(self.dtype))
-
-    def rmatmat(self, u: torch.Tensor) -> torch.Tensor:
-        """Products with the transpose of J.
-
-        Args:
-            u: cotangents `[B, k, *h_shape]`, any floating dtype.
-
-        Returns:
-            `[B, k, *x_shape]` in the dtype of x.
-
-        Raises:
-            ValueError: u has another shape.
-            MemoryError: one cotangent of one sample does not fit the device.
-
-        Cost: B k products with the transpose; one primal evaluation, unless it was kept.
-        """
-        self._check_block(u, self.h_shape, "u", "h_shape")
-        return self._retry(self._rmatmat, u)
-
-    def release(self) -> None:
-        """Free what is kept between products; they make what they need again."""
-        self._closure = self._graph = None
-
-    def prepare(self, columns: int) -> None:
-        """Make many products with blocks of some width cheaper, where the memory budget allows it.
-
-        Records the graphs of a `TangentGraph`, which takes about as long as two products and
-        makes a product with J cost a backward pass: a quarter to six tenths of its price
-        otherwise, measured on the digit model on a CPU.
-        """
-        graph = self._graph
-        if graph is not None and graph.columns == columns and 2 * self.batch >= graph.batch:
-            return  # the graphs of the operator that this one was selected from still serve
-        self.release()
-        if not (self._twice and self.chunk.keep_graph(self.batch, columns)):
-            return
-        try:
-            self._graph = TangentGraph(self.f, self.x, self.args, columns)
-            self._rows = torch.arange(self.batch, device="cpu")
-        except (RuntimeError, MemoryError) as error:
-            if not _memory.is_out_of_memory(error):
-                raise
-            self._twice = False
-            _memory.release(self.device)
-
-    def to_scipy(self, sample: int) -> LinearOperator:
-        """The Jacobian of one sample as a `scipy.sparse.linalg.LinearOperator` (m, n).
-
-        Vectors are flattened points and features in float64 or float32 numpy arrays; products
-        run on this operator's device and in its dtype.
-        """
-        if not -self.batch <= sample < self.batch:
-            raise IndexError(
-                f"Expected a sample between 0 and {self.batch - 1}, got {sample}: the operator "
-                f"holds {self.batch} samples."
-            )
-        single = self.select(torch.tensor([sample % self.batch], device=self.device))
-
-        def product(
-            columns: np.ndarray,
-            shape: tuple[int, ...],
-            multiply: Callable[[torch.Tensor], torch.Tensor],
-        ) -> np.ndarray:
-            block = torch.as_tensor(
-                np.ascontiguousarray(columns.T, dtype=np.float64), device=self.device
-            )
-            result = multiply(block.reshape(1, -1, *shape))
-            return result[0].flatten(1).T.double().cpu().numpy()
-
-        def forward(columns: np.ndarray) -> np.ndarray:
-            return product(columns, self.x_shape, single.matmat)
-
-        def transposed(columns: np.ndarray) -> np.ndarray:
-            return product(columns, self.h_shape, single.rmatmat)
-
-        return LinearOperator(
-            shape=(math.prod(self.h_shape), math.prod(self.x_shape)),
-            matvec=lambda v: forward(v.reshape(-1, 1)).ravel(),
-            rmatvec=lambda u: transposed(u.reshape(-1, 1)).ravel(),
-            matmat=forward,
-            rmatmat=transposed,
-            dtype=np.float64,
-        )
-
-    # ---------------------------------------------------------------- products, pass by pass
-
-    def _evaluate(self, samples: slice) -> torch.Tensor:
-        """The value of f at some of the samples, with its shape checked."""
-        x, f = self._of(samples)
-        with torch.no_grad(), forward_mode_ready():
-            value = f(x)
-        if not isinstance(value, torch.Tensor):
-            raise TypeError(
-                f"Expected f to return a tensor [B, *h_shape], got {type(value).__name__}. Wrap "
-                "it in a function that picks the tensor you want to study."
-            )
-        if not value.is_floating_point():
-            raise TypeError(
-                f"Expected f to return a floating dtype, got {value.dtype}: whole numbers have no "
-                "derivative."
-            )
-        if value.dim() < 2 or value.shape[0] != x.shape[0]:
-            raise ValueError(
-                f"Expected f to map {tuple(x.shape)} to [{x.shape[0]}, *h_shape], got "
-                f"{tuple(value.shape)}. Keep the batch as the first size, and flatten nothing "
-                "across samples."
-            )
-        return value
-
-    def _passes(self, columns: int) -> Iterator[tuple[slice, slice]]:
-        for first in range(0, self.batch, self.chunk.samples):
-            samples = slice(first, min(first + self.chunk.samples, self.batch))
-            for column in range(0, columns, self.chunk.tangents):
-                yield samples, slice(column, min(column + self.chunk.tangents, columns))
-
-    def _of(self, samples: slice) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
-        """The points of some samples, and f with their arguments bound."""
-        args = tuple(a[samples] if isinstance(a, torch.Tensor) else a for a in self.args)
-        return self.x[samples], lambda x: self.f(x, *args)
-
-    def _by_graph(
-        self,
-        multiply: Callable[[torch.Tensor], torch.Tensor],
-        graph: TangentGraph,
-        block: torch.Tensor,
-    ) -> torch.Tensor:
-        """A product through the graphs, as many columns at a time as they have."""
-        rows = self._rows.to(block.device)
-        parts = []
-        for part in block.split(graph.columns, dim=1):
-            # Samples of the graphs that are not ours get zeros, and give zeros.
-            whole = part.new_zeros(graph.batch, *part.shape[1:])
-            whole[rows] = part
-            parts.append(multiply(whole)[rows])
-        return torch.cat(parts, dim=1)
-
-    def _matmat(self, v: torch.Tensor) -> torch.Tensor:
-        if self._graph is not None and v.shape[1]:
-            product = self._by_graph(self._graph.push, self._graph, v)
-            self.count.jvp += v.shape[0] * v.shape[1]
-            return product
-        pieces: dict[int, list[torch.Tensor]] = {}
-        with torch.no_grad(), forward_mode_ready():
-            for samples, columns in self._passes(v.shape[1]):
-                x, f = self._of(samples)
-
-                def push(
-                    tangent: torch.Tensor, x: torch.Tensor = x, f: Callable = f
-                ) -> torch.Tensor:
-                    return torch.func.jvp(f, (x,), (tangent,))[1]
-
-                tangents = v[samples, columns]
-                product = torch.func.vmap(push, in_dims=1, out_dims=1)(tangents)
-                pieces.setdefault(samples.start, []).append(product)
-                self.count.jvp += tangents.shape[0] * tangents.shape[1]
-        return _assemble(pieces, self.batch, v.shape[1], self.h_shape, v)
-
-    def _rmatmat(self, u: torch.Tensor) -> torch.Tensor:
-        if self._graph is not None and u.shape[1]:
-            product = self._by_graph(self._graph.pull, self._graph, u)
-            self.count.vjp += u.shape[0] * u.shape[1]
-            return product
-        pieces: dict[int, list[torch.Tensor]] = {}
-        with torch.no_grad(), forward_mode_ready():
-            for samples, columns in self._passes(u.shape[1]):
-                pull = self._pull(samples)
-                cotangents = u[samples, columns]
-                product = torch.func.vmap(lambda w, pull=pull: pull(w)[0], in_dims=1, out_dims=1)(
-                    cotangents
-                )
-                pieces.setdefault(samples.start, []).append(product)
-                self.count.vjp += cotangents.shape[0] * cotangents.shape[1]
-        if not self.chunk.keep_closure or self.chunk.samples < self.batch:
-            self.release()
-        return _assemble(pieces, self.batch, u.shape[1], self.x_shape, u)
-
-    def _pull(self, samples: slice) -> Callable[[torch.Tensor], tuple[torch.Tensor]]:
-        if self._closure is None or self._closure.samples != samples:
-            self._closure = None  # free the old activations before the new ones are made
-            x, f = self._of(samples)
-            value, pull = torch.func.vjp(f, x)[:2]
-
-            def cast_and_pull(w: torch.Tensor) -> tuple[torch.Tensor]:
-                return pull(w.to(value.dtype))
-
-            self._closure = _Closure(samples, cast_and_pull)
-        return self._closure.pull
-
-    def _retry(
-        self, product: Callable[[torch.Tensor], torch.Tensor], block: torch.Tensor
-    ) -> torch.Tensor:
-        """Run a product; after an out-of-memory error shrink the pass and start it again."""
-        while True:
-            before = ProductCount(self.count.jvp, self.count.vjp)
-            try:
-                return product(block)
-            except (RuntimeError, MemoryError) as error:
-                if not _memory.is_out_of_memory(error):
-                    raise
-                reason = str(error)
-            # Outside the except clause, so that the traceback no longer holds the tensors.
-            self.count.jvp, self.count.vjp = before.jvp, before.vjp
-            self.release()
-            gc.collect()
-            _memory.release(self.device)
-            self.chunk.tangents = min(self.chunk.tangents, block.shape[1])
-            if not self.chunk.halve():
-                raise too_large(self.device, reason)
-
-    # --------------------------------------------------------------------------------- checks
-
-    def _check(self, samples: slice) -> None:
-        value = self._evaluate(samples)
-        args = tuple(a[samples] if isinstance(a, torch.Tensor) else a for a in self.args)
-        self._twice = check_map(self.f, self.x[samples], args, value)
-        self.count.jvp += len(value)
-        self.count.vjp += len(value)
-
-    def _check_block(
-        self, block: torch.Tensor, shape: tuple[int, ...], name: str, shape_name: str
-    ) -> None:
-        check_tensor(name, block)
-        if block.dim() != len(shape) + 2 or (block.shape[0], *block.shape[2:]) != (
-            self.batch,
-            *shape,
-        ):
-            expected = ", ".join(map(str, (self.batch, "k", *shape)))
-            raise ValueError(
-                f"Expected {name} of shape [B, k, *{shape_name}] = [{expected}], got "
-                f"{list(block.shape)}."
-            )
-        if not block.is_floating_point():
-            raise TypeError(
-                f"Expected {name} in a floating dtype, got {block.dtype}. Convert it with "
-                f"{name}.to(torch.float32)."
-            )
+            raise too_large(x.device, str(error)) from None
+        passes = plan(len(points), chunk, memory, usage, x.device)
+        super().__init__(points, tuple(value.shape[1:]), passes, count, twice=twice)
 
 
-def _assemble(
-    pieces: dict[int, list[torch.Tensor]],
-    batch: int,
-    columns: int,
-    shape: tuple[int, ...],
-    like: torch.Tensor,
-) -> torch.Tensor:
-    if columns == 0:
-        return like.new_zeros((batch, 0, *shape))
-    rows = [torch.cat(row, dim=1) if len(row) > 1 else row[0] for row in pieces.values()]
-    return torch.cat(rows) if len(rows) > 1 else rows[0]
+def _checked(points: Points, count: ProductCount) -> bool:
+    """Check a map by one product of each kind; whether two reverse passes give J as well."""
+    twice = check_map(points)
+    count.jvp += len(points)
+    count.vjp += len(points)
+    return twice

@@ -52,7 +52,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return "DefaultCPUAllocator" in str(error) and "memory" in str(error)
 
 
-def release(device: torch.device) -> None:
+def empty_cache(device: torch.device) -> None:
     """Give cached blocks back to the device, so that a smaller pass finds them."""
     if device.type == "cuda":
         torch.cuda.empty_cache()

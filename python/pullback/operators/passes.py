@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pullback.operators import memory as _memory
+from pullback.operators.memory import default_budget
 
 #: What a pass needs, in units of the plain forward pass of one sample: a tangent some times the
 #: most bytes alive at once (it goes beside the primal, through rules that make several temporaries
@@ -89,7 +89,7 @@ def plan(
     Raises:
         ValueError: the budget is not positive.
     """
-    budget = _memory.default_budget(device) if memory is None else int(memory)
+    budget = default_budget(device) if memory is None else int(memory)
     if budget <= 0:
         raise ValueError(f"Expected a positive memory budget in bytes, got {memory}.")
     tangent, closure = (max(1, factor * size) for factor, size in zip(_NEED, usage, strict=True))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
+from pullback.operators.points import Points
 from pullback_ext.intercept import forward_mode_ready
 
 
@@ -18,30 +20,20 @@ class TangentGraph:
     backward pass. The copies are what it costs in memory.
 
     Args:
-        f: the map from points `[B, *x_shape]` and further arguments to features.
-        x: the points.
-        args: the further arguments; tensors have the batch first.
+        points: the map at its points.
         columns: tangents per sample in one product.
 
     Raises:
         RuntimeError: f cannot be differentiated twice in reverse mode.
     """
 
-    def __init__(
-        self,
-        f: Callable[..., torch.Tensor],
-        x: torch.Tensor,
-        args: tuple[object, ...],
-        columns: int,
-    ) -> None:
-        self.columns, self.batch = columns, len(x)
-
-        def copies(value: object) -> object:
-            return value.repeat_interleave(columns, 0) if isinstance(value, torch.Tensor) else value
-
+    def __init__(self, points: Points, columns: int) -> None:
+        self.columns, self.batch = columns, len(points)
+        copies = torch.arange(self.batch, device="cpu").repeat_interleave(columns)
         with torch.inference_mode(False), torch.enable_grad(), forward_mode_ready():
-            self._x = x.detach().repeat_interleave(columns, 0).requires_grad_()
-            self._h = f(self._x, *(copies(value) for value in args))
+            wide = points.select(copies)
+            self._x = wide.x.detach().requires_grad_()
+            self._h = wide.at(self._x)
             self._u = torch.zeros_like(self._h).requires_grad_()
             (self._g,) = torch.autograd.grad(self._h, self._x, self._u, create_graph=True)
 
@@ -65,3 +57,50 @@ class TangentGraph:
         with forward_mode_ready():
             (result,) = torch.autograd.grad(output, source, cotangent, retain_graph=True)
         return result.reshape(self.batch, self.columns, *source.shape[1:])[:, :width]
+
+
+@dataclass(frozen=True)
+class SharedGraph:
+    """A `TangentGraph` used for some of the samples that it was recorded for.
+
+    Attributes:
+        graph: the graph.
+        rows: which of the graph's samples are ours, int64 on the CPU.
+    """
+
+    graph: TangentGraph
+    rows: torch.Tensor
+
+    @classmethod
+    def record(cls, points: Points, columns: int) -> SharedGraph:
+        """Record a graph for all samples of some points; raises what `TangentGraph` does."""
+        return cls(TangentGraph(points, columns), torch.arange(len(points), device="cpu"))
+
+    def select(self, index: torch.Tensor) -> SharedGraph:
+        """The same graph for some of these samples, at int64 indices `[B']`."""
+        return SharedGraph(self.graph, self.rows[index.cpu()])
+
+    def serves(self, columns: int) -> bool:
+        """Whether it suits blocks of that width, without much idle work for other samples."""
+        return self.graph.columns == columns and 2 * len(self.rows) >= self.graph.batch
+
+    def push(self, v: torch.Tensor) -> torch.Tensor:
+        """J v: `[B, k, *x_shape]` to `[B, k, *h_shape]` for any k."""
+        return torch.cat([self._part(part, self.graph.push) for part in self._parts(v)], dim=1)
+
+    def pull(self, u: torch.Tensor) -> torch.Tensor:
+        """Jᵀ u: `[B, k, *h_shape]` to `[B, k, *x_shape]` for any k."""
+        return torch.cat([self._part(part, self.graph.pull) for part in self._parts(u)], dim=1)
+
+    def _parts(self, block: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """As many columns at a time as the graph has."""
+        return block.split(self.graph.columns, dim=1)
+
+    def _part(
+        self, part: torch.Tensor, multiply: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        # Samples of the graph that are not ours get zeros, and give zeros.
+        rows = self.rows.to(part.device)
+        whole = part.new_zeros(self.graph.batch, *part.shape[1:])
+        whole[rows] = part
+        return multiply(whole)[rows]

@@ -78,14 +78,14 @@ class Plan:
         if any(seed < 0 for seed in self.seeds):
             raise ValueError(f"Expected seeds of 0 or more, got {list(self.seeds)}.")
         for t in self.timesteps:
-            model.check_timestep(t)
+            model.schedule.check_timestep(t)
         for name, given in (("class label", self.class_labels), ("prompt", self.prompts)):
             if given is not None and len(given) != len(self.seeds):
                 raise ValueError(
                     f"Expected one {name} for all samples or one for each of the "
                     f"{len(self.seeds)}, got {len(given)}."
                 )
-        model.condition(self.condition(model), len(self.seeds))
+        model.conditions.of(self.condition(model), len(self.seeds))
         n, m = self.sizes(model)
         krylov.check_rank(self.rank, n, m)
 
@@ -105,7 +105,7 @@ class Plan:
 
     def sizes(self, model: LatentModel) -> tuple[int, int]:
         """Entries of the map's variable and of its output, for one sample."""
-        cond = model.condition(self.condition(model, slice(0, 1)), 1)
+        cond = model.conditions.of(self.condition(model, slice(0, 1)), 1)
         x = torch.zeros(1, *model.latent_shape, dtype=model.dtype, device=model.device)
         t = torch.tensor([self.timesteps[0]], device=model.device)
         bound = self.of(model).bind(x, t, cond)

@@ -1,5 +1,6 @@
-"""Steps between timesteps: deterministic sampling on a model's own schedule."""
+"""Steps between timesteps, for whoever has a schedule and a prediction function."""
 
-from pullback.sampling.steps import ddim, stride
+from pullback.sampling.noise import gaussian_noise
+from pullback.sampling.steps import Schedule, denoise, stride
 
-__all__ = ["ddim", "stride"]
+__all__ = ["Schedule", "denoise", "gaussian_noise", "stride"]

@@ -17,9 +17,9 @@ import torch
 import typer
 from matplotlib.figure import Figure
 
+from pullback.models import ddim
 from pullback.models.loading import load
 from pullback.models.model import LatentModel
-from pullback.sampling import ddim
 from pullback.zoo.digits.data import (
     NULL_CLASS,
     NUM_CLASSES,
@@ -62,7 +62,7 @@ def sample_digits(
     model: LatentModel, labels: torch.Tensor, seed: int, steps: int = 50
 ) -> torch.Tensor:
     """Images `[B, 1, 16, 16]` in [-1, 1], one of each of the classes `[B]`."""
-    start = model.num_timesteps - 1
+    start = model.schedule.num_timesteps - 1
     noise = model.sample_latents(len(labels), start, seed)
     return ddim(model, noise, start, cond={"class_labels": labels}, steps=steps).clamp(-1, 1)
 

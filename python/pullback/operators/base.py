@@ -1,66 +1,108 @@
-"""Algebra of batched linear operators: sums, multiples, averages, Gram operators, estimates.
+"""Batched linear operators known by their products, and their algebra.
 
-`Algebra` gives it to every class with the members of `krylov.BlockOperator`, `JacobianOperator`
-above all; the results have those members too, so that `krylov.svd` takes them.
+`BlockOperator` is what `pullback.krylov.svd` takes. Sums, multiples, Gram operators and stacks of
+operators are operators again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, cast
 
 import torch
-from scipy.special import stdtrit
+from scipy.sparse.linalg import LinearOperator
 
-if TYPE_CHECKING:
-    from pullback.krylov import BlockOperator
+from pullback.operators.estimates import Estimate, hutchinson
+from pullback.operators.scipy_adapter import as_linear_operator
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A randomised estimate with its confidence interval.
+class BlockOperator(ABC):
+    """B independent linear maps A_b from x_shape to h_shape, known by products with blocks.
 
-    Attributes:
-        value: the estimate, `[B]` or `[B, *x_shape]`, float64.
-        low: lower end of the interval, of the same shape.
-        high: upper end of the interval.
-        confidence: probability with which the interval holds the truth, entry by entry.
-        samples: random vectors that were used.
+    Derive from it and give `matmat`, `rmatmat` and `select` to use `krylov.svd`, the algebra and
+    the estimates on maps of your own; `JacobianOperator` is the one of this library. Operators that
+    are combined must agree in batch, shapes, dtype and device.
+
+    Args:
+        batch: number of samples B.
+        x_shape: shape of an input of one sample.
+        h_shape: shape of an output of one sample.
+        dtype: dtype of the products; its epsilon sets the floor of the solver's stopping rule.
+        device: device of the products.
     """
 
-    value: torch.Tensor
-    low: torch.Tensor
-    high: torch.Tensor
-    confidence: float
-    samples: int
+    def __init__(
+        self,
+        batch: int,
+        x_shape: Sequence[int],
+        h_shape: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        self.batch = batch
+        self.x_shape, self.h_shape = tuple(x_shape), tuple(h_shape)
+        self.dtype, self.device = dtype, torch.device(device)
 
+    @abstractmethod
+    def matmat(self, v: torch.Tensor) -> torch.Tensor:
+        """A v, `[B, k, *x_shape]` to `[B, k, *h_shape]`."""
 
-class Algebra:
-    """Sums, differences, multiples, averages and estimates of batched linear operators.
+    @abstractmethod
+    def rmatmat(self, u: torch.Tensor) -> torch.Tensor:
+        """Aᵀ u, `[B, k, *h_shape]` to `[B, k, *x_shape]`."""
 
-    For classes that have the members of `krylov.BlockOperator`. Operators that are combined must
-    agree in batch, shapes, dtype and device.
-    """
+    @abstractmethod
+    def select(self, index: torch.Tensor) -> BlockOperator:
+        """The operator of the samples at the int64 indices `[B']`."""
+
+    def prepare(self, columns: int) -> None:  # noqa: B027 - most operators have nothing to prepare
+        """Get ready for many products with blocks of k = `columns`."""
+
+    def release(self) -> None:  # noqa: B027 - likewise
+        """Free what is kept between products; they make what they need again."""
+
+    def to_scipy(self, sample: int) -> LinearOperator:
+        """The map of one sample as a `scipy.sparse.linalg.LinearOperator` of shape (m, n).
+
+        Vectors are flattened points and features in float64 or float32 numpy arrays; products
+        run on this operator's device and in its dtype.
+
+        Args:
+            sample: which one, from −B to B − 1.
+
+        Raises:
+            IndexError: there is no such sample.
+        """
+        if not -self.batch <= sample < self.batch:
+            raise IndexError(
+                f"Expected a sample between 0 and {self.batch - 1}, got {sample}: the operator "
+                f"holds {self.batch} samples."
+            )
+        single = self.select(torch.tensor([sample % self.batch], device=self.device))
+        return as_linear_operator(
+            single.matmat, single.rmatmat, self.x_shape, self.h_shape, self.device
+        )
+
+    # -------------------------------------------------------------------------------- algebra
 
     def __add__(self, other: BlockOperator) -> Combination:
         """A + B."""
-        if not hasattr(other, "rmatmat"):
+        if not isinstance(other, BlockOperator):
             return NotImplemented
-        return Combination([(1.0, _operator(self)), (1.0, other)])
+        return Combination([(1.0, self), (1.0, other)])
 
     def __sub__(self, other: BlockOperator) -> Combination:
         """A - B, for example of two conditions at the same latents."""
-        if not hasattr(other, "rmatmat"):
+        if not isinstance(other, BlockOperator):
             return NotImplemented
-        return Combination([(1.0, _operator(self)), (-1.0, other)])
+        return Combination([(1.0, self), (-1.0, other)])
 
     def __mul__(self, factor: float) -> Combination:
         """A times a number."""
         try:
-            return Combination([(float(factor), _operator(self))])
+            return Combination([(float(factor), self)])
         except (TypeError, ValueError):
             return NotImplemented
 
@@ -76,11 +118,17 @@ class Algebra:
 
     def gram(self) -> Gram:
         """AᵀA: for a Jacobian the pullback metric."""
-        return Gram(_operator(self))
+        return Gram(self)
 
-    def mean(self, samples: int | None = None) -> Mean:
-        """All samples as one, whose Gram operator is E[AᵀA]; see `Mean`."""
-        return Mean(_operator(self), samples)
+    def stacked(self, samples: int | None = None) -> Stacked:
+        """All samples as one map, whose Gram operator is E[AᵀA]; see `Stacked`.
+
+        Args:
+            samples: samples in one product; all by default.
+        """
+        return Stacked(self, samples)
+
+    # ------------------------------------------------------------------------------ estimates
 
     def trace(self, samples: int = 32, *, seed: int = 0, confidence: float = 0.95) -> Estimate:
         """Hutchinson's estimate of tr A for a square operator: the mean of zᵀAz, z random signs.
@@ -102,8 +150,11 @@ class Algebra:
         Cost: B `samples` products.
         Source: Hutchinson 1990.
         """
-        operator = _operator(self)
-        return _estimate(operator, samples, seed, confidence, lambda z, image: (z * image).sum(2))
+        self._check_square()
+        return hutchinson(
+            self._flat_product, self.batch, math.prod(self.x_shape),
+            lambda z, image: (z * image).sum(2), samples, seed, confidence,
+        )  # fmt: skip
 
     def diag(self, samples: int = 32, *, seed: int = 0, confidence: float = 0.95) -> Estimate:
         """Estimate of the diagonal of a square operator: the mean of z ⊙ Az, z random signs.
@@ -124,21 +175,27 @@ class Algebra:
         Cost: B `samples` products.
         Source: Bekas, Kokiopoulou, Saad 2007.
         """
-        operator = _operator(self)
-        found = _estimate(operator, samples, seed, confidence, lambda z, image: z * image)
-        shape = operator.x_shape
-        value, low, high = (
-            part.unflatten(1, shape) for part in (found.value, found.low, found.high)
-        )
-        return Estimate(value, low, high, found.confidence, found.samples)
+        self._check_square()
+        found = hutchinson(
+            self._flat_product, self.batch, math.prod(self.x_shape),
+            lambda z, image: z * image, samples, seed, confidence,
+        )  # fmt: skip
+        return found.reshaped(self.x_shape)
+
+    def _check_square(self) -> None:
+        if math.prod(self.x_shape) != math.prod(self.h_shape):
+            raise ValueError(
+                f"Expected a square operator, got one from {self.x_shape} to {self.h_shape}. "
+                "The trace and diagonal of AᵀA are those of operator.gram()."
+            )
+
+    def _flat_product(self, z: torch.Tensor) -> torch.Tensor:
+        """A z for rows `[B, k, n]` of any dtype, flat as they are."""
+        rows = z.to(self.device, self.dtype).unflatten(2, self.x_shape)
+        return self.matmat(rows).flatten(2)
 
 
-def _operator(mixed: Algebra) -> BlockOperator:
-    """The same object under the type that it has as well."""
-    return cast("BlockOperator", mixed)
-
-
-class Combination(Algebra):
+class Combination(BlockOperator):
     """Σ_i c_i A_i of operators with the same batch, shapes, dtype and device.
 
     Args:
@@ -160,9 +217,8 @@ class Combination(Algebra):
                         f"Expected operators of one {name}, got {ours} and {theirs}. Operators can "
                         "be added where they map the same space to the same space."
                     )
+        super().__init__(first.batch, first.x_shape, first.h_shape, first.dtype, first.device)
         self.terms = tuple((float(factor), operator) for factor, operator in terms)
-        self.batch, self.x_shape, self.h_shape = first.batch, first.x_shape, first.h_shape
-        self.dtype, self.device = first.dtype, first.device
 
     def matmat(self, v: torch.Tensor) -> torch.Tensor:
         """Σ c_i A_i v, `[B, k, *x_shape]` to `[B, k, *h_shape]`."""
@@ -179,21 +235,21 @@ class Combination(Algebra):
     def release(self) -> None:
         """Free what the operators keep between products."""
         for _, operator in self.terms:
-            _call(operator, "release")
+            operator.release()
 
     def prepare(self, columns: int) -> None:
         """Let the operators get ready for many products of one width."""
         for _, operator in self.terms:
-            _call(operator, "prepare", columns)
+            operator.prepare(columns)
 
 
-class Mean(Algebra):
-    """All samples of an operator as one: its Gram operator is E[AᵀA], the mean over the batch.
+class Stacked(BlockOperator):
+    """All samples of an operator as one: the stack of A_b / √B, one sample under the other.
 
-    As a linear map it stacks A_b / √B, so that its singular values and right singular vectors are
-    those of the mean metric: the directions that matter for all samples together. Products go
-    through the samples a few at a time, of which nothing is kept in between; `gram()`, E[AᵀA]
-    itself, never holds the images of more than `samples` of them.
+    Its Gram operator is E[AᵀA], the mean over the batch, so that its singular values and right
+    singular vectors are those of the mean metric: the directions that matter for all samples
+    together. Products go through the samples a few at a time, of which nothing is kept in between;
+    `gram()`, E[AᵀA] itself, never holds the images of more than `samples` of them.
 
     Args:
         operator: the operator, of any batch.
@@ -201,13 +257,11 @@ class Mean(Algebra):
     """
 
     def __init__(self, operator: BlockOperator, samples: int | None = None) -> None:
-        self.operator = operator
         self.samples = operator.batch if samples is None else samples
         if self.samples < 1:
             raise ValueError(f"Expected one or more samples in a product, got {samples}.")
-        self.batch, self.x_shape = 1, operator.x_shape
-        self.h_shape = (operator.batch, *operator.h_shape)
-        self.dtype, self.device = operator.dtype, operator.device
+        stack = (operator.batch, *operator.h_shape)
+        super().__init__(1, operator.x_shape, stack, operator.dtype, operator.device)
         whole = torch.arange(operator.batch, device=operator.device)
         self._parts = [
             operator if len(part) == operator.batch else operator.select(part)
@@ -238,22 +292,22 @@ class Mean(Algebra):
         """The sum over the samples of a part, in float64."""
         pulled = part.rmatmat(u).double().sum(0)
         if len(self._parts) > 1:
-            _call(part, "release")  # or the activations of all samples would add up
+            part.release()  # or the activations of all samples would add up
         return pulled
 
-    def select(self, index: torch.Tensor) -> Mean:
+    def select(self, index: torch.Tensor) -> Stacked:
         """Itself: there is one sample."""
         if index.tolist() != [0]:
-            raise IndexError(f"Expected the one sample of a mean, [0], got {index.tolist()}.")
+            raise IndexError(f"Expected the one sample of a stack, [0], got {index.tolist()}.")
         return self
 
     def release(self) -> None:
         """Free what the operators keep between products."""
         for part in self._parts:
-            _call(part, "release")
+            part.release()
 
 
-class Gram(Algebra):
+class Gram(BlockOperator):
     """AᵀA, the pullback metric as a symmetric operator on x.
 
     Args:
@@ -261,13 +315,13 @@ class Gram(Algebra):
     """
 
     def __init__(self, operator: BlockOperator) -> None:
+        shape = operator.x_shape
+        super().__init__(operator.batch, shape, shape, operator.dtype, operator.device)
         self.operator = operator
-        self.batch, self.x_shape, self.h_shape = operator.batch, operator.x_shape, operator.x_shape
-        self.dtype, self.device = operator.dtype, operator.device
 
     def matmat(self, v: torch.Tensor) -> torch.Tensor:
         """AᵀA v, `[B, k, *x_shape]` to `[B, k, *x_shape]`. Cost: two products of A a column."""
-        if isinstance(self.operator, Mean):
+        if isinstance(self.operator, Stacked):
             return self.operator.normal(v)
         return self.operator.rmatmat(self.operator.matmat(v))
 
@@ -281,63 +335,13 @@ class Gram(Algebra):
 
     def release(self) -> None:
         """Free what A keeps between products."""
-        _call(self.operator, "release")
+        self.operator.release()
 
     def prepare(self, columns: int) -> None:
         """Let A get ready for many products of one width."""
-        _call(self.operator, "prepare", columns)
-
-
-def _estimate(
-    operator: BlockOperator,
-    samples: int,
-    seed: int,
-    confidence: float,
-    of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-) -> Estimate:
-    n = math.prod(operator.x_shape)
-    if n != math.prod(operator.h_shape):
-        raise ValueError(
-            f"Expected a square operator, got one from {operator.x_shape} to {operator.h_shape}. "
-            "The trace and diagonal of AᵀA are those of operator.gram()."
-        )
-    if samples < 2 or not 0 < confidence < 1:
-        raise ValueError(
-            f"Expected two or more samples and a confidence between 0 and 1, got {samples} and "
-            f"{confidence}."
-        )
-    generator = torch.Generator("cpu").manual_seed(seed)
-    width = max(1, min(samples, 16))
-    mean: torch.Tensor | None = None
-    squares: torch.Tensor | None = None
-    count = 0
-    while count < samples:
-        rows = min(width, samples - count)
-        signs = torch.randint(0, 2, (rows, n), generator=generator) * 2.0 - 1.0
-        z = signs.to(operator.device, operator.dtype).expand(operator.batch, rows, n)
-        image = operator.matmat(z.unflatten(2, operator.x_shape)).flatten(2)
-        drawn = of(z.double(), image.double())  # [B, rows, ...]
-        for one in drawn.unbind(1):  # Welford's running mean and sum of squares
-            count += 1
-            if mean is None or squares is None:
-                mean, squares = one.clone(), torch.zeros_like(one)
-                continue
-            change = one - mean
-            mean = mean + change / count
-            squares = squares + change * (one - mean)
-    assert mean is not None
-    assert squares is not None
-    width_of_error = float(stdtrit(count - 1, 0.5 + confidence / 2))
-    error = (squares / (count - 1) / count).sqrt() * width_of_error
-    return Estimate(mean, mean - error, mean + error, confidence, count)
+        self.operator.prepare(columns)
 
 
 def _sum(parts: Iterable[torch.Tensor]) -> torch.Tensor:
     """The sum, one part at a time."""
     return reduce(torch.add, parts)
-
-
-def _call(operator: object, name: str, *args: object) -> None:
-    method = getattr(operator, name, None)
-    if method is not None:
-        method(*args)

@@ -1,0 +1,37 @@
+"""The random numbers of one iteration, all from one seed."""
+
+from __future__ import annotations
+
+import torch
+
+
+class Draws:
+    """Gaussian rows and seeds, different at every call and the same for the same seed.
+
+    Args:
+        seed: a whole number.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._count = 0
+
+    def next_seed(self) -> int:
+        """A seed for the random rows of the kernels."""
+        self._count += 1
+        return self._mixed(self._count)
+
+    def rows(self, count: int, columns: int) -> torch.Tensor:
+        """Gaussian numbers [count, columns], float32 on the CPU."""
+        return self._gaussian(count, columns, self.next_seed())
+
+    def mixture(self, count: int, columns: int) -> torch.Tensor:
+        """Gaussian numbers [count, columns] that do not depend on what was drawn before."""
+        return self._gaussian(count, columns, self._mixed(0))
+
+    def _mixed(self, draw: int) -> int:
+        return (self.seed * 1_000_003 + draw) % 2**63
+
+    def _gaussian(self, rows: int, columns: int, seed: int) -> torch.Tensor:
+        generator = torch.Generator("cpu").manual_seed(seed)
+        return torch.randn(rows, columns, generator=generator, dtype=torch.float32, device="cpu")

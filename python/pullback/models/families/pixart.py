@@ -1,0 +1,53 @@
+"""`PixArtTransformer2DModel`: PixArt-α and PixArt-Σ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from typing_extensions import override
+
+from pullback.models.families.base import WORDS, Argument, Flat, encoded, nested
+from pullback.models.families.transformer import Transformer
+
+
+class PixArt(Transformer):
+    """`PixArtTransformer2DModel`: PixArt-α and PixArt-Σ."""
+
+    label = "PixArt"
+
+    @override
+    def arguments(self, network: Any) -> dict[str, Argument]:
+        size = Argument(needed=bool(network.use_additional_conditions))
+        found = {"encoder_hidden_states": Argument(), "encoder_attention_mask": Argument(False)}
+        if size.needed:
+            found |= {f"added_cond_kwargs.{name}": size for name in ("resolution", "aspect_ratio")}
+        return found
+
+    @override
+    def blank(self, network: Any) -> dict[str, torch.Tensor]:
+        found = {"encoder_hidden_states": torch.zeros(WORDS, network.config.caption_channels)}
+        if network.use_additional_conditions:
+            found["added_cond_kwargs.resolution"] = torch.zeros(2)
+            found["added_cond_kwargs.aspect_ratio"] = torch.zeros(1)
+        return found
+
+    @override
+    def call(self, network: Any, x: torch.Tensor, t: torch.Tensor, cond: Flat) -> Any:
+        added = {"resolution": None, "aspect_ratio": None}
+        arguments = {"added_cond_kwargs": added} | nested(cond)
+        return network(x, timestep=t, **arguments).sample
+
+    @override
+    def encode(
+        self, pipeline: Any, network: Any, prompts: list[str], guidance: float
+    ) -> dict[str, torch.Tensor]:
+        words, mask, _, _ = encoded(pipeline, prompts)
+        found = {"encoder_hidden_states": words, "encoder_attention_mask": mask}
+        if network.use_additional_conditions:
+            # PixArt-α at 1024 pixels is told the size and aspect ratio of the image.
+            side = network.config.sample_size * pipeline.vae_scale_factor
+            size = torch.tensor([side, side]).to(words).expand(len(words), 2)
+            found["added_cond_kwargs.resolution"] = size
+            found["added_cond_kwargs.aspect_ratio"] = torch.ones(len(words), 1).to(words)
+        return found

@@ -1,0 +1,69 @@
+"""A map at a batch of points: what a Jacobian is the Jacobian of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from pullback_ext.intercept import forward_mode_ready
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """f, the points x at which it is differentiated, and its further arguments there.
+
+    Attributes:
+        f: maps `[B, *x_shape]` and the arguments to `[B, *h_shape]`, sample by sample.
+        x: the points, `[B, *x_shape]`.
+        args: tensors `[B, ...]`, and anything that is not a tensor.
+    """
+
+    f: Callable[..., torch.Tensor]
+    x: torch.Tensor
+    args: tuple[object, ...]
+
+    def __len__(self) -> int:
+        """Number of samples B."""
+        return len(self.x)
+
+    def select(self, rows: slice | torch.Tensor) -> Points:
+        """The map at some of the points."""
+
+        def of(value: torch.Tensor) -> torch.Tensor:
+            return value[rows.to(value.device) if isinstance(rows, torch.Tensor) else rows]
+
+        args = (of(a) if isinstance(a, torch.Tensor) else a for a in self.args)
+        return Points(self.f, of(self.x), tuple(args))
+
+    def at(self, x: torch.Tensor) -> torch.Tensor:
+        """The map at other points x of the same samples, `[B, *x_shape]`."""
+        return self.f(x, *self.args)
+
+    def value(self) -> torch.Tensor:
+        """The map at the points, `[B, *h_shape]`, without a graph.
+
+        Raises:
+            TypeError: f returns something else than a tensor of a floating dtype.
+            ValueError: its output does not start with the batch.
+        """
+        with torch.no_grad(), forward_mode_ready():
+            value = self.at(self.x)
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(
+                f"Expected f to return a tensor [B, *h_shape], got {type(value).__name__}. Wrap "
+                "it in a function that picks the tensor you want to study."
+            )
+        if not value.is_floating_point():
+            raise TypeError(
+                f"Expected f to return a floating dtype, got {value.dtype}: whole numbers have no "
+                "derivative."
+            )
+        if value.dim() < 2 or len(value) != len(self):
+            raise ValueError(
+                f"Expected f to map {tuple(self.x.shape)} to [{len(self)}, *h_shape], got "
+                f"{tuple(value.shape)}. Keep the batch as the first size, and flatten nothing "
+                "across samples."
+            )
+        return value
