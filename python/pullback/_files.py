@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 
 @contextmanager
@@ -29,3 +32,24 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write tensors of any device and layout, with metadata in the header.
+
+    Args:
+        path: the file, in a folder that exists.
+        tensors: by name; they must not share memory with one another.
+        metadata: the header's own entries.
+    """
+    # Imported here: who writes JSON alone does not wait for torch.
+    from safetensors.torch import save_file
+
+    with replacing(path) as temporary:
+        save_file(
+            {name: tensor.contiguous().cpu() for name, tensor in tensors.items()},
+            temporary,
+            dict(metadata),
+        )

@@ -28,7 +28,7 @@ def test_stopping_on_the_way_is_the_same_trajectory(digits):
 
 
 def test_ddim_is_the_sampler_of_diffusers(digits):
-    scheduler = diffusers.DDIMScheduler.from_config(digits.scheduler.config)
+    scheduler = diffusers.DDIMScheduler.from_config(digits.schedule.scheduler.config)
     scheduler.set_timesteps(50)
     x = digits.sample_latents(2, int(scheduler.timesteps[0]), seed=5)
     expected, cond = x, digits.conditions.of(None, 2)
@@ -40,7 +40,7 @@ def test_ddim_is_the_sampler_of_diffusers(digits):
 
 
 def test_off_the_stride_is_refused(digits):
-    assert stride(digits, 50) == 20
+    assert stride(digits.schedule, 50) == 20
     x = digits.sample_latents(1, 700)
     for stop in (690, 800, -2):
         with pytest.raises(ValueError, match="strides of 20 below start = 700"):

@@ -1,43 +1,19 @@
-"""Pictures of local bases: directions as images, spectra, and what moving along them does.
+"""Pages of images: directions, and what moving along them does.
 
 Nothing here runs a network: tensors come in, a matplotlib `Figure` comes out (never pyplot's, so
-no display is needed and nothing stays open). Images are latents or pixels `[C, H, W]`: three
-channels are shown as RGB, one as grey, any other number by their mean.
+no display is needed and nothing stays open).
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import matplotlib
-import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from pullback._files import replacing
-
-#: Resolution of saved figures, dots per inch.
-DPI = 200
-
-_TITLE, _LABEL, _SMALL = 10.0, 8.0, 7.0  # points
-_INK, _FAINT = "#1a1a1a", "#6b6b6b"
-_TILE, _GAP = 0.42, 0.04  # inches
-_NARROWEST = 4.8  # inches: what the texts need
-_STYLE: Any = {  # matplotlib types the keys one by one
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "mathtext.fontset": "dejavusans",
-    "axes.edgecolor": _FAINT,
-    "axes.linewidth": 0.6,
-    "text.color": _INK,
-}
+from pullback.figures.sheet import GAP, TILE, Sheet
+from pullback.figures.style import FAINT, LABEL, SMALL, TITLE
 
 
 @dataclass(frozen=True)
@@ -61,12 +37,6 @@ class Walk:
     s: torch.Tensor
     lengths: torch.Tensor
     moved: torch.Tensor
-
-
-def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure as PNG; the file appears complete or not at all."""
-    with replacing(Path(path)) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI, facecolor="white")
 
 
 def directions(
@@ -95,14 +65,14 @@ def directions(
         that is symmetric about zero, each with its singular value.
     """
     rows, columns = min(samples, len(latents)), min(count, v.shape[1])
-    step, caption = _TILE * 1.5, 0.17
-    size, pitch = step - _GAP, step + caption
+    step, caption = TILE * 1.5, 0.17
+    size, pitch = step - GAP, step + caption
     left, top, gutter = 0.15, 0.93, 0.12
     width = left + (2 + columns) * step + gutter + 0.15
-    with _sheet(max(width, _NARROWEST), top + rows * pitch + 0.06) as sheet:
-        sheet.text(left, 0.26, f"Samples and their leading directions at t = {t}", size=_TITLE)
+    with Sheet(width, top + rows * pitch + 0.06) as sheet:
+        sheet.text(left, 0.26, f"Samples and their leading directions at t = {t}", size=TITLE)
         sheet.text(
-            left, 0.48, "Each direction is on its own scale, symmetric about zero.", color=_FAINT
+            left, 0.48, "Each direction is on its own scale, symmetric about zero.", color=FAINT
         )
         x_of = [
             left + column * step + (gutter if column > 1 else 0) for column in range(2 + columns)
@@ -118,54 +88,10 @@ def directions(
                 sheet.direction(x_of[2 + i], y, size, v[row, i])
                 label = ("$s$ = " if i == 0 else "") + _three_digits(s[row, i])
                 sheet.text(
-                    x_of[2 + i] + size / 2, y + size + 0.125, label, size=_SMALL, ha="center",
-                    color=_FAINT,
+                    x_of[2 + i] + size / 2, y + size + 0.125, label, size=SMALL, ha="center",
+                    color=FAINT,
                 )  # fmt: skip
     return sheet.figure
-
-
-def spectrum(values: Mapping[int, torch.Tensor]) -> Figure:
-    """Singular values over the largest one: median and quartiles of the samples, per timestep.
-
-    Args:
-        values: s `[B, k]` by timestep; zeros (beyond the numerical rank) are left out.
-    """
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5.2, 3.5), layout="constrained")
-        axes = figure.add_subplot()
-        colours = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(values)))
-        samples, longest, lowest = 0, 1, 1.0
-        for (t, s), colour in zip(sorted(values.items(), reverse=True), colours, strict=True):
-            s = s.double().cpu()
-            ratio = torch.where(s > 0, s / s[:, :1], torch.nan)
-            low, median, high = torch.nanquantile(
-                ratio, torch.tensor([0.25, 0.5, 0.75], dtype=ratio.dtype), dim=0
-            ).numpy()
-            index = np.arange(1, s.shape[1] + 1)
-            axes.fill_between(index, low, high, color=colour, alpha=0.18, linewidth=0)
-            axes.plot(
-                index, median, color=colour, linewidth=1.4, marker="o", markersize=3,
-                label=f"t = {t}",
-            )  # fmt: skip
-            samples, longest = max(samples, len(s)), max(longest, s.shape[1])
-            lowest = np.nanmin([lowest, *low])
-        axes.set_yscale("log")
-        subs = (1.0, 2.0, 4.0, 6.0, 8.0) if lowest > 0.05 else (1.0,)
-        axes.yaxis.set_major_locator(LogLocator(subs=subs))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("index $i$", fontsize=_LABEL)
-        axes.set_ylabel("$s_i\\,/\\,s_1$", fontsize=_LABEL)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlim(0.7, longest + 0.3)
-        axes.tick_params(labelsize=_LABEL, which="both", width=0.6, color=_FAINT)
-        axes.grid(True, linewidth=0.4, color="#e4e4e4")
-        axes.legend(fontsize=_LABEL, frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)
-        band = f"Median and quartiles of {samples} samples" if samples > 1 else "One sample"
-        axes.set_title("Singular spectrum per timestep", fontsize=_TITLE, loc="left", pad=20)
-        axes.text(0, 1.03, band, fontsize=_LABEL, color=_FAINT, transform=axes.transAxes)
-    return figure
 
 
 def strips(walks: Sequence[Walk], title: str) -> Figure:
@@ -178,26 +104,26 @@ def strips(walks: Sequence[Walk], title: str) -> Figure:
     across = min(2, len(walks))
     down = -(-len(walks) // across)
     k, steps = walks[0].moved.shape[:2]
-    pitch = _TILE + _GAP
+    pitch = TILE + GAP
     left, label, header, between = 0.15, 0.85, 0.3, 0.3
     block_width = label + steps * pitch
     block_height = header + k * pitch + 0.34
     width = left + across * block_width + (across - 1) * between + 0.15
     top = 0.6
-    with _sheet(max(width, _NARROWEST), top + down * block_height) as sheet:
-        sheet.text(left, 0.26, title, size=_TITLE)
-        sheet.text(left, 0.5, _rule(), size=_LABEL, color=_FAINT)
+    with Sheet(width, top + down * block_height) as sheet:
+        sheet.text(left, 0.26, title, size=TITLE)
+        sheet.text(left, 0.5, _rule(), size=LABEL, color=FAINT)
         for number, walk in enumerate(walks):
             x = left + (number % across) * (block_width + between)
             y = top + (number // across) * block_height
             sheet.text(x + label, y + 0.22, f"t = {walk.t}", weight="bold")
             for i in range(k):
-                middle = y + header + i * pitch + _TILE / 2
+                middle = y + header + i * pitch + TILE / 2
                 sheet.text(x, middle, f"$v_{{{i + 1}}}$", va="center")
                 value = ("$s$ = " if i == 0 else "") + _three_digits(walk.s[i])
                 sheet.text(
-                    x + label - 0.08, middle, value, size=_SMALL, va="center", ha="right",
-                    color=_FAINT,
+                    x + label - 0.08, middle, value, size=SMALL, va="center", ha="right",
+                    color=FAINT,
                 )  # fmt: skip
                 sheet.row(x + label, y + header + i * pitch, walk.moved[i], steps // 2)
             foot = y + header + k * pitch + 0.12
@@ -215,19 +141,19 @@ def overview(samples: Sequence[Sequence[Walk]], title: str) -> Figure:
     shown = min(2, samples[0][0].moved.shape[0])
     heads = min(3, samples[0][0].v.shape[0])
     steps = samples[0][0].moved.shape[1]
-    pitch, left, label, gutter, top, between = _TILE + _GAP, 0.15, 0.62, 0.32, 0.94, 0.16
+    pitch, left, label, gutter, top, between = TILE + GAP, 0.15, 0.62, 0.32, 0.94, 0.16
     x_v = left + label + pitch + 0.08
     x_moved = [x_v + heads * pitch + gutter + i * (steps * pitch + gutter) for i in range(shown)]
     width = x_moved[-1] + steps * pitch + 0.15
     rows = sum(len(walks) for walks in samples)
     height = top + rows * pitch + (len(samples) - 1) * between + 0.3
-    with _sheet(max(width, _NARROWEST), height) as sheet:
-        sheet.text(left, 0.26, title, size=_TITLE)
-        sheet.text(left, 0.5, _rule(), color=_FAINT)
+    with Sheet(width, height) as sheet:
+        sheet.text(left, 0.26, title, size=TITLE)
+        sheet.text(left, 0.5, _rule(), color=FAINT)
         head = 0.83
-        sheet.text(left + label + _TILE / 2, head, "$x_t$", ha="center")
+        sheet.text(left + label + TILE / 2, head, "$x_t$", ha="center")
         for i in range(heads):
-            sheet.text(x_v + i * pitch + _TILE / 2, head, f"$v_{{{i + 1}}}$", ha="center")
+            sheet.text(x_v + i * pitch + TILE / 2, head, f"$v_{{{i + 1}}}$", ha="center")
         for i, x in enumerate(x_moved):
             sheet.text(
                 x + steps * pitch / 2, head, f"moved along $v_{{{i + 1}}}$, denoised", ha="center"
@@ -235,10 +161,10 @@ def overview(samples: Sequence[Sequence[Walk]], title: str) -> Figure:
         y = top
         for walks in samples:
             for walk in walks:
-                sheet.text(left, y + _TILE / 2, f"t = {walk.t}", va="center")
-                sheet.picture(left + label, y, _TILE, walk.latent, noisy=True)
+                sheet.text(left, y + TILE / 2, f"t = {walk.t}", va="center")
+                sheet.picture(left + label, y, TILE, walk.latent, noisy=True)
                 for i in range(heads):
-                    sheet.direction(x_v + i * pitch, y, _TILE, walk.v[i])
+                    sheet.direction(x_v + i * pitch, y, TILE, walk.v[i])
                 for i, x in enumerate(x_moved):
                     sheet.row(x, y, walk.moved[i], steps // 2)
                 y += pitch
@@ -254,93 +180,3 @@ def _three_digits(value: torch.Tensor) -> str:
 
 def _rule() -> str:
     return "Each image: $x_t + a\\,\\|x_t\\|\\,v_i$, denoised; the framed one is not moved."
-
-
-class _sheet:  # noqa: N801 - reads as what it is, a context manager
-    """A white sheet with one axes in inches from the upper left corner."""
-
-    def __init__(self, width: float, height: float) -> None:
-        self.width, self.height = width, height
-        self._style = matplotlib.rc_context(_STYLE)
-
-    def __enter__(self) -> _sheet:
-        self._style.__enter__()
-        self.figure = Figure(figsize=(self.width, self.height))
-        self.axes: Axes = self.figure.add_axes((0.0, 0.0, 1.0, 1.0))
-        self.axes.set_axis_off()
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        # Every image resets the limits, so they are set when all are drawn.
-        self.axes.set_xlim(0, self.width)
-        self.axes.set_ylim(self.height, 0)
-        self._style.__exit__(None, None, None)
-
-    def text(
-        self, x: float, y: float, text: str, *, size: float = _LABEL, **options: object
-    ) -> None:
-        """Text whose baseline starts at (x, y), unless aligned otherwise."""
-        self.axes.text(x, y, text, fontsize=size, **options)  # type: ignore[arg-type]
-
-    def picture(
-        self, x: float, y: float, size: float, image: torch.Tensor, noisy: bool = False
-    ) -> None:
-        """An image [C, H, W] in [-1, 1], or a noisy latent on its own scale."""
-        pixels = _pixels(image)
-        limit = float(np.abs(pixels).max()) if noisy else 1.0
-        pixels = np.clip(pixels / (limit or 1.0) / 2 + 0.5, 0.0, 1.0)
-        self._draw(x, y, size, pixels, "gray", (0.0, 1.0))
-
-    def direction(self, x: float, y: float, size: float, v: torch.Tensor) -> None:
-        """A direction [C, H, W] on a scale symmetric about zero, which is white (grey in RGB)."""
-        pixels = _pixels(v)
-        limit = float(np.abs(pixels).max()) or 1.0
-        if pixels.ndim == 3:
-            pixels = pixels / limit / 2 + 0.5
-        self._draw(x, y, size, pixels, "RdBu_r", (-limit, limit))
-
-    def row(self, x: float, y: float, images: torch.Tensor, middle: int) -> None:
-        """Images [a, C, H, W] side by side, the one that was not moved with a frame."""
-        for column, image in enumerate(images):
-            place = x + column * (_TILE + _GAP)
-            self.picture(place, y, _TILE, image)
-            if column == middle:
-                corner = (place - _GAP / 4, y - _GAP / 4)
-                side = _TILE + _GAP / 2
-                self.axes.add_patch(
-                    Rectangle(corner, side, side, fill=False, edgecolor="#d1661f", linewidth=1.1)
-                )
-
-    def scale(self, x: float, y: float, lengths: torch.Tensor) -> None:
-        """The step lengths under the columns of a strip."""
-        self.text(x - 0.08, y, "$a$ =", size=_SMALL, ha="right", color=_FAINT)
-        for column, length in enumerate(lengths.tolist()):
-            text = "0" if abs(length) < 5e-3 else f"{length:+.2f}".replace("-", "−")
-            place = x + column * (_TILE + _GAP) + _TILE / 2
-            self.text(place, y, text, size=_SMALL, ha="center", color=_FAINT)
-
-    def _draw(
-        self,
-        x: float,
-        y: float,
-        size: float,
-        pixels: np.ndarray,
-        cmap: str,
-        limits: tuple[float, float],
-    ) -> None:
-        height, width = pixels.shape[:2]
-        # Images that are not square keep their shape, in the middle of their square.
-        w, h = size * min(1.0, width / height), size * min(1.0, height / width)
-        x, y = x + (size - w) / 2, y + (size - h) / 2
-        self.axes.imshow(
-            pixels, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect="auto",
-            extent=(x, x + w, y + h, y), interpolation="nearest",
-        )  # fmt: skip
-
-
-def _pixels(image: torch.Tensor) -> np.ndarray:
-    """[H, W, 3] for three channels, else [H, W]: the one channel or the mean of all."""
-    image = image.detach().float().cpu()
-    if image.shape[0] == 3:
-        return image.permute(1, 2, 0).numpy()
-    return image.mean(0).numpy()

@@ -1,0 +1,108 @@
+"""From a request to files and what is said about them; what `basis` and `demo` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pullback import figures, krylov, runs
+from pullback._files import write_json
+from pullback.cli.progress import Reporter
+from pullback.cli.request import MAPS_WITHOUT_TAP, Delivery, Request
+from pullback.cli.tables import print_json, print_results
+from pullback.models import LatentModel
+from pullback.runs import Plan, TimestepBases
+
+_T = TypeVar("_T")
+
+
+def execute(request: Request, delivery: Delivery, read: Callable[[], LatentModel]) -> None:
+    """Read the model, compute, write and report.
+
+    Args:
+        request: what is to be computed.
+        delivery: where it goes, into a folder that exists, and what is shown.
+        read: reads the model.
+
+    Raises:
+        ValueError: the model cannot give what is asked for, or the folder holds other results.
+    """
+    reporter = Reporter(delivery.quiet)
+    with reporter.waiting("loading the model"):
+        model = read()
+        plan = _plan(request, model)
+        plan.check(model)
+    with reporter.bases(plan) as watch:
+        bases = runs.discover(
+            model, plan, delivery.folder,
+            memory=delivery.memory, overwrite=delivery.overwrite, watch=watch,
+        )  # fmt: skip
+    summary = runs.summarize(model, plan, bases)
+    write_json(runs.summary_path(delivery.folder), summary)
+    written = _described(bases)
+    if delivery.overwrite:
+        figures.clear(delivery.folder)
+    if delivery.figures:
+        gallery = _gallery(model, plan, bases)
+        with reporter.figures(gallery.steps) as step:
+            written = {**gallery.draw(delivery.folder, step), **written}
+    reporter.shortfalls(bases)
+    if delivery.as_json:
+        print_json(summary)
+    elif not delivery.quiet:
+        print_results(summary, delivery.folder, written)
+
+
+def _plan(request: Request, model: LatentModel) -> Plan:
+    """The plan of a request for a model."""
+    count = len(request.seeds)
+    tap = request.tap
+    if tap is None and request.map not in MAPS_WITHOUT_TAP:
+        tap = model.default_tap
+    return Plan(
+        timesteps=request.timesteps,
+        rank=request.rank,
+        seeds=request.seeds,
+        tap=tap,
+        tol=krylov.tolerance(request.quality, request.tol),
+        seed=request.seed,
+        class_labels=_one_for_each(request.class_labels, count),
+        prompts=_one_for_each(request.prompts, count),
+        map=request.map,
+    )
+
+
+def _one_for_each(given: tuple[_T, ...], count: int) -> tuple[_T, ...] | None:
+    """What stands for all samples, repeated for each; None where nothing is given."""
+    return (given * count if len(given) == 1 else given) or None
+
+
+def _gallery(model: LatentModel, plan: Plan, bases: Sequence[TimestepBases]) -> figures.Gallery:
+    """What the figures of a run show."""
+    title = f"Local latent bases of {Path(model.name).name}"
+    if plan.map != "encoder":
+        title += f", for the map x → {plan.map}"
+    return figures.Gallery(
+        model,
+        title,
+        latents={item.t: item.x for item in bases},
+        bases={item.t: item.basis for item in bases},
+        seeds=plan.seeds,
+        condition=lambda samples: plan.condition(model, samples),
+    )
+
+
+def _described(bases: Sequence[TimestepBases]) -> dict[str, str]:
+    """The names of the data files, each with a line about it."""
+    lines = {runs.summary_path(Path()).name: "settings, versions, accuracy, products, seconds"}
+    for item in bases:
+        count, rank = item.basis.s.shape
+        reused = ", reused" if item.reused else ""
+        lines[runs.latents_path(Path(), item.t).name] = (
+            f"{count} latents x_t at t = {item.t}{reused}"
+        )
+        lines[runs.basis_path(Path(), item.t).name] = (
+            f"u, s, v of {count} samples, rank {rank}{reused}"
+        )
+    return lines

@@ -1,0 +1,29 @@
+"""Arguments and options that several commands take."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pullback.cli.loading import DTYPES
+
+Model = Annotated[
+    str, typer.Argument(help="A name of the zoo (digits), a diffusers folder, or a hub id.")
+]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
+Dtype = Annotated[
+    str | None, typer.Option(help=f"Dtype of the network: {', '.join(DTYPES)}; as saved if unset.")
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="Memory budget of a pass, such as 4GiB; a share of what is free if unset."),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Compute again what the folder already holds.")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -1,0 +1,104 @@
+"""Progress on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from pullback import krylov
+from pullback.runs import Plan, TimestepBases, Watch
+
+
+class Reporter:
+    """Progress on stderr; silent if quiet. On a pipe only the final state is written."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.console = Console(stderr=True, quiet=quiet)
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """Something short without a bar."""
+        with self.console.status(text):
+            yield
+
+    @contextmanager
+    def bases(self, plan: Plan) -> Iterator[Watch]:
+        """A bar per timestep: samples done, products so far, and the bound reached."""
+        bars = self._bars(
+            TextColumn("{task.completed:.0f}/{task.total:.0f} samples"),
+            TextColumn("{task.fields[products]:>13}"),
+            TextColumn("{task.fields[state]}"),
+        )
+        with bars:
+            yield _Bars(bars, plan)
+
+    @contextmanager
+    def figures(self, total: int) -> Iterator[Callable[[], None]]:
+        """A bar for the figures; yields what to call after each step."""
+        bars = self._bars(TextColumn("{task.percentage:3.0f} %"))
+        with bars:
+            task = bars.add_task("figures", total=total)
+            yield lambda: bars.advance(task)
+
+    def shortfalls(self, bases: Sequence[TimestepBases]) -> None:
+        """Say which samples did not reach the bound that was asked for."""
+        for item in bases:
+            basis = item.basis
+            missed = len(basis) - int(basis.converged.sum())
+            if missed:
+                reasons = ", ".join(sorted(set(basis.stopped) - {"converged"}))
+                self.console.print(
+                    f"t = {item.t}: {missed} of {len(basis)} samples stopped before the bound "
+                    f"{basis.tol:g} ({reasons}); the largest is "
+                    f"{float(basis.angle_bound.max()):.1e}."
+                )
+
+    def _bars(self, *columns: TextColumn) -> Progress:
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            *columns,
+            TimeElapsedColumn(),
+            console=self.console,
+            disable=self.console.quiet,
+        )
+
+
+class _Bars(Watch):
+    """Shows the bases' progress as one bar per timestep."""
+
+    def __init__(self, bars: Progress, plan: Plan) -> None:
+        self.bars = bars
+        self.tasks: dict[int, TaskID] = {
+            t: bars.add_task(f"t = {t}", total=len(plan.seeds), start=False, products="", state="")
+            for t in plan.timesteps
+        }
+
+    def started(self, t: int) -> None:
+        """A timestep begins, with sampling."""
+        self.task = self.tasks[t]
+        self.bars.start_task(self.task)
+        self.bars.update(self.task, state="sampling")
+
+    def stepped(self, step: krylov.Progress) -> None:
+        """The solver took a step."""
+        self.bars.update(
+            self.task,
+            completed=step.samples - step.active,
+            products=f"{step.products} products",
+            state=f"bound {step.angle_bound:.1e}",
+        )
+
+    def finished(self, bases: TimestepBases) -> None:
+        """A timestep is done, or was there already."""
+        bound = float(bases.basis.angle_bound.max())
+        self.bars.update(
+            self.task,
+            completed=len(bases.basis),
+            products="reused" if bases.reused else f"{int(bases.basis.products.sum())} products",
+            state=f"bound {bound:.1e}",
+        )
+        self.bars.stop_task(self.task)

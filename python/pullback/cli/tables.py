@@ -1,0 +1,125 @@
+"""Results on stdout: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.tree import Tree
+
+
+def print_json(value: Any) -> None:
+    """One JSON object."""
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_results(summary: dict[str, Any], folder: Path, written: dict[str, str]) -> None:
+    """A summary as a table, and the files with a line about each as a tree."""
+    heads = ("t", "s_1", "s_k", "bound", "converged", "products/direction", "seconds")
+    table = _columns(*[(head, "right") for head in heads])
+    for row in summary["timesteps"]:
+        table.add_row(
+            str(row["t"]),
+            f"{row['s']['median'][0]:.3g}",
+            f"{row['s']['median'][-1]:.3g}",
+            f"{row['angle_bound']['max']:.1e}",
+            f"{row['converged']}/{row['samples']}",
+            f"{row['products']['per_direction']:.1f}",
+            "reused" if row["reused"] else f"{row['seconds']:.1f}",
+        )
+    console = Console()
+    console.print(table)
+    console.print()
+    tree = Tree(f"[bold]{escape(str(folder))}[/bold]")
+    width = max(map(len, written))
+    for name, line in written.items():
+        tree.add(f"{name:{width}}  [dim]{line}[/dim]")
+    console.print(tree)
+
+
+def print_installation(found: dict[str, Any]) -> None:
+    """`describe_installation` for people."""
+    native = found["native"]
+    table = _pairs()
+    for name, version in found["versions"].items():
+        table.add_row(name, version)
+    for name, device in found["devices"].items():
+        table.add_row(name, device)
+    if native["problem"] is None:
+        build = native["build"]
+        state = "kernels agree with their references"
+        if not native["kernels_agree"]:
+            state = "KERNELS DISAGREE, see python -m pullback_ext"
+        cuda = f"CUDA {build['cuda']}" if build["cuda"] else "no CUDA"
+        table.add_row("native library", f"{build['compiler']}, {cuda}; {state}")
+    else:
+        table.add_row("native library", escape(f"not loaded: {native['problem']}"))
+    for device in native["usable"]:
+        table.add_row(f"  on {device}", "usable")
+    for device, reason in native["unusable"].items():
+        table.add_row(f"  on {device}", escape(f"not usable: {reason}"))
+    for name in found["zoo"]:
+        table.add_row("bundled model", name)
+    Console().print(table)
+
+
+def print_model(found: dict[str, Any]) -> None:
+    """`describe_model` for people."""
+    condition = found["null_condition"]
+    if condition is None:
+        option = "--class-label" if "class_labels" in found["takes"] else "--prompt"
+        null = f"none known: give {option}"
+    else:
+        null = ", ".join(f"{n} {_told(v)}" for n, v in condition.items()) or "needs none"
+    table = _pairs()
+    table.add_row("model", escape(f"{found['name']} ({found['fingerprint']})"))
+    table.add_row(
+        "network", f"{found['network']} ({found['family']}), {found['parameters']:,} parameters"
+    )
+    table.add_row("latents", _size(found["latent_shape"]))
+    table.add_row("timesteps", f"0 to {found['max_timestep']} ({found['scheduler']})")
+    table.add_row("predicts", found["predicts"])
+    table.add_row("dtype, device", f"{found['dtype']}, {found['device']}")
+    table.add_row("null condition", escape(null))
+    console = Console()
+    console.print(table)
+    console.print()
+    print_taps(found["taps"], found["default_tap"])
+
+
+def print_taps(taps: Sequence[dict[str, Any]], default: str | None) -> None:
+    """`describe_taps` for people, with the default marked."""
+    table = _columns(
+        ("tap", "left"), ("shape of h", "right"), ("share of the forward pass", "right")
+    )
+    for tap in taps:
+        mark = "  (default)" if tap["path"] == default else ""
+        table.add_row(escape(tap["path"]) + mark, _size(tap["shape"]), f"{tap['share']:.1%}")
+    Console().print(table)
+
+
+def _told(value: Any) -> str:
+    return _size(value["shape"]) if isinstance(value, dict) else f"= {value}"
+
+
+def _columns(*heads: tuple[str, Literal["left", "right"]]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for head, justify in heads:
+        table.add_column(head, justify=justify)
+    return table
+
+
+def _pairs() -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _size(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))

@@ -1,0 +1,117 @@
+"""A white sheet to set images and texts on, in inches from the upper left corner.
+
+Images are latents or pixels `[C, H, W]`: three channels are shown as RGB, one as grey, any other
+number by their mean.
+"""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from pullback.figures.style import FAINT, LABEL, SMALL, STYLE
+
+#: Side of an image in a row, and the space between two, in inches.
+TILE, GAP = 0.42, 0.04
+
+_NARROWEST = 4.8  # inches: what the texts need
+
+
+class Sheet:
+    """A figure while it is drawn on; entering makes it, leaving sets its limits.
+
+    Attributes:
+        figure: the matplotlib `Figure`.
+        width: in inches, at least what the texts need.
+        height: in inches.
+    """
+
+    def __init__(self, width: float, height: float) -> None:
+        self.width, self.height = max(width, _NARROWEST), height
+        self._style = matplotlib.rc_context(STYLE)
+
+    def __enter__(self) -> Sheet:
+        self._style.__enter__()
+        self.figure = Figure(figsize=(self.width, self.height))
+        self.axes: Axes = self.figure.add_axes((0.0, 0.0, 1.0, 1.0))
+        self.axes.set_axis_off()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        # Every image resets the limits, so they are set when all are drawn.
+        self.axes.set_xlim(0, self.width)
+        self.axes.set_ylim(self.height, 0)
+        self._style.__exit__(None, None, None)
+
+    def text(
+        self, x: float, y: float, text: str, *, size: float = LABEL, **options: object
+    ) -> None:
+        """Text whose baseline starts at (x, y), unless aligned otherwise."""
+        self.axes.text(x, y, text, fontsize=size, **options)  # type: ignore[arg-type]
+
+    def picture(
+        self, x: float, y: float, size: float, image: torch.Tensor, noisy: bool = False
+    ) -> None:
+        """An image [C, H, W] in [-1, 1], or a noisy latent on its own scale."""
+        pixels = _pixels(image)
+        limit = float(np.abs(pixels).max()) if noisy else 1.0
+        pixels = np.clip(pixels / (limit or 1.0) / 2 + 0.5, 0.0, 1.0)
+        self._draw(x, y, size, pixels, "gray", (0.0, 1.0))
+
+    def direction(self, x: float, y: float, size: float, v: torch.Tensor) -> None:
+        """A direction [C, H, W] on a scale symmetric about zero, which is white (grey in RGB)."""
+        pixels = _pixels(v)
+        limit = float(np.abs(pixels).max()) or 1.0
+        if pixels.ndim == 3:
+            pixels = pixels / limit / 2 + 0.5
+        self._draw(x, y, size, pixels, "RdBu_r", (-limit, limit))
+
+    def row(self, x: float, y: float, images: torch.Tensor, middle: int) -> None:
+        """Images [a, C, H, W] side by side, the one that was not moved with a frame."""
+        for column, image in enumerate(images):
+            place = x + column * (TILE + GAP)
+            self.picture(place, y, TILE, image)
+            if column == middle:
+                corner = (place - GAP / 4, y - GAP / 4)
+                side = TILE + GAP / 2
+                self.axes.add_patch(
+                    Rectangle(corner, side, side, fill=False, edgecolor="#d1661f", linewidth=1.1)
+                )
+
+    def scale(self, x: float, y: float, lengths: torch.Tensor) -> None:
+        """The step lengths under the columns of a strip."""
+        self.text(x - 0.08, y, "$a$ =", size=SMALL, ha="right", color=FAINT)
+        for column, length in enumerate(lengths.tolist()):
+            text = "0" if abs(length) < 5e-3 else f"{length:+.2f}".replace("-", "−")
+            place = x + column * (TILE + GAP) + TILE / 2
+            self.text(place, y, text, size=SMALL, ha="center", color=FAINT)
+
+    def _draw(
+        self,
+        x: float,
+        y: float,
+        size: float,
+        pixels: np.ndarray,
+        cmap: str,
+        limits: tuple[float, float],
+    ) -> None:
+        height, width = pixels.shape[:2]
+        # Images that are not square keep their shape, in the middle of their square.
+        w, h = size * min(1.0, width / height), size * min(1.0, height / width)
+        x, y = x + (size - w) / 2, y + (size - h) / 2
+        self.axes.imshow(
+            pixels, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect="auto",
+            extent=(x, x + w, y + h, y), interpolation="nearest",
+        )  # fmt: skip
+
+
+def _pixels(image: torch.Tensor) -> np.ndarray:
+    """[H, W, 3] for three channels, else [H, W]: the one channel or the mean of all."""
+    image = image.detach().float().cpu()
+    if image.shape[0] == 3:
+        return image.permute(1, 2, 0).numpy()
+    return image.mean(0).numpy()
