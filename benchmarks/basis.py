@@ -18,6 +18,7 @@ from benchmarks.published import PowerIteration, power_iteration
 from benchmarks.subspace import SubspaceIteration, subspace_iteration
 from benchmarks.timing import Stopwatch, peak_bytes
 from pullback import JacobianOperator, LatentModel, LocalBasis, krylov, load, local_basis, maps
+from pullback.operators import BlockOperator
 from pullback.testing import in_float64, leading, map_jacobian, sample_map, sine
 
 #: What must be shown: factors in time over ours, and products per direction.
@@ -108,14 +109,14 @@ def _summary(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-class _Timed:
+class _Timed(BlockOperator):
     """An operator whose products, and the getting ready for them, are timed by `clock`."""
 
-    def __init__(self, operator: JacobianOperator, clock: Stopwatch) -> None:
+    def __init__(self, operator: BlockOperator, clock: Stopwatch) -> None:
+        super().__init__(
+            operator.batch, operator.x_shape, operator.h_shape, operator.dtype, operator.device
+        )
         self.operator, self.clock = operator, clock
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.operator, name)
 
     def matmat(self, v: torch.Tensor) -> torch.Tensor:
         with self.clock:
@@ -128,6 +129,9 @@ class _Timed:
     def prepare(self, columns: int) -> None:
         with self.clock:
             self.operator.prepare(columns)
+
+    def release(self) -> None:
+        self.operator.release()
 
     def select(self, index: torch.Tensor) -> _Timed:
         with self.clock:
