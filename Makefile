@@ -2,6 +2,7 @@
 # make test       all tests                      (make test ARGS="-m 'not slow'" for the quick ones)
 # make lint       ruff, clang-format, mypy       (make format to apply the first two)
 # make bench      against the published loop     (ARGS are handed on, as everywhere)
+# make compat     installs and tests with the oldest and newest torch, in fresh environments
 # make gpu-check  on a machine with a GPU: kernels against references, GPU tests, benchmarks
 #
 # Each sets up what it needs: in the active virtual or conda environment if there is one, where it
@@ -61,7 +62,7 @@ INSTALL = $(PY) build_tools/workshop.py $(if $(OWN),--pinned)
 SCRIPTS = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("scripts"))')
 
 .NOTPARALLEL:
-.PHONY: help demo test lint format bench gpu-check clean remake
+.PHONY: help demo test lint format bench compat gpu-check clean remake
 help:
 	@awk '/^#/ { sub(/^# ?/, ""); print; next } { exit }' Makefile
 
@@ -103,6 +104,10 @@ format: $(STAMPS)/lint
 
 bench: $(STAMPS)/run
 	$(PY) -m benchmarks $(ARGS)
+
+# Needs no environment: it makes its own.
+compat:
+	$(PYTHON) build_tools/compat.py $(ARGS)
 
 gpu-check: $(STAMPS)/run $(STAMPS)/test
 	@$(PY) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make gpu-check needs an NVIDIA GPU that torch can use, and torch " + torch.__version__ + " finds none.")'

@@ -72,7 +72,7 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         """Builds ``pullback_ext._native``."""
         try:
-            module = self._build_native()
+            module = build_native(toolchain.require_toolchain(), self.distribution.get_version())
         except toolchain.BuildError as problem:
             # SystemExit, and not an error class of setuptools: those are printed with a traceback.
             sys.exit(f"pullback: {problem}")
@@ -80,109 +80,99 @@ class CMakeBuild(build_ext):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(module, target)
 
-    def _build_native(self) -> Path:
-        """Configures and builds; returns the path of the module."""
-        if not (ROOT / "CMakeLists.txt").is_file():
-            raise toolchain.BuildError(
-                f"{ROOT} has no CMakeLists.txt: build from a complete checkout or source archive."
-            )
-        compiler = toolchain.require_compiler()
-        headers = toolchain.require_python_headers()
-        mode, nvcc = toolchain.choose_cuda()
-        torch = toolchain.require_torch()
-        pybind11 = toolchain.require_pybind11()
-        cmake, ninja = toolchain.require_tools()
-        jobs = toolchain.parallel_jobs()
-        architectures = toolchain.cuda_architectures()
 
-        tag = "-".join(
-            [
-                sys.implementation.cache_tag,
-                sysconfig.get_platform(),
-                "cuda" if nvcc else "cpu",
-            ]
+def build_native(found: toolchain.Toolchain, version: str) -> Path:
+    """Configures and builds; returns the path of the module."""
+    kind = "cuda" if found.nvcc else "cpu"
+    folder = ROOT / "build" / f"{sys.implementation.cache_tag}-{sysconfig.get_platform()}-{kind}"
+    module = folder / "out" / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+    print(
+        f"pullback: torch {found.torch.version} in {found.torch.folder}; {found.compiler}; "
+        f"{found.nvcc or 'no CUDA toolkit: CPU only'}; {found.jobs} jobs",
+        flush=True,
+    )
+    with locked(folder):
+        forget_other_toolchain(folder, found)
+        headers = keep_headers(found.pybind11, folder / "pybind11")
+        call(
+            configuration(found, folder / "cmake", headers, module.parent, version),
+            "CMake could not configure the native library",
         )
-        folder = ROOT / "build" / tag
-        suffix = sysconfig.get_config_var("EXT_SUFFIX")
-        output = folder / "out"
-        with locked(folder):
-            self._forget_other_toolchain(
-                folder,
-                {
-                    "source": str(ROOT),
-                    "compiler": compiler,
-                    "nvcc": nvcc,
-                    "architectures": architectures,
-                },
-            )
-            configure = [
-                cmake,
-                *("-G", "Ninja"),
-                *("-S", str(ROOT)),
-                *("-B", str(folder / "cmake")),
-                "-DCMAKE_BUILD_TYPE=Release",
-                f"-DCMAKE_MAKE_PROGRAM={ninja}",
-                f"-DPULLBACK_CUDA={mode}",
-                f"-DPULLBACK_TORCH_DIR={torch.folder.resolve()}",
-                f"-DPULLBACK_PYTHON_INCLUDE={headers}",
-                f"-DPULLBACK_PYBIND11_INCLUDE={self._keep_headers(pybind11, folder)}",
-                f"-DPULLBACK_EXT_SUFFIX={suffix}",
-                f"-DPULLBACK_OUTPUT_DIR={output}",
-                f"-DPULLBACK_VERSION={self.distribution.get_version()}",
-            ]
-            if nvcc:
-                configure.append(f"-DCMAKE_CUDA_COMPILER={nvcc}")
-                if architectures:
-                    configure.append(f"-DCMAKE_CUDA_ARCHITECTURES={architectures}")
-            configure += shlex.split(os.environ.get("CMAKE_ARGS", ""))
-            print(
-                f"pullback: torch {torch.version} in {torch.folder}; {compiler}; "
-                f"{nvcc or 'no CUDA toolkit: CPU only'}; {jobs} jobs",
-                flush=True,
-            )
-            self._call(configure, "CMake could not configure the native library")
-            self._call(
-                [cmake, "--build", str(folder / "cmake"), "--parallel", str(jobs)],
-                "the native library does not compile",
-            )
-        module = output / f"_native{suffix}"
-        if not module.is_file():
-            raise toolchain.BuildError(f"CMake ended well and wrote no {module}.")
-        return module
+        call(
+            [found.cmake, "--build", str(folder / "cmake"), "--parallel", str(found.jobs)],
+            "the native library does not compile",
+        )
+    if not module.is_file():
+        raise toolchain.BuildError(f"CMake ended well and wrote no {module}.")
+    return module
 
-    @staticmethod
-    def _call(command: list[str], complaint: str) -> None:
-        print("+ " + shlex.join(command), flush=True)
-        done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, check=False)
-        if done.returncode:
-            raise toolchain.BuildError(
-                f"{complaint} (the cause stands above): to repeat it alone, run "
-                f"`{shlex.join(command)}`."
-            )
 
-    @staticmethod
-    def _forget_other_toolchain(folder: Path, toolchain_now: dict[str, str | None]) -> None:
-        """Drops CMake's cache when it was made for other compilers, GPUs or another checkout."""
-        record = folder / "toolchain.json"
-        now = json.dumps(toolchain_now, sort_keys=True)
-        if not record.is_file() or record.read_text() != now:
-            shutil.rmtree(folder / "cmake", ignore_errors=True)
-            record.write_text(now)
+def configuration(
+    found: toolchain.Toolchain, folder: Path, pybind11: Path, output: Path, version: str
+) -> list[str]:
+    """The command that configures the build in ``folder``; the module is written to ``output``."""
+    options = {
+        "CMAKE_BUILD_TYPE": "Release",
+        "CMAKE_MAKE_PROGRAM": found.ninja,
+        "PULLBACK_CUDA": found.cuda,
+        "PULLBACK_TORCH_DIR": found.torch.folder.resolve(),
+        "PULLBACK_PYTHON_INCLUDE": found.python_headers,
+        "PULLBACK_PYBIND11_INCLUDE": pybind11,
+        "PULLBACK_EXT_SUFFIX": sysconfig.get_config_var("EXT_SUFFIX"),
+        "PULLBACK_OUTPUT_DIR": output,
+        "PULLBACK_VERSION": version,
+    }
+    if found.nvcc:
+        options["CMAKE_CUDA_COMPILER"] = found.nvcc
+        if found.architectures:
+            options["CMAKE_CUDA_ARCHITECTURES"] = found.architectures
+    return [
+        *(found.cmake, "-G", "Ninja", "-S", str(ROOT), "-B", str(folder)),
+        *(f"-D{name}={value}" for name, value in options.items()),
+        *shlex.split(os.environ.get("CMAKE_ARGS", "")),
+    ]
 
-    @staticmethod
-    def _keep_headers(source: Path, folder: Path) -> Path:
-        """Copies pybind11's headers beside the build.
 
-        An isolated build has them under a new path each time, which would make every rebuild a
-        full one. Files that have not changed keep their dates.
-        """
-        kept = folder / "pybind11"
-        for path in sorted(source.rglob("*.h")):
-            copy = kept / path.relative_to(source)
-            if not copy.is_file() or copy.read_bytes() != path.read_bytes():
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, copy)
-        return kept
+def call(command: list[str], complaint: str) -> None:
+    """Shows a command and runs it; a failure is told with the command that repeats it."""
+    print("+ " + shlex.join(command), flush=True)
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise toolchain.BuildError(
+            f"{complaint} (the cause stands above): to repeat it alone, run "
+            f"`{shlex.join(command)}`."
+        )
+
+
+def forget_other_toolchain(folder: Path, found: toolchain.Toolchain) -> None:
+    """Drops CMake's cache when it was made for other compilers, GPUs or another checkout."""
+    record = folder / "toolchain.json"
+    now = json.dumps(
+        {
+            "source": str(ROOT),
+            "compiler": found.compiler,
+            "nvcc": found.nvcc,
+            "architectures": found.architectures,
+        },
+        sort_keys=True,
+    )
+    if not record.is_file() or record.read_text() != now:
+        shutil.rmtree(folder / "cmake", ignore_errors=True)
+        record.write_text(now)
+
+
+def keep_headers(source: Path, kept: Path) -> Path:
+    """Copies pybind11's headers to ``kept``, beside the build.
+
+    An isolated build has them under a new path each time, which would make every rebuild a full
+    one. Files that have not changed keep their dates.
+    """
+    for path in sorted(source.rglob("*.h")):
+        copy = kept / path.relative_to(source)
+        if not copy.is_file() or copy.read_bytes() != path.read_bytes():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+    return kept
 
 
 def scratch_folder() -> str:

@@ -7,6 +7,8 @@ below ask for torch only where the target environment has none; see ``toolchain.
 
 from __future__ import annotations
 
+import sys
+
 from setuptools.build_meta import (
     build_editable,
     build_sdist,
@@ -33,7 +35,10 @@ __all__ = [
 def get_requires_for_build_wheel(config_settings: dict | None = None) -> list[str]:
     """What to install before building a wheel, beyond pyproject.toml's own list."""
     del config_settings
-    return toolchain.build_requirements()
+    try:
+        return toolchain.build_requirements()
+    except toolchain.BuildError as problem:
+        sys.exit(f"pullback: {problem}")
 
 
 get_requires_for_build_editable = get_requires_for_build_wheel

@@ -212,13 +212,20 @@ def find_tool(*names: str, minimum: tuple[int, ...] = (0, 0)) -> str | None:
 
 
 def minimum_cmake() -> tuple[int, int]:
-    """The oldest CMake that CMakeLists.txt accepts."""
-    try:
-        text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
-    except OSError:
-        return (3, 24)
+    """The oldest CMake that CMakeLists.txt accepts.
+
+    Raises:
+        BuildError: there is no CMakeLists.txt that says so.
+    """
+    file = ROOT / "CMakeLists.txt"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
     found = re.search(r"cmake_minimum_required\s*\(\s*VERSION\s+(\d+)\.(\d+)", text)
-    return (int(found[1]), int(found[2])) if found else (3, 24)
+    if found is None:
+        raise BuildError(
+            f"{file} is needed to build and is missing or names no oldest CMake: run "
+            "`git checkout CMakeLists.txt`, or build from a complete source archive."
+        )
+    return int(found[1]), int(found[2])
 
 
 def find_cmake() -> str | None:
@@ -431,6 +438,49 @@ def parallel_jobs(env: Mapping[str, str] = os.environ) -> int:
     free = _free_memory()
     by_memory = cores if free is None else free // _BYTES_PER_JOB
     return max(1, min(cores or 1, by_memory or 1))
+
+
+# -------------------------------------------------------------------------------------- all of it
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """What one build uses, all of it found."""
+
+    compiler: str
+    python_headers: Path
+    torch: Torch
+    pybind11: Path
+    cmake: str
+    ninja: str
+    cuda: str  # AUTO, ON or OFF
+    nvcc: str | None
+    architectures: str | None  # as CMake has them; None for its default
+    jobs: int
+
+
+def require_toolchain(env: Mapping[str, str] = os.environ) -> Toolchain:
+    """Finds everything that a build needs.
+
+    Raises:
+        BuildError: something is missing.
+    """
+    compiler = require_compiler(env)  # first: what most machines lack
+    python_headers = require_python_headers()
+    cuda, nvcc = choose_cuda(env)
+    cmake, ninja = require_tools()
+    return Toolchain(
+        compiler=compiler,
+        python_headers=python_headers,
+        torch=require_torch(env),
+        pybind11=require_pybind11(),
+        cmake=cmake,
+        ninja=ninja,
+        cuda=cuda,
+        nvcc=nvcc,
+        architectures=cuda_architectures(env),
+        jobs=parallel_jobs(env),
+    )
 
 
 # ----------------------------------------------------------------------------------- requirements

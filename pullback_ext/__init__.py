@@ -205,9 +205,10 @@ def block_step(
 def ritz(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Eigenvalues and eigenvectors of symmetric matrices, t = vectors.mT diag(values) vectors.
 
-    Cyclic Jacobi rotations up to n = 96 on CUDA (one thread block a matrix) and n = 4 on the CPU,
-    ``torch.linalg.eigh`` above, which is faster there. No derivative; ``vmap`` folds into the
-    batch.
+    On CUDA cyclic Jacobi rotations up to n = 96, one thread block a matrix; larger matrices and all
+    matrices on the CPU go to ``torch.linalg.eigh``. On the CPU it is called for one matrix at a
+    time, so that a result does not depend on its place in the batch. No derivative; ``vmap`` folds
+    into the batch.
 
     Args:
         t: [B, n, n], any strides, of which the lower triangle is read; float64 or float32; CPU or
@@ -222,7 +223,7 @@ def ritz(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         RuntimeError: another shape or dtype; an input that carries a derivative; on the CPU, NaN
             or infinity.
 
-    Cost: about 12 n^3 multiply-adds a sweep, 6 to 9 sweeps.
+    Cost: Jacobi rotations take about 12 n^3 multiply-adds a sweep, 6 to 9 sweeps.
     """
     return _ritz(t)
 

@@ -258,6 +258,36 @@ def _guard(op: Op) -> Rule:
     return kernel
 
 
+#: The first release whose `torch.func` differentiates in inference mode. Earlier ones answer with
+#: zeros there, for torch's own functions too, as the Autograd key is off (pytorch#177318).
+_DERIVATIVES_IN_INFERENCE_MODE = (2, 12)
+
+
+def _inference_guard(op: Op) -> Rule:
+    """The BackendSelect-key kernel for a torch that loses derivatives in inference mode.
+
+    The tangents are gone when it runs, so it refuses every call inside `torch.func.jvp`. The other
+    transforms (`grad`, `vjp`, `linearize`) leave no trace that could be seen from here.
+    """
+    from torch._functorch import eager_transforms  # private, and of frozen releases alone
+
+    entry = overload(op.name)
+    below = torch._C._dispatch_keyset_full_after(torch._C.DispatchKey.BackendSelect)
+    newer = ".".join(map(str, _DERIVATIVES_IN_INFERENCE_MODE))
+
+    def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+        if eager_transforms.JVP_NESTING and torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                f"{op.name}: expected inputs without derivatives, got a call inside "
+                f"torch.func.jvp in inference mode, where torch {torch.__version__} answers with "
+                "silent zeros, whatever is differentiated: use torch.no_grad() in place of "
+                f"torch.inference_mode(), or install torch {newer} or newer."
+            )
+        return entry.redispatch(keyset & below, *args, **kwargs)
+
+    return kernel
+
+
 def _fallback(op: Op) -> Rule:
     """The plain-torch twin, which says once per device type why it is needed."""
     warned: set[str] = set()
@@ -293,6 +323,7 @@ def _register() -> torch.library.Library:
             f"{', '.join(missing)}. Build it again: pip install . (or, in a checkout that is "
             "installed with -e, pip install -e .)."
         )
+    release = _loader.torch_release(torch.__version__)
     library = torch.library.Library("pullback", "FRAGMENT")
     for op in OPS.values():
         if not loaded:
@@ -301,6 +332,8 @@ def _register() -> torch.library.Library:
         torch.library.register_vmap(f"pullback::{op.name}", op.vmap, lib=library)
         library.impl(op.name, _fallback(op), "CompositeExplicitAutograd")
         library.impl(op.name, _guard(op), "Autograd", with_keyset=True)
+        if release < _DERIVATIVES_IN_INFERENCE_MODE:
+            library.impl(op.name, _inference_guard(op), "BackendSelect", with_keyset=True)
     return library
 
 

@@ -73,7 +73,7 @@ def gram(a: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
     return full.triu() + full.triu(1).mT
 
 
-#: The most rows of a block that is made orthonormal.
+#: The most rows of a block that is made orthonormal; the native operators have the same limit.
 MOST_ROWS = 256
 
 
@@ -120,7 +120,7 @@ def _check_against(
         _fail(f"{op}: expected {name} on {block.device} like {block_name}, got {against.device}")
 
 
-def _check_room(op: str, block_name: str, block: torch.Tensor, others: int) -> None:
+def _check_row_counts(op: str, block_name: str, block: torch.Tensor, others: int) -> None:
     k, columns = block.shape[1:]
     if k > MOST_ROWS:
         _fail(f"{op}: expected at most {MOST_ROWS} rows in {block_name}, got {k}")
@@ -145,7 +145,7 @@ def check_orthonormalize(block: torch.Tensor, against: torch.Tensor | None = Non
     if against is not None:
         _check_against("orthonormalize", "against", "block", block, against)
     others = 0 if against is None else against.shape[1]
-    _check_room("orthonormalize", "block", block, others)
+    _check_row_counts("orthonormalize", "block", block, others)
 
 
 def check_block_step(w: torch.Tensor, v_old: torch.Tensor, basis: torch.Tensor) -> None:
@@ -162,7 +162,7 @@ def check_block_step(w: torch.Tensor, v_old: torch.Tensor, basis: torch.Tensor) 
     _check_rows("block_step", "w", w)
     _check_against("block_step", "v_old", "w", w, v_old)
     _check_against("block_step", "basis", "w", w, basis)
-    _check_room("block_step", "w", w, v_old.shape[1] + basis.shape[1])
+    _check_row_counts("block_step", "w", w, v_old.shape[1] + basis.shape[1])
 
 
 def check_ritz(t: torch.Tensor) -> None:
@@ -212,15 +212,15 @@ def _gram_schmidt(
         for _ in range(2):
             row = row - _project(row, q)
         distance = torch.linalg.vector_norm(row, dim=1)
-        drop = ~(distance > dependent_below(k, block.dtype))
-        replaced.append(drop)
+        give_up = ~(distance > dependent_below(k, block.dtype))
+        replaced.append(give_up)
         # Drawn for every row, needed or not: what replaces a row must not depend on other samples.
-        other = torch.randn(columns, generator=generator, dtype=torch.float64).to(row.device)
-        other = other.expand(batch, columns) / max(columns, 1) ** 0.5
+        random = torch.randn(columns, generator=generator, dtype=torch.float64).to(row.device)
+        random = random.expand(batch, columns) / max(columns, 1) ** 0.5
         for _ in range(3):
-            other = other - _project(other, q)
-            other = other / torch.linalg.vector_norm(other, dim=1, keepdim=True)
-        row = torch.where(drop.unsqueeze(1), other, row)
+            random = random - _project(random, q)
+            random = random / torch.linalg.vector_norm(random, dim=1, keepdim=True)
+        row = torch.where(give_up.unsqueeze(1), random, row)
         row = row / torch.linalg.vector_norm(row, dim=1, keepdim=True)
         q = torch.cat([q, row.unsqueeze(1)], dim=1)
     flags = torch.stack(replaced, 1) if k else block.new_zeros((batch, 0), dtype=torch.bool)

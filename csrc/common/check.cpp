@@ -4,6 +4,11 @@
 
 namespace pullback {
 
+void check_launch(const char* op, const char* error) {
+  if (error == nullptr) return;
+  fail(op, "CUDA: ", error, ": `python -m pullback_ext` tells what is usable here");
+}
+
 std::string shape_text(const torch::stable::Tensor& tensor) {
   std::ostringstream text;
   text << '[';

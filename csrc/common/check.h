@@ -23,6 +23,9 @@ void check(bool holds, const char* op, const Parts&... parts) {
   if (!holds) fail(op, parts...);
 }
 
+// Throws if a launcher returned what CUDA complained of.
+void check_launch(const char* op, const char* error);
+
 // "[8, 50, 16384]"
 std::string shape_text(const torch::stable::Tensor& tensor);
 // "float32"

@@ -3,11 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "common/gram_params.h"
 #include "cpu/gram.h"
 #include "cpu/tiles.h"
-#include "numerics/half.h"
+#include "numerics/entry_type.h"
 
 namespace pullback::cpu {
 namespace {
@@ -17,21 +18,20 @@ void gram_item(const GramParams& params, int64_t item, char* scratch) {
   using Real = typename V::Real;
   const int64_t k = params.a.rows, p = params.b.rows;
   const int64_t sample = item / params.splits.count, part = item % params.splits.count;
-  const int64_t begin = part * params.splits.columns;
-  const int64_t limit = begin + params.splits.columns;
-  const int64_t end = limit < params.columns ? limit : params.columns;
+  const ColumnRange columns = columns_of_part(params.splits, part, params.columns);
 
   Real* a = reinterpret_cast<Real*>(scratch);
   Real* b = params.symmetric ? a : a + k * kPitch<Real>;
   double* sums = reinterpret_cast<double*>(scratch + (params.symmetric ? k : k + p) *
                                                          kPitchBytes);  // [k, p, kSums]
 
-  for (int64_t column = begin; column < end; column += kPanel<Real>) {
-    const int64_t count = end - column < kPanel<Real> ? end - column : kPanel<Real>;
-    const int64_t steps = (count + V::kLanes - 1) / V::kLanes;
+  for (int64_t column = columns.begin; column < columns.end; column += kPanel<Real>) {
+    const int64_t left = columns.end - column;
+    const int64_t count = left < kPanel<Real> ? left : kPanel<Real>;
+    const int64_t steps = ceil_divide(count, V::kLanes);
     pack<T>(params.a, sample, column, count, steps * V::kLanes, a);
     if (!params.symmetric) pack<T>(params.b, sample, column, count, steps * V::kLanes, b);
-    gram_panel<V>(a, k, b, p, params.symmetric, steps, sums, column == begin);
+    gram_panel<V>(a, k, b, p, params.symmetric, steps, sums, column == columns.begin);
   }
 
   double* out =
@@ -48,20 +48,11 @@ void gram_item(const GramParams& params, int64_t item, char* scratch) {
 template <class V32, class V64>
 void gram_items(const GramParams& params, int64_t begin, int64_t end, char* scratch) {
   for (int64_t item = begin; item < end; ++item) {
-    switch (params.dtype) {
-      case Dtype::kFloat32:
-        gram_item<V32, float>(params, item, scratch);
-        break;
-      case Dtype::kFloat64:
-        gram_item<V64, double>(params, item, scratch);
-        break;
-      case Dtype::kFloat16:
-        gram_item<V32, Half>(params, item, scratch);
-        break;
-      case Dtype::kBFloat16:
-        gram_item<V32, BFloat16>(params, item, scratch);
-        break;
-    }
+    with_entry_type(params.dtype, [&](auto entry) {
+      using T = decltype(entry);
+      using V = std::conditional_t<sizeof(Working<T>) == 8, V64, V32>;
+      gram_item<V, T>(params, item, scratch);
+    });
   }
 }
 

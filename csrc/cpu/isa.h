@@ -1,6 +1,8 @@
 // Which instruction set the CPU kernels use, decided once per process.
 #pragma once
 
+#include <cstddef>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -17,5 +19,22 @@ Isa isa_in_use();
 
 const char* isa_name(Isa isa);
 std::vector<std::string> isa_compiled();
+
+// A function that is compiled once per instruction set, for one of them.
+template <class Function>
+struct Version {
+  Isa isa;
+  Function* function;
+};
+
+// The version for the instruction set in use. Throws, naming the op, where there is none.
+template <class Function, size_t Count>
+Function* version_in_use(const char* op, const Version<Function> (&versions)[Count]) {
+  for (const Version<Function>& version : versions) {
+    if (version.isa == isa_in_use()) return version.function;
+  }
+  throw std::runtime_error(std::string(op) +
+                           ": expected a processor with AVX2, FMA and F16C, got an older one");
+}
 
 }  // namespace pullback::cpu

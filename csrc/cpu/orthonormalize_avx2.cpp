@@ -4,9 +4,9 @@
 
 namespace pullback::cpu {
 
-void orthonormalize_items_avx2(const OrthonormalizeRung& rung, int64_t begin, int64_t end,
+void orthonormalize_items_avx2(const OrthonormalizePass& pass, int64_t begin, int64_t end,
                                char* scratch) {
-  rung_items<Float8, Double4>(rung, begin, end, scratch);
+  pass_items<Float8, Double4>(pass, begin, end, scratch);
 }
 
 }  // namespace pullback::cpu

@@ -4,9 +4,9 @@
 
 namespace pullback::cpu {
 
-void orthonormalize_items_avx512(const OrthonormalizeRung& rung, int64_t begin, int64_t end,
+void orthonormalize_items_avx512(const OrthonormalizePass& pass, int64_t begin, int64_t end,
                                  char* scratch) {
-  rung_items<Float16, Double8>(rung, begin, end, scratch);
+  pass_items<Float16, Double8>(pass, begin, end, scratch);
 }
 
 }  // namespace pullback::cpu

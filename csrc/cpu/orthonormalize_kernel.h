@@ -7,9 +7,11 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "cpu/orthonormalize_items.h"
+#include <type_traits>
+
+#include "cpu/orthonormalize_pass.h"
 #include "cpu/tiles.h"
-#include "numerics/half.h"
+#include "numerics/entry_type.h"
 #include "numerics/random.h"
 
 namespace pullback::cpu {
@@ -17,40 +19,44 @@ namespace {
 
 // The part of N that an item is.
 struct Part {
-  int64_t sample, place;  // place: among all parts of all samples
-  int64_t begin, end;
+  int64_t sample, index;  // index: among all parts of all samples
+  ColumnRange columns;
 };
 
-inline Part part_of(const OrthonormalizeRung& x, int64_t item) {
-  const OrthonormalizeParams& params = *x.params;
-  const int64_t sample = x.samples[item / params.splits.count], part = item % params.splits.count;
-  const int64_t begin = part * params.splits.columns, limit = begin + params.splits.columns;
-  return {sample, sample * params.splits.count + part, begin,
-          limit < params.columns ? limit : params.columns};
+inline Part part_of(const OrthonormalizePass& pass, int64_t item) {
+  const Splits& splits = pass.params->splits;
+  const int64_t sample = pass.samples[item / splits.count], part = item % splits.count;
+  return {sample, sample * splits.count + part,
+          columns_of_part(splits, part, pass.params->columns)};
 }
 
 // ------------------------------------------------------------------------------------- exponents
 
+// A signed integer as wide as T.
+template <class T>
+using Bits = std::conditional_t<sizeof(T) == 8, int64_t,
+                                std::conditional_t<sizeof(T) == 4, int32_t, int16_t>>;
+
 // The exponents of a part's rows. Magnitudes are compared as bits, by which infinity and NaN are
 // the largest; as signed ones, since that is the comparison which every instruction set has.
-template <class T, class Bits>
-void measure(const Rows& rows, const Part& part, int* exponent) {
-  constexpr Bits magnitude = static_cast<Bits>(~(Bits{1} << (8 * sizeof(Bits) - 1)));
+template <class T>
+void row_exponents(const Rows& rows, const Part& part, int* exponent) {
+  constexpr Bits<T> magnitude = static_cast<Bits<T>>(~(Bits<T>{1} << (8 * sizeof(T) - 1)));
   const T* from = static_cast<const T*>(rows.data) + part.sample * rows.batch_stride +
-                  part.begin * rows.column_stride;
+                  part.columns.begin * rows.column_stride;
   for (int64_t i = 0; i < rows.rows; ++i, from += rows.row_stride) {
-    Bits peak = 0;
-    const auto look = [&](int64_t at) {
-      Bits bits;
+    Bits<T> peak = 0;
+    const auto include = [&](int64_t at) {
+      Bits<T> bits;
       memcpy(&bits, from + at, sizeof bits);
-      bits = static_cast<Bits>(bits & magnitude);
+      bits = static_cast<Bits<T>>(bits & magnitude);
       peak = bits > peak ? bits : peak;
     };
-    const int64_t count = part.end - part.begin;
+    const int64_t count = part.columns.end - part.columns.begin;
     if (rows.column_stride == 1) {
-      for (int64_t c = 0; c < count; ++c) look(c);
+      for (int64_t c = 0; c < count; ++c) include(c);
     } else {
-      for (int64_t c = 0; c < count; ++c) look(c * rows.column_stride);
+      for (int64_t c = 0; c < count; ++c) include(c * rows.column_stride);
     }
     T largest;
     memcpy(&largest, &peak, sizeof peak);
@@ -59,26 +65,9 @@ void measure(const Rows& rows, const Part& part, int* exponent) {
   }
 }
 
-inline void measure(const OrthonormalizeParams& params, const Part& part, int* exponent) {
-  switch (params.dtype) {
-    case Dtype::kFloat32:
-      measure<float, int32_t>(params.block, part, exponent);
-      break;
-    case Dtype::kFloat64:
-      measure<double, int64_t>(params.block, part, exponent);
-      break;
-    case Dtype::kFloat16:
-      measure<Half, int16_t>(params.block, part, exponent);
-      break;
-    case Dtype::kBFloat16:
-      measure<BFloat16, int16_t>(params.block, part, exponent);
-      break;
-  }
-}
+// ------------------------------------------------------------------------------------ one pass
 
-// ------------------------------------------------------------------------------------ one rung
-
-// Where the panels of a worker lie in its scratch.
+// Where the panels of an item lie in its scratch.
 template <class Real>
 struct Panels {
   Real* block;    // k rows
@@ -101,46 +90,43 @@ struct Window {
   int64_t sample, first, count, padded;
 };
 
-// The block as it is given, each row times a power of two. In two factors: one of them alone may
-// be out of range.
+// The block as it is given, each row times a power of two: by two of them, as one alone may be out
+// of range.
 template <class T, class Real>
 void pack_scaled(const Rows& rows, const Window& w, const int* exponent, Real* to) {
   pack<T>(rows, w.sample, w.first, w.count, w.padded, to);
   for (int64_t i = 0; i < rows.rows; ++i, to += kPitch<Real>) {
     if (exponent[i] == 0 || exponent[i] == kZeroRow || exponent[i] == kNotFinite) continue;
     const int half = -exponent[i] / 2;
-    const Real near = static_cast<Real>(ldexp(1.0, half));
-    const Real rest = static_cast<Real>(ldexp(1.0, -exponent[i] - half));
-    for (int64_t c = 0; c < w.count; ++c) to[c] = to[c] * near * rest;
+    const Real first = static_cast<Real>(ldexp(1.0, half));
+    const Real second = static_cast<Real>(ldexp(1.0, -exponent[i] - half));
+    for (int64_t c = 0; c < w.count; ++c) to[c] = to[c] * first * second;
   }
 }
 
 template <class Real>
 void pack_block(const OrthonormalizeParams& params, const Window& w, const int* exponent,
                 Real* to) {
-  if constexpr (sizeof(Real) == 8) {
-    pack_scaled<double>(params.block, w, exponent, to);
-  } else if (params.dtype == Dtype::kFloat32) {
-    pack_scaled<float>(params.block, w, exponent, to);
-  } else if (params.dtype == Dtype::kFloat16) {
-    pack_scaled<Half>(params.block, w, exponent, to);
-  } else {
-    pack_scaled<BFloat16>(params.block, w, exponent, to);
-  }
+  with_entry_type(params.dtype, [&](auto entry) {
+    using T = decltype(entry);
+    if constexpr (sizeof(Working<T>) == sizeof(Real)) {
+      pack_scaled<T>(params.block, w, exponent, to);
+    }
+  });
 }
 
 // Random rows where rows were given up, then the panel goes to its place in q.
 template <class V>
-void finish_panel(const OrthonormalizeRung& x, const Window& w, typename V::Real* panel) {
+void write_panel(const OrthonormalizePass& pass, const Window& w, typename V::Real* panel) {
   using Real = typename V::Real;
-  const OrthonormalizeParams& params = *x.params;
+  const OrthonormalizeParams& params = *pass.params;
   const int64_t k = params.block.rows;
   const double norm = 1.0 / sqrt(static_cast<double>(params.columns));
-  const bool* const fresh = x.fresh + w.sample * k;
+  const bool* const given_up = pass.given_up + w.sample * k;
   Real* q = static_cast<Real*>(params.q) + w.sample * k * params.columns + w.first;
   for (int64_t i = 0; i < k; ++i, panel += kPitch<Real>, q += params.columns) {
-    for (int64_t c = 0; fresh[i] && c < w.count; ++c) {
-      panel[c] = static_cast<Real>(norm * gaussian(params.seed, i, w.first + c, x.number));
+    for (int64_t c = 0; given_up[i] && c < w.count; ++c) {
+      panel[c] = static_cast<Real>(norm * gaussian(params.seed, i, w.first + c, pass.number));
     }
     int64_t c = 0;
     for (; c + V::kLanes <= w.count; c += V::kLanes) V::store_unaligned(q + c, V::load(panel + c));
@@ -149,41 +135,44 @@ void finish_panel(const OrthonormalizeRung& x, const Window& w, typename V::Real
 }
 
 template <class V>
-void write_products(const OrthonormalizeRung& x, const Panels<typename V::Real>& panels, int64_t k,
-                    int64_t p, double* to) {
+void write_products(const OrthonormalizePass& pass, const Panels<typename V::Real>& panels,
+                    int64_t k, int64_t p, double* to) {
   for (int64_t i = 0; i < k; ++i) {
     for (int64_t j = 0; j <= i; ++j) {
-      to[i * x.layout.pitch + j] = sum_of_lanes<V>(panels.g + (j * k + i) * V::kSums);
+      to[i * pass.layout.pitch + j] = sum_of_lanes<V>(panels.g + (j * k + i) * V::kSums);
     }
   }
-  to += x.layout.h;
+  to += pass.layout.h;
   for (int64_t e = 0; e < k * p; ++e) to[e] = sum_of_lanes<V>(panels.h + e * V::kSums);
 }
 
 // One read of the block and of the rows that it is made orthogonal to, and one write of q.
 template <class V>
-void rung_item(const OrthonormalizeRung& x, int64_t item, char* scratch) {
+void pass_item(const OrthonormalizePass& pass, int64_t item, char* scratch) {
   using Real = typename V::Real;
-  const OrthonormalizeParams& params = *x.params;
-  const int64_t k = params.block.rows, p = params.against[0].rows + params.against[1].rows;
-  const Part part = part_of(x, item);
+  const OrthonormalizeParams& params = *pass.params;
+  const int64_t k = params.block.rows, p = against_rows(params);
+  const Part part = part_of(pass, item);
   const Panels<Real> panels = panels_in<Real>(scratch, k, p);
-  const bool apply = x.number > 0, multiply = !x.last[part.sample];
+  const bool apply = pass.number > 0, multiply = !pass.last[part.sample];
   const Rows written{params.q, k, k * params.columns, params.columns, 1};
-  const Real* const transform = static_cast<const Real*>(x.transform) + part.sample * k * (k + p);
-  const int* exponent = x.exponent + part.sample * k;
+  const Real* const transform =
+      static_cast<const Real*>(pass.transform) + part.sample * k * (k + p);
+  const int* exponent = pass.exponent + part.sample * k;
   if (!apply) {
-    int* const own = x.part_exponent + part.place * k;
-    measure(params, part, own);
-    exponent = own;
+    int* const of_part = pass.part_exponent + part.index * k;
+    with_entry_type(params.dtype, [&](auto entry) {
+      row_exponents<decltype(entry)>(params.block, part, of_part);
+    });
+    exponent = of_part;
   }
 
-  for (int64_t column = part.begin; column < part.end; column += kPanel<Real>) {
-    const int64_t left = part.end - column;
+  for (int64_t column = part.columns.begin; column < part.columns.end; column += kPanel<Real>) {
+    const int64_t left = part.columns.end - column;
     const int64_t count = left < kPanel<Real> ? left : kPanel<Real>;
-    const int64_t steps = (count + V::kLanes - 1) / V::kLanes;
+    const int64_t steps = ceil_divide(count, V::kLanes);
     const Window w{part.sample, column, count, steps * V::kLanes};
-    if (x.number > 1) {
+    if (pass.number > 1) {
       pack<Real>(written, w.sample, w.first, w.count, w.padded, panels.block);
     } else {
       pack_block(params, w, exponent, panels.block);
@@ -195,25 +184,26 @@ void rung_item(const OrthonormalizeRung& x, int64_t item, char* scratch) {
     }
     if (apply) {
       product_panel<V>(transform, k, p, panels.block, steps, panels.q);
-      finish_panel<V>(x, w, panels.q);
+      write_panel<V>(pass, w, panels.q);
     }
     if (multiply) {
       const Real* const rows = apply ? panels.q : panels.block;
-      const bool first = column == part.begin;
+      const bool first = column == part.columns.begin;
       gram_panel<V>(rows, k, rows, k, true, steps, panels.g, first);
       gram_panel<V>(rows, k, panels.against, p, false, steps, panels.h, first);
     }
   }
-  if (multiply) write_products<V>(x, panels, k, p, x.products + part.place * x.layout.entries);
+  if (multiply)
+    write_products<V>(pass, panels, k, p, pass.products + part.index * pass.layout.entries);
 }
 
 template <class V32, class V64>
-void rung_items(const OrthonormalizeRung& x, int64_t begin, int64_t end, char* scratch) {
+void pass_items(const OrthonormalizePass& pass, int64_t begin, int64_t end, char* scratch) {
   for (int64_t item = begin; item < end; ++item) {
-    if (x.params->work == Dtype::kFloat64) {
-      rung_item<V64>(x, item, scratch);
+    if (pass.params->working_dtype == Dtype::kFloat64) {
+      pass_item<V64>(pass, item, scratch);
     } else {
-      rung_item<V32>(x, item, scratch);
+      pass_item<V32>(pass, item, scratch);
     }
   }
 }

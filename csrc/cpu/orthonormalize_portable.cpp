@@ -4,9 +4,9 @@
 
 namespace pullback::cpu {
 
-void orthonormalize_items_portable(const OrthonormalizeRung& rung, int64_t begin, int64_t end,
+void orthonormalize_items_portable(const OrthonormalizePass& pass, int64_t begin, int64_t end,
                                    char* scratch) {
-  rung_items<Lanes<float>, Lanes<double>>(rung, begin, end, scratch);
+  pass_items<Lanes<float>, Lanes<double>>(pass, begin, end, scratch);
 }
 
 }  // namespace pullback::cpu

@@ -22,50 +22,49 @@
 namespace pullback::cpu {
 namespace {
 
+// An M x N tile of a Gram product over one panel.
 template <class V, int M, int N>
-void gram_tile(const typename V::Real* x, const typename V::Real* y, int64_t steps, double* sums,
-               int64_t sums_row, bool first) {
-  constexpr int64_t pitch = kPitch<typename V::Real>;
-  typename V::Reg acc[M][N];
-#pragma GCC unroll 8
-  for (int i = 0; i < M; ++i) {
-#pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) acc[i][j] = V::zero();
-  }
-  for (int64_t s = 0; s < steps; ++s) {
-    typename V::Reg column[N];
-#pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) column[j] = V::load(y + j * pitch);
+struct GramTile {
+  static void run(const typename V::Real* x, const typename V::Real* y, int64_t steps, double* sums,
+                  int64_t sums_row, bool first) {
+    constexpr int64_t pitch = kPitch<typename V::Real>;
+    typename V::Reg acc[M][N];
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
-      const typename V::Reg row = V::load(x + i * pitch);
 #pragma GCC unroll 8
-      for (int j = 0; j < N; ++j) acc[i][j] = V::fma(row, column[j], acc[i][j]);
+      for (int j = 0; j < N; ++j) acc[i][j] = V::zero();
     }
-    x += V::kLanes;
-    y += V::kLanes;
-  }
+    for (int64_t s = 0; s < steps; ++s) {
+      typename V::Reg column[N];
 #pragma GCC unroll 8
-  for (int i = 0; i < M; ++i) {
+      for (int j = 0; j < N; ++j) column[j] = V::load(y + j * pitch);
 #pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) V::flush(acc[i][j], sums + i * sums_row + j * V::kSums, first);
+      for (int i = 0; i < M; ++i) {
+        const typename V::Reg row = V::load(x + i * pitch);
+#pragma GCC unroll 8
+        for (int j = 0; j < N; ++j) acc[i][j] = V::fma(row, column[j], acc[i][j]);
+      }
+      x += V::kLanes;
+      y += V::kLanes;
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 8
+      for (int j = 0; j < N; ++j) V::flush(acc[i][j], sums + i * sums_row + j * V::kSums, first);
+    }
   }
-}
+};
 
-template <class V>
-using GramTile = void (*)(const typename V::Real*, const typename V::Real*, int64_t, double*,
-                          int64_t, bool);
-
-// One kernel per tile of m <= kRows by n <= kCols entries, so that edges cost what they hold.
-template <class V, int M = V::kRows, int N = V::kCols>
-GramTile<V> pick_gram_tile(int64_t m, int64_t n) {
+// One kernel per tile of m <= M by n <= N entries, so that edges cost what they hold.
+template <template <class, int, int> class Tile, class V, int M, int N>
+auto pick_tile(int64_t m, int64_t n) {
   if constexpr (M > 1) {
-    if (m < M) return pick_gram_tile<V, M - 1, N>(m, n);
+    if (m < M) return pick_tile<Tile, V, M - 1, N>(m, n);
   }
   if constexpr (N > 1) {
-    if (n < N) return pick_gram_tile<V, M, N - 1>(m, n);
+    if (n < N) return pick_tile<Tile, V, M, N - 1>(m, n);
   }
-  return gram_tile<V, M, N>;
+  return Tile<V, M, N>::run;
 }
 
 // The products of k rows x with p rows y over one panel of steps * kLanes columns, added to `sums`
@@ -80,8 +79,8 @@ void gram_panel(const typename V::Real* x, int64_t k, const typename V::Real* y,
     const int64_t m = k - i < V::kRows ? k - i : V::kRows;
     for (int64_t j = symmetric ? i : 0; j < p; j += V::kCols) {
       const int64_t n = p - j < V::kCols ? p - j : V::kCols;
-      pick_gram_tile<V>(m, n)(x + i * pitch, y + j * pitch, steps, sums + (i * p + j) * V::kSums,
-                              p * V::kSums, first);
+      pick_tile<GramTile, V, V::kRows, V::kCols>(m, n)(
+          x + i * pitch, y + j * pitch, steps, sums + (i * p + j) * V::kSums, p * V::kSums, first);
     }
   }
 }
@@ -93,52 +92,39 @@ double sum_of_lanes(const double* lanes) {
   return sum;
 }
 
-// Operands of a product: T [rows, width] times the panel of `width` rows, of which columns (of T)
-// `head` .. `tail` are zero and left out.
+// An M x N tile of T [rows, width] times the panel of `width` rows, of which columns (of T) `head`
+// .. `tail` are zero and left out.
 template <class V, int M, int N>
-void product_tile(const typename V::Real* t, int64_t width, int64_t head, int64_t tail,
+struct ProductTile {
+  static void run(const typename V::Real* t, int64_t width, int64_t head, int64_t tail,
                   const typename V::Real* x, typename V::Real* out) {
-  constexpr int64_t pitch = kPitch<typename V::Real>;
-  typename V::Reg acc[M][N];
-#pragma GCC unroll 8
-  for (int i = 0; i < M; ++i) {
-#pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) acc[i][j] = V::zero();
-  }
-  const auto add = [&](int64_t l) {
-    typename V::Reg column[N];
-#pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) column[j] = V::load(x + l * pitch + j * V::kLanes);
+    constexpr int64_t pitch = kPitch<typename V::Real>;
+    typename V::Reg acc[M][N];
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
-      const typename V::Reg factor = V::broadcast(t[i * width + l]);
 #pragma GCC unroll 8
-      for (int j = 0; j < N; ++j) acc[i][j] = V::fma(factor, column[j], acc[i][j]);
+      for (int j = 0; j < N; ++j) acc[i][j] = V::zero();
     }
-  };
-  for (int64_t l = 0; l < head; ++l) add(l);
-  for (int64_t l = tail; l < width; ++l) add(l);
+    const auto add = [&](int64_t l) {
+      typename V::Reg column[N];
 #pragma GCC unroll 8
-  for (int i = 0; i < M; ++i) {
+      for (int j = 0; j < N; ++j) column[j] = V::load(x + l * pitch + j * V::kLanes);
 #pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) V::store(out + i * pitch + j * V::kLanes, acc[i][j]);
+      for (int i = 0; i < M; ++i) {
+        const typename V::Reg factor = V::broadcast(t[i * width + l]);
+#pragma GCC unroll 8
+        for (int j = 0; j < N; ++j) acc[i][j] = V::fma(factor, column[j], acc[i][j]);
+      }
+    };
+    for (int64_t l = 0; l < head; ++l) add(l);
+    for (int64_t l = tail; l < width; ++l) add(l);
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 8
+      for (int j = 0; j < N; ++j) V::store(out + i * pitch + j * V::kLanes, acc[i][j]);
+    }
   }
-}
-
-template <class V>
-using ProductTile = void (*)(const typename V::Real*, int64_t, int64_t, int64_t,
-                             const typename V::Real*, typename V::Real*);
-
-template <class V, int M = V::kProductRows, int N = V::kProductCols>
-ProductTile<V> pick_product_tile(int64_t m, int64_t n) {
-  if constexpr (M > 1) {
-    if (m < M) return pick_product_tile<V, M - 1, N>(m, n);
-  }
-  if constexpr (N > 1) {
-    if (n < N) return pick_product_tile<V, M, N - 1>(m, n);
-  }
-  return product_tile<V, M, N>;
-}
+};
 
 // out [k rows] = t [k, k + p] x [k + p rows] over one panel, where the first k columns of t are
 // lower triangular. A strip of vectors of all rows is read from the first-level cache by all tiles.
@@ -150,8 +136,8 @@ void product_panel(const typename V::Real* t, int64_t k, int64_t p, const typena
     const int64_t n = steps - s < V::kProductCols ? steps - s : V::kProductCols;
     for (int64_t i = 0; i < k; i += V::kProductRows) {
       const int64_t m = k - i < V::kProductRows ? k - i : V::kProductRows;
-      pick_product_tile<V>(m, n)(t + i * (k + p), k + p, i + m, k, x + s * V::kLanes,
-                                 out + i * pitch + s * V::kLanes);
+      pick_tile<ProductTile, V, V::kProductRows, V::kProductCols>(m, n)(
+          t + i * (k + p), k + p, i + m, k, x + s * V::kLanes, out + i * pitch + s * V::kLanes);
     }
   }
 }

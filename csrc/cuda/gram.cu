@@ -1,48 +1,57 @@
 // gram on CUDA: a split-K product with plain fused multiply-adds (tile.h), then the sum of the
-// splits. Every entry is summed in one order, fixed by N, k and p.
+// parts. Every entry is summed in one order, fixed by N, k and p.
 #include "cuda/gram.h"
 
 #include "cuda/launch.h"
+#include "cuda/splits.h"
 #include "cuda/tile.h"
+#include "numerics/entry_type.h"
 
 namespace pullback::cuda {
 namespace {
 
+// Tiles of the result. Of a symmetric one those of the upper triangle are computed.
+struct ResultTiles {
+  int64_t rows;
+  int64_t columns;
+  bool symmetric;
+
+  PULLBACK_HD int64_t count() const { return symmetric ? triangle(rows) : rows * columns; }
+};
+
+ResultTiles result_tiles(int64_t k, int64_t p, bool symmetric, int64_t side) {
+  return {ceil_divide(k, side), ceil_divide(p, side), symmetric};
+}
+
 template <class T, class Real, int R>
 __global__ void __launch_bounds__(kThreads, kBlocks<Real, R>)
-    gram_split(GramParams params, int64_t items) {
+    gram_split(GramParams params, ResultTiles tiles) {
   PULLBACK_SHARED(shared);
   const int64_t k = params.a.rows, p = params.b.rows;
-  const int64_t tile_rows = (k + 16 * R - 1) / (16 * R), tile_cols = (p + 16 * R - 1) / (16 * R);
-  const int64_t tiles = params.symmetric ? tile_rows * (tile_rows + 1) / 2 : tile_rows * tile_cols;
+  const int64_t items = params.batch * tiles.count() * params.splits.count;
 
-  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    const int64_t part = item % params.splits.count;
-    const int64_t tile = item / params.splits.count % tiles;
-    const int64_t sample = item / params.splits.count / tiles;
+  for (int64_t index = blockIdx.x; index < items; index += gridDim.x) {
+    const Item item = item_at(index, tiles.count(), params.splits.count);
     int64_t ti, tj;
-    if (params.symmetric) {
-      upper_tile(tile, tile_rows, &ti, &tj);
+    if (tiles.symmetric) {
+      upper_tile(item.which, tiles.rows, &ti, &tj);
     } else {
-      ti = tile / tile_cols;
-      tj = tile % tile_cols;
+      ti = item.which / tiles.columns;
+      tj = item.which % tiles.columns;
     }
-    const int64_t row = ti * 16 * R, col = tj * 16 * R;
-    const int64_t begin = part * params.splits.columns;
-    const int64_t end = begin + params.splits.columns < params.columns
-                            ? begin + params.splits.columns
-                            : params.columns;
-    const RowReader<T, Real> a(params.a, sample, row, nullptr);
-    const RowReader<T, Real> b(params.b, sample, col, nullptr);
+    const int64_t row = ti * kTile<R>, col = tj * kTile<R>;
+    const RowReader<T, Real> a(params.a, item.sample, row, nullptr);
+    const RowReader<T, Real> b(params.b, item.sample, col, nullptr);
     double total[R][R] = {};
     tile_product<Real, R>(
-        shared, begin, end,
+        shared, columns_of_part(params.splits, item.part, params.columns),
         [&](int64_t column, int64_t stop, Real* x, Real* y) {
-          stage<Real, R>(a, column, stop, x);
-          stage<Real, R>(b, column, stop, y);
+          load_strip<Real, R>(a, column, stop, x);
+          load_strip<Real, R>(b, column, stop, y);
         },
         total);
-    double* const partial = params.partial + (sample * params.splits.count + part) * k * p;
+    double* const partial =
+        params.partial + (item.sample * params.splits.count + item.part) * k * p;
     store_tile(total, k - row, p - col, p, partial + row * p + col);
   }
 }
@@ -65,16 +74,13 @@ __global__ void __launch_bounds__(kThreads) gram_sum(GramParams params) {
 
 template <class T, class Real, int R>
 const char* run(const GramParams& params, void* stream) {
-  const int64_t rows = (params.a.rows + 16 * R - 1) / (16 * R);
-  const int64_t cols = (params.b.rows + 16 * R - 1) / (16 * R);
-  const int64_t tiles = params.symmetric ? rows * (rows + 1) / 2 : rows * cols;
-  const int64_t items = params.batch * tiles * params.splits.count;
+  const int64_t k = params.a.rows, p = params.b.rows;
+  const ResultTiles tiles = result_tiles(k, p, params.symmetric, kTile<R>);
+  const int64_t items = params.batch * tiles.count() * params.splits.count;
   PULLBACK_LAUNCH((gram_split<T, Real, R>), grid_of(items), kThreads, (tile_bytes<Real, R>()),
-                  stream, params, items);
+                  stream, params, tiles);
   if (const char* error = launch_error()) return error;
-  const int64_t entries = params.batch * params.a.rows * params.b.rows;
-  PULLBACK_LAUNCH(gram_sum, grid_of((entries + kThreads - 1) / kThreads), kThreads, 0, stream,
-                  params);
+  PULLBACK_LAUNCH(gram_sum, grid_of(params.batch * k * p, kThreads), kThreads, 0, stream, params);
   return launch_error();
 }
 
@@ -82,29 +88,27 @@ const char* run(const GramParams& params, void* stream) {
 template <class T, class Real>
 const char* pick(const GramParams& params, void* stream) {
   const int64_t wide = params.a.rows > params.b.rows ? params.a.rows : params.b.rows;
-  if (wide <= 16) return run<T, Real, 1>(params, stream);
-  if (wide <= 32) return run<T, Real, 2>(params, stream);
+  if (wide <= kTile<1>) return run<T, Real, 1>(params, stream);
+  if (wide <= kTile<2>) return run<T, Real, 2>(params, stream);
   return run<T, Real, 4>(params, stream);
 }
 
 }  // namespace
+
+int64_t gram_most_splits(int64_t k, int64_t p, bool symmetric) {
+  // Smaller tiles than the largest are taken only where there is one of them.
+  return most_splits(result_tiles(k, p, symmetric, kTile<4>).count());
+}
 
 const char* gram(const GramParams& params, void* stream) {
   if (params.batch == 0 || params.a.rows == 0 || params.b.rows == 0 || params.columns == 0) {
     return "an empty product needs no launch";  // the caller has answered it
   }
   if (const char* error = select_device(params.device)) return error;
-  switch (params.dtype) {
-    case Dtype::kFloat32:
-      return pick<float, float>(params, stream);
-    case Dtype::kFloat64:
-      return pick<double, double>(params, stream);
-    case Dtype::kFloat16:
-      return pick<Half, float>(params, stream);
-    case Dtype::kBFloat16:
-      return pick<BFloat16, float>(params, stream);
-  }
-  return "unknown dtype";
+  return with_entry_type(params.dtype, [&](auto entry) {
+    using T = decltype(entry);
+    return pick<T, Working<T>>(params, stream);
+  });
 }
 
 }  // namespace pullback::cuda

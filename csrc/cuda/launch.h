@@ -1,4 +1,5 @@
-// Kernel launches, in one spelling for nvcc and for the host emulation of the tests.
+// Kernel launches, in one spelling for nvcc and for the host emulation of the tests, and the limits
+// of a launch.
 //
 //   PULLBACK_SHARED(name)    the block's shared memory, a char*, aligned to 16 bytes
 //   PULLBACK_LAUNCH(kernel, grid, block, bytes, stream, arguments...)
@@ -16,16 +17,21 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "common/integers.h"
+
 namespace pullback::cuda {
+
+constexpr int kThreads = 256;  // of a block, in every kernel
 
 // Limit of gridDim.x; kernels walk over what is beyond. Tests make it small to see them walk.
 #if !defined(PULLBACK_MOST_BLOCKS)
 #define PULLBACK_MOST_BLOCKS 2147483647
 #endif
-constexpr int64_t kMostBlocks = PULLBACK_MOST_BLOCKS;
 
-inline unsigned grid_of(int64_t items) {
-  return static_cast<unsigned>(items < kMostBlocks ? items : kMostBlocks);
+// Blocks for this many items, `per_block` of them to a block at a time.
+inline unsigned grid_of(int64_t items, int64_t per_block = 1) {
+  const int64_t blocks = ceil_divide(items, per_block), most = PULLBACK_MOST_BLOCKS;
+  return static_cast<unsigned>(blocks < most ? blocks : most);
 }
 
 // nullptr, or the text of the error of the launch just made.
@@ -35,13 +41,15 @@ inline const char* launch_error() {
 }
 
 // A block has 48 KB of shared memory, and more, up to the device's limit, for kernels that ask.
-constexpr size_t kSharedUnasked = 48 * 1024;
+// Every device of compute capability 8.0 or more has 99 KB.
+constexpr size_t kSharedByDefault = 48 * 1024;
+constexpr size_t kSharedOfEveryDevice = 99 * 1024;
 
 inline size_t shared_limit(int device) {
   int bytes = 0;
   const cudaError_t error =
       cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  return error == cudaSuccess ? static_cast<size_t>(bytes) : kSharedUnasked;
+  return error == cudaSuccess ? static_cast<size_t>(bytes) : kSharedByDefault;
 }
 
 // Lets a kernel have `bytes`. The permission belongs to the kernel, not to the thread that asks: it
@@ -49,7 +57,7 @@ inline size_t shared_limit(int device) {
 // between this call and the launch.
 template <class Kernel>
 const char* allow_shared(Kernel* kernel, size_t bytes, int device) {
-  if (bytes <= kSharedUnasked) return nullptr;
+  if (bytes <= kSharedByDefault) return nullptr;
   const size_t limit = shared_limit(device), most = limit > bytes ? limit : bytes;
   const cudaError_t error = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(most));

@@ -6,7 +6,6 @@
 #include <cmath>
 
 #include "cuda/orthonormalize_stages.h"
-#include "cuda/tile.h"
 #include "numerics/random.h"
 
 namespace pullback::cuda {
@@ -14,30 +13,31 @@ namespace {
 
 constexpr int kDepth = 32;  // rows of [A; P] per tile
 
-// A slab is 256 bytes wide. With k = 256 rows it takes 64 KB and the tiles 24 KB more: every device
-// of compute capability 8.0 or more has that.
+// A slab is 256 bytes wide.
 template <class Real>
-constexpr int kSlab = 16 * Traits<Real>::kVector;
+constexpr int kSlab = kSide * StripLayout<Real>::kVector;
 
 template <class Real>
-constexpr int kTilePitch = kDepth + Traits<Real>::kVector;
+constexpr int kTilePitch = kDepth + StripLayout<Real>::kVector;
 
 template <class Real, int R>
 struct ApplyShared {
-  Real* transform;  // [16 R, kTilePitch]
+  Real* transform;  // [kTile<R>, kTilePitch]
   Real* other;      // [kDepth, kSlab] rows of P
   Real* slab;       // [k rounded up to kDepth, kSlab] rows of A
 
   explicit __device__ ApplyShared(char* shared)
       : transform(reinterpret_cast<Real*>(shared)),
-        other(transform + 16 * R * kTilePitch<Real>),
+        other(transform + kTile<R> * kTilePitch<Real>),
         slab(other + kDepth * kSlab<Real>) {}
 
-  static size_t bytes(int64_t k) {
-    const int64_t rows = (k + kDepth - 1) / kDepth * kDepth;
-    return (16 * R * kTilePitch<Real> + (kDepth + rows) * kSlab<Real>)*sizeof(Real);
+  static constexpr size_t bytes(int64_t k) {
+    return (kTile<R> * kTilePitch<Real> +
+            (kDepth + round_up(k, kDepth)) * kSlab<Real>)*sizeof(Real);
   }
 };
+static_assert(ApplyShared<float, kWide>::bytes(kMostRows) <= kSharedOfEveryDevice);
+static_assert(ApplyShared<double, kWide>::bytes(kMostRows) <= kSharedOfEveryDevice);
 
 // rows x kSlab entries from column `column` on; zeros where there is nothing.
 template <class Real, class Reader>
@@ -55,7 +55,7 @@ template <class Real, int R>
 __device__ void load_transform(const Real* transform, int64_t k, int64_t width, int64_t row,
                                int64_t column, int64_t end, Real* to) {
 #pragma unroll 4
-  for (int e = static_cast<int>(threadIdx.x); e < 16 * R * kDepth; e += kThreads) {
+  for (int e = static_cast<int>(threadIdx.x); e < kTile<R> * kDepth; e += kThreads) {
     const int r = e / kDepth, c = e % kDepth;
     const bool inside = row + r < k && column + c < end;
     to[r * kTilePitch<Real> + c] = inside ? transform[(row + r) * width + column + c] : 0;
@@ -64,16 +64,16 @@ __device__ void load_transform(const Real* transform, int64_t k, int64_t width, 
 
 template <class Real, int R>
 __device__ void multiply(const Real* transform, const Real* rows,
-                         Real (&acc)[R][Traits<Real>::kVector]) {
-  constexpr int vector = Traits<Real>::kVector;
-  const int tx = static_cast<int>(threadIdx.x) % 16, ty = static_cast<int>(threadIdx.x) / 16;
+                         Real (&acc)[R][StripLayout<Real>::kVector]) {
+  constexpr int vector = StripLayout<Real>::kVector;
+  const int tx = thread_x(), ty = thread_y();
 #pragma unroll 1
   for (int d = 0; d < kDepth; d += vector) {
     Vector<Real> t[R];
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      t[r] =
-          *reinterpret_cast<const Vector<Real>*>(transform + (ty + 16 * r) * kTilePitch<Real> + d);
+      t[r] = *reinterpret_cast<const Vector<Real>*>(transform +
+                                                    (ty + kSide * r) * kTilePitch<Real> + d);
     }
 #pragma unroll
     for (int u = 0; u < vector; ++u) {
@@ -90,28 +90,28 @@ __device__ void multiply(const Real* transform, const Real* rows,
 
 template <class T, class Real, int R>
 __global__ void __launch_bounds__(kThreads, 2)
-    apply_transform(OrthonormalizeParams params, LadderBlock<Real> block, LadderWork<Real> work,
-                    int rung) {
+    apply_transform(OrthonormalizeParams params, PassInput<Real> input, Workspace<Real> workspace,
+                    int pass) {
   PULLBACK_SHARED(memory);
-  constexpr int slab = kSlab<Real>, vector = Traits<Real>::kVector;
+  constexpr int slab = kSlab<Real>, vector = StripLayout<Real>::kVector;
   const ApplyShared<Real, R> shared(memory);
-  const int tx = static_cast<int>(threadIdx.x) % 16, ty = static_cast<int>(threadIdx.x) / 16;
+  const int tx = thread_x(), ty = thread_y();
   const int64_t k = params.block.rows, width = k + against_rows(params), columns = params.columns;
-  const int64_t slabs = (columns + slab - 1) / slab, items = params.batch * slabs;
+  const int64_t slabs = ceil_divide(columns, slab), items = params.batch * slabs;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const int64_t sample = item / slabs, column = item % slabs * slab;
     const int32_t passes = params.passes[sample];
-    if (passes != 0 && passes != rung && passes != -rung) continue;  // done on an earlier rung
-    const Real* const transform = work.transform + sample * k * width;
-    const bool* const fresh = work.fresh + sample * k;
+    if (passes != 0 && passes != pass && passes != -pass) continue;  // done on an earlier pass
+    const Real* const transform = workspace.transform + sample * k * width;
+    const bool* const given_up = workspace.given_up + sample * k;
     Real* const q = static_cast<Real*>(params.q) + sample * k * columns;
 
     __syncthreads();  // the last slab has been read
-    load_slab<Real>(RowReader<T, Real>(block.rows, sample, 0, block.factors),
-                    (k + kDepth - 1) / kDepth * kDepth, column, columns, shared.slab);
-    for (int64_t row = 0; row < k; row += 16 * R) {
+    load_slab<Real>(RowReader<T, Real>(input.rows, sample, 0, input.scales), round_up(k, kDepth),
+                    column, columns, shared.slab);
+    for (int64_t row = 0; row < k; row += kTile<R>) {
       Real acc[R][vector] = {};
-      const int64_t below = row + 16 * R < k ? row + 16 * R : k;  // T is lower triangular
+      const int64_t below = row + kTile<R> < k ? row + kTile<R> : k;  // T is lower triangular
       for (int64_t d = 0; d < below; d += kDepth) {
         __syncthreads();  // the last tile has been read
         load_transform<Real, R>(transform, k, width, row, d, k, shared.transform);
@@ -135,8 +135,8 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
 #pragma unroll
       for (int r = 0; r < R; ++r) {
-        const int64_t i = row + ty + 16 * r, c = column + vector * tx;
-        if (i >= k || fresh[i]) continue;
+        const int64_t i = row + ty + kSide * r, c = column + vector * tx;
+        if (i >= k || given_up[i]) continue;
         Real* const to = q + i * columns + c;
         if (columns % vector == 0 && c < columns) {
           Vector<Real> out;
@@ -154,39 +154,39 @@ __global__ void __launch_bounds__(kThreads, 2)
     const double size = sqrt(static_cast<double>(columns));
     for (int64_t e = threadIdx.x; e < k * slab; e += kThreads) {
       const int64_t i = e / slab, c = column + e % slab;
-      if (c >= columns || !fresh[i]) continue;
-      q[i * columns + c] = static_cast<Real>(gaussian(params.seed, i, c, rung) / size);
+      if (c >= columns || !given_up[i]) continue;
+      q[i * columns + c] = static_cast<Real>(gaussian(params.seed, i, c, pass) / size);
     }
   }
 }
 
 template <class T, class Real, int R>
-const char* run(const OrthonormalizeParams& params, const LadderBlock<Real>& block,
-                const LadderWork<Real>& work, int rung, void* stream) {
+const char* run(const OrthonormalizeParams& params, const PassInput<Real>& input,
+                const Workspace<Real>& workspace, int pass, void* stream) {
   const size_t bytes = ApplyShared<Real, R>::bytes(params.block.rows);
   if (const char* error = allow_shared(apply_transform<T, Real, R>, bytes, params.device))
     return error;
-  const int64_t items = params.batch * ((params.columns + kSlab<Real> - 1) / kSlab<Real>);
+  const int64_t items = params.batch * ceil_divide(params.columns, kSlab<Real>);
   PULLBACK_LAUNCH((apply_transform<T, Real, R>), grid_of(items), kThreads, bytes, stream, params,
-                  block, work, rung);
+                  input, workspace, pass);
   return launch_error();
 }
 
 }  // namespace
 
 template <class Real>
-const char* ladder_apply(const OrthonormalizeParams& params, const LadderWork<Real>& work, int rung,
-                         void* stream) {
-  return with_block(params, work, rung, [&](auto entry, const LadderBlock<Real>& block) {
+const char* launch_apply(const OrthonormalizeParams& params, const Workspace<Real>& workspace,
+                         int pass, void* stream) {
+  return with_pass_input(params, workspace, pass, [&](auto entry, const PassInput<Real>& input) {
     using T = decltype(entry);
-    return is_narrow(params.block.rows) ? run<T, Real, kNarrow>(params, block, work, rung, stream)
-                                        : run<T, Real, kWide>(params, block, work, rung, stream);
+    return is_narrow(params.block.rows)
+               ? run<T, Real, kNarrow>(params, input, workspace, pass, stream)
+               : run<T, Real, kWide>(params, input, workspace, pass, stream);
   });
 }
 
-template const char* ladder_apply(const OrthonormalizeParams&, const LadderWork<float>&, int,
-                                  void*);
-template const char* ladder_apply(const OrthonormalizeParams&, const LadderWork<double>&, int,
+template const char* launch_apply(const OrthonormalizeParams&, const Workspace<float>&, int, void*);
+template const char* launch_apply(const OrthonormalizeParams&, const Workspace<double>&, int,
                                   void*);
 
 }  // namespace pullback::cuda

@@ -1,111 +1,110 @@
 // The stages of orthonormalize, each a launcher in its own file:
 //
 //   peaks   once: the power of two by which each row is scaled; every sample is still active
-//   gram    per rung: parts of G = A A^T and H = A P^T
-//   small   per rung, one CUDA block a sample: sums the parts, climbs a rung, tells whether it was
-//           the last
-//   apply   per rung: A <- transform [A; P]
+//   gram    per pass: parts of G = A A^T and H = A P^T
+//   factor  per pass, one CUDA block a sample: sums the parts, finds the transform, tells whether
+//           the pass is the last
+//   apply   per pass: A <- transform [A; P]
 //
-// All rungs that there can be are enqueued, and the device skips those that a sample does not need:
-// its `passes` are zero until its last rung is known. A is the block, scaled, on the first rung and
-// q on the others.
+// All passes that there can be are enqueued, and the device skips those that a sample does not
+// need: its `passes` are zero until its last pass is known. A is the block, scaled, on the first
+// pass and q on the others.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "common/orthonormalize_params.h"
 #include "cuda/launch.h"
-#include "numerics/half.h"
-#include "numerics/ladder.h"
+#include "cuda/tile.h"
+#include "numerics/cholesky_qr.h"
+#include "numerics/entry_type.h"
 
 namespace pullback::cuda {
 
 // What lies in params.workspace.
 template <class Real>
-struct LadderWork {
+struct Workspace {
   double* partial;   // [B, splits, k, k + p] parts of [G, H]; of G the upper triangle
   double* s;         // [B, k, pitch] where shared memory is too small for it
   double* h;         // [B, k, p]
   double* distance;  // [B, k]
   Real* transform;   // [B, k, k + p]
   Real* peaks;       // [B, k, splits] largest magnitudes; infinite where an entry is not finite
-  Real* factors;     // [B, k, 2] whose product scales a row; zeros for a row that is not finite
+  Real* scales;      // [B, k, 2] whose product scales a row; zeros for a row that is not finite
   int* exponent;     // [B, k]
-  bool* fresh;       // [B, k]
+  bool* given_up;    // [B, k]
   size_t bytes;      // of all of it
 
-  explicit LadderWork(const OrthonormalizeParams& params) : bytes(0) {
-    const size_t batch = params.batch, k = params.block.rows, p = params.against_rows();
+  explicit Workspace(const OrthonormalizeParams& params) : bytes(0) {
+    const size_t batch = params.batch, k = params.block.rows, p = against_rows(params);
     const size_t splits = params.splits.count;
     char* const base = static_cast<char*>(params.workspace);
     take(base, batch * splits * k * (k + p), &partial);
-    take(base, batch * k * ladder_pitch(k), &s);
+    take(base, batch * k * odd_pitch(k), &s);
     take(base, batch * k * p, &h);
     take(base, batch * k, &distance);
     take(base, batch * k * (k + p), &transform);
     take(base, batch * k * splits, &peaks);
-    take(base, batch * k * 2, &factors);
+    take(base, batch * k * 2, &scales);
     take(base, batch * k, &exponent);
-    take(base, batch * k, &fresh);
+    take(base, batch * k, &given_up);
   }
 
  private:
   template <class T>
   void take(char* base, size_t count, T** array) {
     *array = base == nullptr ? nullptr : reinterpret_cast<T*>(base + bytes);
-    bytes += (count * sizeof(T) + 15) / 16 * 16;
+    bytes += round_up(count * sizeof(T), 16);
   }
 };
 
-PULLBACK_HD inline int64_t against_rows(const OrthonormalizeParams& params) {
-  return params.against[0].rows + params.against[1].rows;
-}
-
-// A as a rung reads it.
+// A as a pass reads it.
 template <class Real>
-struct LadderBlock {
+struct PassInput {
   Rows rows;
-  const Real* factors;  // null but on the first rung
+  const Real* scales;  // null but on the first pass
 };
 
-// launch(T(), block): T is the type of the entries of A on this rung.
+// launch(T(), input): T is the type of the entries of A on this pass.
 template <class Real, class Launch>
-const char* with_block(const OrthonormalizeParams& params, const LadderWork<Real>& work, int rung,
-                       const Launch& launch) {
-  if (rung > 1) {
+const char* with_pass_input(const OrthonormalizeParams& params, const Workspace<Real>& workspace,
+                            int pass, const Launch& launch) {
+  if (pass > 1) {
     const int64_t k = params.block.rows, columns = params.columns;
-    return launch(Real(), LadderBlock<Real>{{params.q, k, k * columns, columns, 1}, nullptr});
+    return launch(Real(), PassInput<Real>{{params.q, k, k * columns, columns, 1}, nullptr});
   }
-  const LadderBlock<Real> block{params.block, work.factors};
-  if constexpr (sizeof(Real) == 4) {
-    if (params.dtype == Dtype::kFloat16) return launch(Half(), block);
-    if (params.dtype == Dtype::kBFloat16) return launch(BFloat16(), block);
-  }
-  return launch(Real(), block);
+  return with_entry_type(params.dtype, [&](auto entry) -> const char* {
+    if constexpr (std::is_same_v<Working<decltype(entry)>, Real>) {
+      return launch(entry, PassInput<Real>{params.block, workspace.scales});
+    } else {
+      return "the block is of another dtype than the one it is worked on in";
+    }
+  });
 }
 
 // Each returns nullptr or what CUDA complained of, and is compiled for float and double.
 template <class Real>
-const char* ladder_peaks(const OrthonormalizeParams&, const LadderWork<Real>&, void* stream);
+const char* launch_peaks(const OrthonormalizeParams&, const Workspace<Real>&, void* stream);
 template <class Real>
-const char* ladder_gram(const OrthonormalizeParams&, const LadderWork<Real>&, int rung,
+const char* launch_gram(const OrthonormalizeParams&, const Workspace<Real>&, int pass,
                         void* stream);
 template <class Real>
-const char* ladder_small(const OrthonormalizeParams&, const LadderWork<Real>&, int rung,
-                         void* stream);
+const char* launch_factor(const OrthonormalizeParams&, const Workspace<Real>&, int pass,
+                          void* stream);
 template <class Real>
-const char* ladder_apply(const OrthonormalizeParams&, const LadderWork<Real>&, int rung,
+const char* launch_apply(const OrthonormalizeParams&, const Workspace<Real>&, int pass,
                          void* stream);
 
-// Rows of A in a tile of gram and apply: 16 times this. From k only.
+// The R of the tiles of gram and apply. From k only.
 constexpr int kNarrow = 2, kWide = 4;
 inline bool is_narrow(int64_t k) {
-  return k <= 16 * kNarrow;
+  return k <= kTile<kNarrow>;
 }
 
 // Tiles of [G, H]: those of G's upper triangle, then those of each block of H.
-struct LadderTiles {
+struct GramTiles {
   int64_t rows;               // tiles down A
   int64_t upper;              // tiles of G
   int64_t against[kAgainst];  // tiles across each block of P
@@ -113,10 +112,10 @@ struct LadderTiles {
   PULLBACK_HD int64_t count() const { return upper + rows * (against[0] + against[1]); }
 };
 
-inline LadderTiles ladder_tiles(int64_t k, int64_t p0, int64_t p1) {
-  const int64_t side = 16 * (is_narrow(k) ? kNarrow : kWide);
-  const int64_t rows = (k + side - 1) / side;
-  return {rows, rows * (rows + 1) / 2, {(p0 + side - 1) / side, (p1 + side - 1) / side}};
+inline GramTiles gram_tiles(int64_t k, int64_t p0, int64_t p1) {
+  const int64_t side = is_narrow(k) ? kTile<kNarrow> : kTile<kWide>;
+  const int64_t rows = ceil_divide(k, side);
+  return {rows, triangle(rows), {ceil_divide(p0, side), ceil_divide(p1, side)}};
 }
 
 }  // namespace pullback::cuda

@@ -8,17 +8,15 @@
 namespace pullback::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-
-// 77 KB for the largest matrix: every device of compute capability 8.0 or more has that.
-size_t shared_bytes(int64_t n) {
-  return n * (n | 1) * sizeof(double) + 2 * (n + 1) * (sizeof(double) + sizeof(int));
+constexpr size_t shared_bytes(int64_t n) {
+  return n * odd_pitch(n) * sizeof(double) + 2 * (n + 1) * (sizeof(double) + sizeof(int));
 }
+static_assert(shared_bytes(kLargestRitz) <= kSharedOfEveryDevice);
 
-__global__ void __launch_bounds__(kThreads, 2) decompose(RitzParams params) {
+__global__ void __launch_bounds__(kThreads, 2) ritz_jacobi(RitzParams params) {
   PULLBACK_SHARED(shared);
   const ThreadBlock team;
-  const int64_t n = params.n, pitch = n | 1;
+  const int64_t n = params.n, pitch = odd_pitch(n);
   double* const a = reinterpret_cast<double*>(shared);
   double* const rotations = a + n * pitch;
   int* const pairs = reinterpret_cast<int*>(rotations + 2 * (n + 1));
@@ -40,8 +38,8 @@ __global__ void __launch_bounds__(kThreads, 2) decompose(RitzParams params) {
 const char* ritz(const RitzParams& params, void* stream) {
   if (const char* error = select_device(params.device)) return error;
   const size_t bytes = shared_bytes(params.n);
-  if (const char* error = allow_shared(decompose, bytes, params.device)) return error;
-  PULLBACK_LAUNCH(decompose, grid_of(params.batch), kThreads, bytes, stream, params);
+  if (const char* error = allow_shared(ritz_jacobi, bytes, params.device)) return error;
+  PULLBACK_LAUNCH(ritz_jacobi, grid_of(params.batch), kThreads, bytes, stream, params);
   return launch_error();
 }
 

@@ -1,7 +1,7 @@
 // A tile of a product of rows, C = X Y^T over one part of the columns: the inner kernel of gram and
-// of the ladder.
+// of orthonormalize.
 //
-// A block of 16 x 16 threads computes 16 R x 16 R entries. Columns come in stages through shared
+// A block of 16 x 16 threads computes 16 R x 16 R entries. Columns come in strips through shared
 // memory, row by row as they lie; a thread owns rows ty + 16 r and columns tx + 16 c, and reads 16
 // bytes (4 or 2 columns of N) at a time. An accumulator holds at most kChunk products before it is
 // added to a float64 one. Every entry is summed in one order, fixed by the part.
@@ -13,16 +13,30 @@
 
 namespace pullback::cuda {
 
-constexpr int kThreads = 256;
 constexpr int kChunk = 128;  // products per float32 accumulator
 
+constexpr int kSide = 16;  // of the square of threads that a block is
+static_assert(kSide * kSide == kThreads);
+
+__device__ inline int thread_x() {
+  return static_cast<int>(threadIdx.x) % kSide;
+}
+__device__ inline int thread_y() {
+  return static_cast<int>(threadIdx.x) / kSide;
+}
+
+// Rows, and columns, of a tile.
+template <int R>
+constexpr int kTile = kSide * R;
+
+// A strip: some columns of the rows of a tile, in shared memory.
 template <class Real>
-struct Traits {
+struct StripLayout {
   static constexpr int kVector = 16 / sizeof(Real);
-  static constexpr int kStage = 256 / sizeof(Real);  // columns per stage: 64 or 32
-  static constexpr int kPitch = kStage + kVector;    // 8 rows apart by 16 bytes touch all 32 banks
-  static_assert(kChunk % kStage == 0 && kSplitColumns % kChunk == 0);
-  static_assert(kStage % kVector == 0 && kPitch % kVector == 0);  // 16-byte reads stay aligned
+  static constexpr int kColumns = 256 / sizeof(Real);  // 64 or 32
+  static constexpr int kPitch = kColumns + kVector;  // 8 rows apart by 16 bytes touch all 32 banks
+  static_assert(kChunk % kColumns == 0 && kSplitColumns % kChunk == 0);
+  static_assert(kColumns % kVector == 0 && kPitch % kVector == 0);  // 16-byte reads stay aligned
 };
 
 // Blocks that are to share a multiprocessor: bounds the registers, and none of these spill.
@@ -37,7 +51,7 @@ struct alignas(16) Vector {
 // Shared memory of tile_product().
 template <class Real, int R>
 constexpr unsigned tile_bytes() {
-  return 2u * 16u * R * Traits<Real>::kPitch * sizeof(Real);
+  return 2u * kTile<R> * StripLayout<Real>::kPitch * sizeof(Real);
 }
 
 // The rows of one sample from `first` on, read as float32 or float64.
@@ -47,64 +61,65 @@ struct RowReader {
   int64_t rows;  // those from the first on
   int64_t row_stride;
   int64_t column_stride;
-  const Real* factors;  // [rows, 2] or null: both multiply a row; 0 makes it zero, even from NaN
+  const Real* scales;  // [rows, 2] or null: both multiply a row; 0 makes it zero, even from NaN
 
-  __device__ RowReader(const Rows& of, int64_t sample, int64_t first, const Real* scaled_by)
+  __device__ RowReader(const Rows& of, int64_t sample, int64_t first, const Real* scale)
       : data(static_cast<const T*>(of.data) + sample * of.batch_stride + first * of.row_stride),
         rows(of.rows - first),
         row_stride(of.row_stride),
         column_stride(of.column_stride),
-        factors(scaled_by == nullptr ? nullptr : scaled_by + 2 * (sample * of.rows + first)) {}
+        scales(scale == nullptr ? nullptr : scale + 2 * (sample * of.rows + first)) {}
 
   // Zero below the last row.
   __device__ Real operator()(int64_t row, int64_t column) const {
     if (row >= rows) return 0;
     const Real value = widen(data[row * row_stride + column * column_stride]);
-    if (factors == nullptr) return value;
-    const Real factor = factors[2 * row];
-    return factor == 0 ? 0 : value * factor * factors[2 * row + 1];
+    if (scales == nullptr) return value;
+    const Real scale = scales[2 * row];
+    return scale == 0 ? 0 : value * scale * scales[2 * row + 1];
   }
 };
 
-// One stage of 16 R rows into shared memory; what lies outside of the block is zero.
+// The rows of a tile, one strip of them, into shared memory; what lies outside of the block is
+// zero.
 template <class Real, int R, class Reader>
-__device__ void stage(const Reader& from, int64_t column, int64_t end, Real* to) {
-  constexpr int columns = Traits<Real>::kStage;
+__device__ void load_strip(const Reader& from, int64_t column, int64_t end, Real* to) {
+  constexpr int columns = StripLayout<Real>::kColumns;
 #pragma unroll 4
-  for (int e = static_cast<int>(threadIdx.x); e < 16 * R * columns; e += kThreads) {
+  for (int e = static_cast<int>(threadIdx.x); e < kTile<R> * columns; e += kThreads) {
     const int r = e / columns, c = e % columns;
-    to[r * Traits<Real>::kPitch + c] = column + c < end ? from(r, column + c) : 0;
+    to[r * StripLayout<Real>::kPitch + c] = column + c < end ? from(r, column + c) : 0;
   }
 }
 
-// total += the products over the columns begin .. end. load(column, end, x, y) brings one stage of
-// both operands by stage().
+// total += the products over the columns. load(column, end, x, y) brings one strip of both operands
+// by load_strip().
 template <class Real, int R, class Load>
-__device__ void tile_product(char* shared, int64_t begin, int64_t end, const Load& load,
+__device__ void tile_product(char* shared, const ColumnRange& columns, const Load& load,
                              double (&total)[R][R]) {
-  constexpr int pitch = Traits<Real>::kPitch, vector = Traits<Real>::kVector;
+  constexpr int pitch = StripLayout<Real>::kPitch, vector = StripLayout<Real>::kVector;
   Real* const a = reinterpret_cast<Real*>(shared);
-  Real* const b = a + 16 * R * pitch;
-  const int tx = static_cast<int>(threadIdx.x) % 16, ty = static_cast<int>(threadIdx.x) / 16;
-  for (int64_t chunk = begin; chunk < end; chunk += kChunk) {
+  Real* const b = a + kTile<R> * pitch;
+  const int tx = thread_x(), ty = thread_y();
+  for (int64_t chunk = columns.begin; chunk < columns.end; chunk += kChunk) {
     Real acc[R][R];
 #pragma unroll
     for (int r = 0; r < R; ++r) {
 #pragma unroll
       for (int c = 0; c < R; ++c) acc[r][c] = 0;
     }
-    const int64_t chunk_end = chunk + kChunk < end ? chunk + kChunk : end;
-    for (int64_t column = chunk; column < chunk_end; column += Traits<Real>::kStage) {
-      __syncthreads();  // the last stage has been read
+    const int64_t chunk_end = chunk + kChunk < columns.end ? chunk + kChunk : columns.end;
+    for (int64_t column = chunk; column < chunk_end; column += StripLayout<Real>::kColumns) {
+      __syncthreads();  // the last strip has been read
       load(column, chunk_end, a, b);
-      __syncthreads();  // this stage has been written
+      __syncthreads();  // this strip has been written
 #pragma unroll 1
-      for (int q = 0; q < Traits<Real>::kStage; q += vector) {
+      for (int q = 0; q < StripLayout<Real>::kColumns; q += vector) {
         Vector<Real> x[R], y[R];
 #pragma unroll
         for (int r = 0; r < R; ++r) {
-          x[r] = *reinterpret_cast<const Vector<Real>*>(a + (ty + 16 * r) * pitch + q);
-          y[r] = *reinterpret_cast<const Vector<Real>*>(b + (tx + 16 * r) * pitch + q);
+          x[r] = *reinterpret_cast<const Vector<Real>*>(a + (ty + kSide * r) * pitch + q);
+          y[r] = *reinterpret_cast<const Vector<Real>*>(b + (tx + kSide * r) * pitch + q);
         }
 #pragma unroll
         for (int v = 0; v < vector; ++v) {
@@ -128,12 +143,12 @@ __device__ void tile_product(char* shared, int64_t begin, int64_t end, const Loa
 template <int R>
 __device__ void store_tile(const double (&total)[R][R], int64_t rows, int64_t columns,
                            int64_t pitch, double* out) {
-  const int tx = static_cast<int>(threadIdx.x) % 16, ty = static_cast<int>(threadIdx.x) / 16;
+  const int tx = thread_x(), ty = thread_y();
 #pragma unroll
   for (int r = 0; r < R; ++r) {
 #pragma unroll
     for (int c = 0; c < R; ++c) {
-      const int64_t i = ty + 16 * r, j = tx + 16 * c;
+      const int64_t i = ty + kSide * r, j = tx + kSide * c;
       if (i < rows && j < columns) out[i * pitch + j] = total[r][c];
     }
   }

@@ -4,11 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__CUDACC__)
-#define PULLBACK_HD __host__ __device__
-#else
-#define PULLBACK_HD
-#endif
+#include "common/host_device.h"
 
 namespace pullback {
 

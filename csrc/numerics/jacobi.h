@@ -5,20 +5,21 @@
 #include <cmath>
 #include <cstdint>
 
+#include "numerics/matrix.h"
 #include "numerics/team.h"
 
 namespace pullback {
 
 constexpr int kJacobiMostSweeps = 30;  // 6 to 9 are usual
 
-// One matrix and what the team needs to work on it; all of it is shared by the team.
+// One matrix and the arrays of its decomposition; all of it is shared by the team.
 struct Jacobi {
   int64_t n;
   double* a;          // [n, pitch], symmetric; destroyed
-  int64_t pitch;      // n rounded up to an odd number
-  double* v;          // [n, n] work: rows become eigenvectors
-  double* rotations;  // [n + 1, 2] work: cosine and sine of every pair of a round
-  int* pairs;         // [n + 1, 2] work: which rows they turn, the smaller index first
+  int64_t pitch;      // odd_pitch(n)
+  double* v;          // [n, n] workspace: rows become eigenvectors
+  double* rotations;  // [n + 1, 2] workspace: cosine and sine of every pair of a round
+  int* pairs;         // [n + 1, 2] workspace: which rows they turn, the smaller index first
   double* values;     // [n] out, descending; all NaN if an entry of A is not finite
   double* vectors;    // [n, n] out: row i belongs to values[i]; its entry of largest magnitude is
                       // positive
@@ -27,9 +28,9 @@ struct Jacobi {
 // The pair that meets in a round: all n (n - 1) / 2 pairs meet in n - 1 rounds (n rounds for odd
 // n, where the partner of one index is n and does not exist).
 PULLBACK_HD static inline void jacobi_pair(int even, int round, int pair, int* p, int* q) {
-  const int wheel = even - 1;
-  const int a = pair == 0 ? wheel : (round + pair) % wheel;
-  const int b = (round + wheel - pair) % wheel;
+  const int circle = even - 1;
+  const int a = pair == 0 ? circle : (round + pair) % circle;
+  const int b = (round + circle - pair) % circle;
   *p = a < b ? a : b;
   *q = a < b ? b : a;
 }
@@ -75,7 +76,7 @@ PULLBACK_HD bool jacobi_sweep(const Team& team, const Jacobi& x, double negligib
     }
     PULLBACK_SYNC(team);
     // Rows p and q of A and of V: a large team shares out the entries of a pair.
-    const int lanes = team.size() >= 32 ? 32 : 1;
+    const int lanes = lanes_of(team, 32);
     for (int pair = team.rank() / lanes; pair < pairs; pair += team.size() / lanes) {
       const double c = x.rotations[2 * pair], s = x.rotations[2 * pair + 1];
       if (s == 0.0) continue;

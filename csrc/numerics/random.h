@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "numerics/half.h"
+#include "common/host_device.h"
 
 namespace pullback {
 

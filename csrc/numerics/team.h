@@ -3,9 +3,7 @@
 // meet at PULLBACK_SYNC(team), and agree by any(), at which they meet as well.
 #pragma once
 
-#include <cstdint>
-
-#include "numerics/half.h"
+#include "common/host_device.h"
 
 // Where the team meets. Emulation (tests) numbers these places, to leave out each in turn.
 #if !defined(PULLBACK_SYNC)
@@ -22,18 +20,11 @@ struct OneThread {
   PULLBACK_HD bool any(bool mine) const { return mine; }
 };
 
-// Sum of x_i y_i in four partial sums: an order that the compiler keeps and that both backends
-// share.
-PULLBACK_HD static inline double dot(const double* x, const double* y, int64_t count) {
-  double sum[4] = {0, 0, 0, 0};
-  int64_t i = 0;
-  for (; i + 4 <= count; i += 4) {
-    for (int u = 0; u < 4; ++u) sum[u] += x[i + u] * y[i + u];
-  }
-  for (int u = 0; u < 3; ++u) {  // sum stays in registers: its indices are known
-    if (i + u < count) sum[u] += x[i + u] * y[i + u];
-  }
-  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+// How many threads share a row of a matrix: `most` in a team that has as many, else each thread has
+// whole rows to itself.
+template <class Team>
+PULLBACK_HD inline int lanes_of(const Team& team, int most) {
+  return team.size() >= most ? most : 1;
 }
 
 }  // namespace pullback

@@ -9,6 +9,7 @@
 #include "common/current_stream.h"
 #include "common/rows.h"
 #include "cpu/gram.h"
+#include "cpu/splits.h"
 #include "cuda/gram.h"
 
 namespace pullback::ops {
@@ -54,40 +55,38 @@ Prepared prepare(const Tensor& a, const std::optional<Tensor>& b) {
   return {out, out, params, empty};
 }
 
-void plan(Prepared& work, int64_t most_splits, bool partial_always) {
-  GramParams& params = work.params;
+void plan_splits(Prepared& call, int64_t most_splits, bool partial_always) {
+  GramParams& params = call.params;
   params.splits = split_columns(params.columns, most_splits);
   if (params.splits.count == 1 && !partial_always) return;
   const std::array<int64_t, 4> shape{params.batch, params.splits.count, params.a.rows,
                                      params.b.rows};
-  work.partial = torch::stable::new_empty(work.out, shape, ScalarType::Double);
-  params.partial = static_cast<double*>(work.partial.mutable_data_ptr());
+  call.partial = torch::stable::new_empty(call.out, shape, ScalarType::Double);
+  params.partial = static_cast<double*>(call.partial.mutable_data_ptr());
 }
 
 }  // namespace
 
 Tensor gram_cpu(const Tensor& a, const std::optional<Tensor>& b) {
   validate(a, b);
-  Prepared work = prepare(a, b);
-  if (work.empty) return work.out;
-  plan(work, cpu::kGramMostSplits, false);
-  cpu::gram(work.params);
-  return work.out;
+  Prepared call = prepare(a, b);
+  if (call.empty) return call.out;
+  plan_splits(call, cpu::kMostSplits, false);
+  cpu::gram(call.params);
+  return call.out;
 }
 
 #if defined(PULLBACK_WITH_CUDA)
 Tensor gram_cuda(const Tensor& a, const std::optional<Tensor>& b) {
   validate(a, b);  // first: with b on a GPU and a on the CPU there is no device to guard
   const torch::stable::accelerator::DeviceGuard guard(a.get_device_index());
-  Prepared work = prepare(a, b);
-  if (work.empty) return work.out;
-  GramParams& params = work.params;
-  plan(work, cuda::gram_most_splits(params.a.rows, params.b.rows, params.symmetric), true);
+  Prepared call = prepare(a, b);
+  if (call.empty) return call.out;
+  GramParams& params = call.params;
+  plan_splits(call, cuda::gram_most_splits(params.a.rows, params.b.rows, params.symmetric), true);
   params.device = a.get_device_index();
-  const char* error = cuda::gram(params, current_cuda_stream(params.device));
-  check(error == nullptr, "gram", "CUDA: ", error == nullptr ? "" : error,
-        ": `python -m pullback_ext` tells what is usable here");
-  return work.out;
+  check_launch("gram", cuda::gram(params, current_cuda_stream(params.device)));
+  return call.out;
 }
 #endif
 

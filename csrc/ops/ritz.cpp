@@ -1,15 +1,16 @@
 #include "ops/ritz.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <string>
 
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include "common/check.h"
 #include "common/current_stream.h"
-#include "cpu/ritz.h"
 #include "cuda/ritz.h"
 
 namespace pullback::ops {
@@ -24,8 +25,7 @@ std::array<Tensor, Results> call(const char* op, const char* overload,
                                  const Arguments&... arguments) {
   std::array<StableIValue, sizeof...(arguments)> stack{torch::stable::detail::from(arguments)...};
   static_assert(Results <= sizeof...(arguments), "results take the place of the arguments");
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher(op, overload, stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, overload, stack.data(), TORCH_ABI_VERSION));
   std::array<Tensor, Results> results;
   for (size_t i = 0; i < Results; ++i) {
     results[i] = torch::stable::detail::to<Tensor>(stack[i]);
@@ -33,7 +33,7 @@ std::array<Tensor, Results> call(const char* op, const char* overload,
   return results;
 }
 
-// For what the Jacobi kernel does not take: LAPACK or cuSOLVER, brought into the same form.
+// torch.linalg.eigh, which is LAPACK or cuSOLVER, brought into the form of the kernel's results.
 Ritz by_eigh(const Tensor& t) {
   const auto [values, columns] = call<2>("aten::linalg_eigh", "", t, std::string("L"));
   const std::array<int64_t, 1> last{1}, both{2};
@@ -58,78 +58,66 @@ Tensor validate(const Tensor& t) {
   return torch::stable::contiguous(torch::stable::to(t, ScalarType::Double));
 }
 
-struct Work {
-  Tensor values, vectors;
-  RitzParams params;
-};
-
-Work prepare(const Tensor& t) {
-  const std::array<int64_t, 2> flat{t.size(0), t.size(1)};
-  const std::array<int64_t, 3> square{t.size(0), t.size(1), t.size(1)};
-  Tensor values = torch::stable::new_empty(t, flat, ScalarType::Double);
-  Tensor vectors = torch::stable::new_empty(t, square, ScalarType::Double);
-  RitzParams params{};
-  params.t = static_cast<const double*>(t.const_data_ptr());
-  params.batch = t.size(0);
-  params.n = t.size(1);
-  params.values = static_cast<double*>(values.mutable_data_ptr());
-  params.vectors = static_cast<double*>(vectors.mutable_data_ptr());
-  return {values, vectors, params};
-}
-
-void check_finite(const RitzParams& params) {
-  for (int64_t sample = 0; sample < params.batch; ++sample) {
-    const double* const t = params.t + sample * params.n * params.n;
-    for (int64_t i = 0; i < params.n; ++i) {
-      for (int64_t j = 0; j <= i; ++j) {
-        check(std::isfinite(t[i * params.n + j]), "ritz",
-              "expected finite entries, got NaN or infinity in matrix ", sample, " of t");
-      }
+// t is in float64 and contiguous; its lower triangle counts.
+void check_finite(const Tensor& t) {
+  const double* entry = static_cast<const double*>(t.const_data_ptr());
+  for (int64_t sample = 0; sample < t.size(0); ++sample) {
+    for (int64_t i = 0; i < t.size(1); ++i, entry += t.size(1)) {
+      check(std::all_of(entry, entry + i + 1, [](double x) { return std::isfinite(x); }), "ritz",
+            "expected finite entries, got NaN or infinity in matrix ", sample, " of t");
     }
   }
+}
+
+Ritz allocate(const Tensor& t) {
+  const std::array<int64_t, 2> flat{t.size(0), t.size(1)};
+  const std::array<int64_t, 3> square{t.size(0), t.size(1), t.size(1)};
+  return {torch::stable::new_empty(t, flat, ScalarType::Double),
+          torch::stable::new_empty(t, square, ScalarType::Double)};
 }
 
 }  // namespace
 
 Ritz ritz_cpu(const Tensor& any) {
   const Tensor t = validate(any);
-  Work work = prepare(t);
-  check_finite(work.params);
-  if (work.params.batch == 0 || work.params.n == 0) return {work.values, work.vectors};
-  if (work.params.n > cpu::kRitzMost) {
-    // One matrix a call: LAPACK's last bits depend on how a matrix is aligned, and so would a
-    // sample's on its place in the batch.
-    const auto place = [](const Tensor& of, int64_t sample) {
-      return call("aten::narrow", "", of, int64_t{0}, sample, int64_t{1})[0];
-    };
-    for (int64_t sample = 0; sample < work.params.batch; ++sample) {
-      const auto [values, vectors] = by_eigh(place(t, sample));
-      Tensor to_values = place(work.values, sample), to_vectors = place(work.vectors, sample);
-      torch::stable::copy_(to_values, values);
-      torch::stable::copy_(to_vectors, vectors);
-    }
-    return {work.values, work.vectors};
+  check_finite(t);
+  Ritz out = allocate(t);
+  if (t.size(1) == 0) return out;
+  // One matrix a call: LAPACK's last bits depend on how a matrix is aligned, and so would a
+  // sample's on its place in the batch.
+  const auto slice = [](const Tensor& of, int64_t sample) {
+    return call("aten::narrow", "", of, int64_t{0}, sample, int64_t{1})[0];
+  };
+  for (int64_t sample = 0; sample < t.size(0); ++sample) {
+    const auto [values, vectors] = by_eigh(slice(t, sample));
+    Tensor to_values = slice(std::get<0>(out), sample);
+    Tensor to_vectors = slice(std::get<1>(out), sample);
+    torch::stable::copy_(to_values, values);
+    torch::stable::copy_(to_vectors, vectors);
   }
-  cpu::ritz(work.params);
-  return {work.values, work.vectors};
+  return out;
 }
 
 #if defined(PULLBACK_WITH_CUDA)
 Ritz ritz_cuda(const Tensor& any) {
   const torch::stable::accelerator::DeviceGuard guard(any.get_device_index());
   const Tensor t = validate(any);
-  Work work = prepare(t);
-  RitzParams& params = work.params;
-  if (params.batch == 0 || params.n == 0) return {work.values, work.vectors};
-  if (params.n > kRitzMost) return by_eigh(t);
-  const std::array<int64_t, 3> square{params.batch, params.n, params.n};
+  const int64_t batch = t.size(0), n = t.size(1);
+  if (batch > 0 && n > kLargestRitz) return by_eigh(t);
+  Ritz out = allocate(t);
+  if (batch == 0 || n == 0) return out;
+  auto& [values, vectors] = out;
+  const std::array<int64_t, 3> square{batch, n, n};
   Tensor workspace = torch::stable::new_empty(t, square, ScalarType::Double);
-  params.workspace = static_cast<double*>(workspace.mutable_data_ptr());
-  params.device = t.get_device_index();
-  const char* error = cuda::ritz(params, current_cuda_stream(params.device));
-  check(error == nullptr, "ritz", "CUDA: ", error == nullptr ? "" : error,
-        ": `python -m pullback_ext` tells what is usable here");
-  return {work.values, work.vectors};
+  const RitzParams params{static_cast<const double*>(t.const_data_ptr()),
+                          batch,
+                          n,
+                          static_cast<double*>(values.mutable_data_ptr()),
+                          static_cast<double*>(vectors.mutable_data_ptr()),
+                          static_cast<double*>(workspace.mutable_data_ptr()),
+                          t.get_device_index()};
+  check_launch("ritz", cuda::ritz(params, current_cuda_stream(params.device)));
+  return out;
 }
 #endif
 

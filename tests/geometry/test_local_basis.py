@@ -41,7 +41,7 @@ def test_a_failed_save_leaves_the_old_file(small, tmp_path, monkeypatch):
     def fails(*_args, **_kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("pullback.geometry.bases.save_file", fails)
+    monkeypatch.setattr("safetensors.torch.save_file", fails)
     with pytest.raises(OSError, match="disk full"):
         small.save(path)
     assert path.read_bytes() == before

@@ -164,6 +164,17 @@ def test_missing_compiler(tmp_path):
     assert one_sentence_with_a_command(error)
 
 
+def test_missing_cmakelists(monkeypatch, tmp_path, only_torch):
+    """No version of CMake is assumed in its place."""
+    only_torch("2.13.0")
+    monkeypatch.setattr(toolchain, "ROOT", tmp_path)
+    with pytest.raises(toolchain.BuildError, match=r"CMakeLists\.txt .* is missing") as error:
+        toolchain.minimum_cmake()
+    assert one_sentence_with_a_command(error)
+    with pytest.raises(SystemExit, match=r"^pullback: .*CMakeLists\.txt"):
+        backend.get_requires_for_build_wheel()
+
+
 def test_missing_toolkit(monkeypatch, tmp_path):
     monkeypatch.setattr(toolchain, "_USUAL_TOOLKIT", tmp_path / "cuda")
     env = {"PATH": str(tmp_path)}
@@ -258,6 +269,18 @@ def test_oldest_torch_is_the_same_everywhere(pyproject):
 
 def test_build_requirements_are_the_same_in_pyproject(pyproject):
     assert pyproject["build-system"]["requires"] == list(toolchain.BASE_REQUIREMENTS)
+
+
+def test_oldest_cmake_stands_in_cmakelists_alone(monkeypatch, tmp_path, only_torch):
+    oldest = ".".join(map(str, toolchain.minimum_cmake()))
+    text = (ROOT / "CMakeLists.txt").read_text()
+    assert f"cmake_minimum_required(VERSION {oldest})" in text
+    only_torch("2.13.0")
+    monkeypatch.setattr(toolchain, "ROOT", tmp_path)
+    (tmp_path / "CMakeLists.txt").write_text("cmake_minimum_required( VERSION 99.7 )\n")
+    assert "cmake>=99.7" in backend.get_requires_for_build_wheel()
+    with pytest.raises(toolchain.BuildError, match=r"CMake 99\.7 or newer is needed"):
+        toolchain.require_tools()
 
 
 def test_version_stands_in_one_place(pyproject):

@@ -283,15 +283,18 @@ def test_no_kernel_was_compiled_with_fast_math(repository):
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="instruction sets of x86-64")
-@pytest.mark.parametrize("source", ["gram_avx2.cpp", "gram_avx512.cpp"])
-def test_code_for_one_instruction_set_is_not_shared_with_others(repository, tmp_path, source):
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+@pytest.mark.parametrize("op", ["gram", "orthonormalize"])
+def test_code_for_one_instruction_set_is_not_shared_with_others(repository, tmp_path, op, isa):
     """An inline function compiled for AVX-512 could become the copy that all callers use."""
     compiler = shutil.which("g++") or pytest.skip("there is no g++")
     obj = tmp_path / "kernel.o"
     flags = ["-std=c++20", "-O0", "-march=x86-64-v3", "-mavx512f", "-mavx512dq"]  # -O0 inlines none
-    command = [compiler, *flags, f"-I{repository / 'csrc'}", "-c"]
-    subprocess.run([*command, repository / "csrc" / "cpu" / source, "-o", obj], check=True)
+    source = repository / "csrc" / "cpu" / f"{op}_{isa}.cpp"
+    command = [compiler, *flags, f"-I{repository / 'csrc'}", "-c", source, "-o", obj]
+    subprocess.run(command, check=True)
     symbols = list(Elf(obj.read_bytes()).symbols(".symtab"))
-    assert any("gram_item" in name for name, _, _ in symbols)
+    assert any("_item" in name for name, _, _ in symbols)
     shared = {name for name, binding, defined in symbols if defined and binding != LOCAL}
-    assert len(shared) == 1, shared  # the entry point: gram_items_<instruction set>
+    assert len(shared) == 1, shared
+    assert f"{op}_items_{isa}" in shared.pop()  # the entry point

@@ -1,6 +1,8 @@
 """CMakeLists.txt: what it asks for, what it says when that is missing, the build without CUDA."""
 
+import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -79,10 +81,33 @@ def test_on_without_a_toolkit_fails_in_one_sentence(configure):
 
 
 def test_auto_without_a_toolkit_leaves_the_kernels_out(configure):
-    code, out = configure(PULLBACK_CUDA="AUTO", environment={"CUDACXX": "/nowhere/nvcc"})
+    code, out = configure(PULLBACK_CUDA="AUTO", CMAKE_CUDA_COMPILER="/nowhere/nvcc")
     assert code == 0, out
     assert "the CUDA kernels are left out" in out
+    assert "there is no /nowhere/nvcc" in out
     assert "pullback: CUDA kernels OFF" in out
+
+
+@pytest.mark.parametrize("mode", ["AUTO", "ON"])
+def test_a_toolkit_is_taken_only_by_name(configure, tmp_path, mode):
+    """The search is that of build_tools; a second one could come to another answer."""
+    toolkit = tmp_path / "toolkit/bin"
+    toolkit.mkdir(parents=True)
+    nvcc = toolkit / "nvcc"
+    nvcc.write_text("#!/bin/sh\nexit 1\n")
+    nvcc.chmod(0o755)
+    code, out = configure(
+        PULLBACK_CUDA=mode,
+        environment={
+            "CUDACXX": str(nvcc),
+            "CUDA_HOME": str(toolkit.parent),
+            "PATH": f"{toolkit}{os.pathsep}{os.environ['PATH']}",
+        },
+    )
+    assert (code == 0) == (mode == "AUTO"), out
+    assert "a CUDA toolkit (nvcc) and none is named" in out
+    assert "pass -DCMAKE_CUDA_COMPILER=<toolkit>/bin/nvcc" in out
+    assert str(nvcc) not in out
 
 
 def test_auto_with_a_broken_toolkit_leaves_the_kernels_out(configure, tmp_path):
@@ -93,6 +118,23 @@ def test_auto_with_a_broken_toolkit_leaves_the_kernels_out(configure, tmp_path):
     assert code == 0, out
     assert f"{nvcc} compiles nothing" in out
     assert "pullback: CUDA kernels OFF" in out
+
+
+def test_pybind11_is_not_the_copy_that_torch_brings(configure, tmp_path):
+    """That of torch 2.10 refuses to be included where only the stable ABI is used."""
+    import pybind11
+
+    code, out = configure(CMAKE_EXPORT_COMPILE_COMMANDS="ON")
+    assert code == 0, out
+    steps = json.loads((tmp_path / "build/compile_commands.json").read_text())
+    (step,) = (step for step in steps if step["file"].endswith("csrc/module.cpp"))
+    flags = [word for word in shlex.split(step["command"]) if not word.endswith(".o")]
+    flags = [word for word in flags if word not in ("-c", "-o")]
+    rule = subprocess.run(
+        [*flags, "-M"], cwd=step["directory"], capture_output=True, text=True, check=True
+    ).stdout
+    used = {Path(word) for word in rule.split() if word.endswith("pybind11/pybind11.h")}
+    assert used == {Path(pybind11.get_include()) / "pybind11/pybind11.h"}
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def test_the_kernel_is_right_under_every_schedule(dtype, batch, k, p, columns):
         np.testing.assert_array_equal(results[0], results[0].transpose(0, 2, 1))
 
 
-def test_strides_and_company_change_no_bit():
+def test_strides_and_the_rest_of_the_batch_change_no_bit():
     rng = np.random.default_rng(1)
     dense = draw(rng, FLOAT32, 3, 6, 700)
     want = gram(FLOAT32, dense)

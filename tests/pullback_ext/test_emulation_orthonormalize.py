@@ -20,7 +20,7 @@ from tests.pullback_ext.emulation.emulated import (
 
 pytestmark = pytest.mark.skipif(emulated.COMPILER is None, reason="there is no C++ compiler")
 
-LOSS = {FLOAT32: 4e-6, FLOAT64: 4e-13}  # a little more than LadderRules::tolerance
+LOSS = {FLOAT32: 4e-6, FLOAT64: 4e-13}  # a little more than CholeskyQrThresholds::tolerance
 WORK = {FLOAT32: np.float32, FLOAT64: np.float64}
 
 
@@ -95,7 +95,7 @@ def test_blocks_become_orthonormal_under_every_schedule(dtype, batch, k, p, colu
 
 
 def difficult(rng):
-    """Five samples that need different numbers of rungs, and one row that is replaced in each."""
+    """Five samples that need different numbers of passes, and one row that is replaced in each."""
     block = rng.standard_normal((5, 12, 301)).astype(np.float32)
     block[1, 4] = 0
     block[2, 5] = block[2, 3]
@@ -115,7 +115,7 @@ def test_samples_stop_on_their_own_and_do_not_see_each_other():
     for i in range(len(block)):
         alone = orthonormalize(FLOAT32, block[i : i + 1])
         same(alone, type(out)(*(array[i : i + 1] for array in out)))
-    plain = orthonormalize(FLOAT32, block, account=False)
+    plain = orthonormalize(FLOAT32, block, factors=False)
     np.testing.assert_array_equal(plain.q, out.q)
     assert np.isnan(plain.residual).all()
 

@@ -51,15 +51,15 @@ def test_special_matrices():
 # ------------------------------------------------------------------------------------------- teams
 
 
-class Ladder(Structure):
+class CholeskyQr(Structure):
     _fields_ = [
         ("k", c_int64),
         ("p", c_int64),
         ("s", c_void_p),
         ("pitch", c_int64),
-        *((name, c_void_p) for name in ("h", "scratch", "distance", "fresh", "replaced")),
+        *((name, c_void_p) for name in ("h", "scratch", "distance", "given_up", "replaced")),
         ("residual", c_void_p),
-        ("columns", c_void_p),
+        ("projection", c_void_p),
     ]
 
 
@@ -75,8 +75,8 @@ class Jacobi(Structure):
 TEAMS = (0, 1, 8, 32, 256)  # 0: one thread of the host
 
 
-def climb(threads, a, p, rungs=3):
-    """A few rungs of float64 rows without rounding of theirs; every array of the last one."""
+def passes(threads, a, p, count=3):
+    """A few passes of float64 rows without rounding of theirs; every array of the last one."""
     k, n_p = len(a), len(p)
     pitch = k | 1
     arrays = {
@@ -84,24 +84,24 @@ def climb(threads, a, p, rungs=3):
         "h": np.full((k, n_p), np.nan),
         "scratch": np.full((5, k), np.nan),
         "distance": np.full(k, np.nan),
-        "fresh": np.zeros(k, bool),
+        "given_up": np.zeros(k, bool),
         "replaced": np.zeros(k, bool),
         "residual": np.full((k, k), np.nan),
-        "columns": np.full((n_p, k), np.nan),
+        "projection": np.full((n_p, k), np.nan),
     }
-    x = Ladder(k=k, p=n_p, pitch=pitch, **{name: address(v) for name, v in arrays.items()})
+    x = CholeskyQr(k=k, p=n_p, pitch=pitch, **{name: address(v) for name, v in arrays.items()})
     exponent = np.zeros(k, np.int32)
     transform = np.full((k, k + n_p), np.nan, np.float32)
     last = np.zeros(1, bool)
-    for rung in range(1, rungs + 1):
+    for number in range(1, count + 1):
         arrays["s"][:, :k] = np.tril(a @ a.T)
         arrays["h"][:] = a @ p.T
         emulated.launch(
-            emulated.library().climb_a_rung,
+            emulated.library().cholesky_qr_by_team,
             threads,
             ctypes.byref(x),
             c_void_p(address(exponent)),
-            rung,
+            number,
             c_void_p(address(transform)),
             c_void_p(address(last)),
         )
@@ -110,14 +110,14 @@ def climb(threads, a, p, rungs=3):
 
 
 @pytest.mark.parametrize(("k", "p"), [(1, 0), (7, 3), (40, 9)])
-def test_a_rung_is_the_same_for_every_team(k, p):
+def test_a_pass_is_the_same_for_every_team(k, p):
     rng = np.random.default_rng(k)
     rows = np.linalg.qr(rng.standard_normal((80, p)))[0].T
     a = rng.standard_normal((k, 80))
     a[k // 2 :] += 1e4 * a[0]
-    want = climb(0, a, rows)
+    want = passes(0, a, rows)
     for threads in TEAMS[1:]:
-        got = climb(threads, a, rows)
+        got = passes(threads, a, rows)
         for name, array in want.items():
             np.testing.assert_array_equal(got[name], array, err_msg=f"{threads} threads: {name}")
 
@@ -136,7 +136,7 @@ def test_an_eigen_decomposition_is_the_same_for_every_team(n):
         ]
         values, vectors = np.full(n, np.nan), np.full((n, n), np.nan)
         x = Jacobi(n, address(a), n | 1, *map(address, work), address(values), address(vectors))
-        emulated.launch(emulated.library().rotate, threads, ctypes.byref(x))
+        emulated.launch(emulated.library().jacobi_by_team, threads, ctypes.byref(x))
         results.append((values, vectors))
     for values, vectors in results[1:]:
         np.testing.assert_array_equal(values, results[0][0])

@@ -5,7 +5,7 @@ import torch
 from torch.autograd import forward_ad
 
 from pullback_ext import __main__ as command
-from pullback_ext import _ops, gram, reference
+from pullback_ext import _loader, _ops, gram, reference
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -35,10 +35,46 @@ def test_refuses_a_forward_mode_tangent(a, b):
         gram(forward_ad.make_dual(a, a))
 
 
+IN_INFERENCE_MODE = "gram: expected .* got a call inside torch.func.jvp in inference mode"
+
+
+@pytest.mark.parametrize("function", [gram, _ops.overload("gram")], ids=["gram", "operator"])
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_refuses_a_tangent_in_every_grad_mode(a, context):
-    with context(), refuses():
-        torch.func.jvp(gram, (a,), (a,))
+def test_refuses_a_tangent_in_every_grad_mode(a, context, function):
+    # Before 2.12 torch itself loses the tangent in inference mode (pytorch#177318).
+    lost = context is torch.inference_mode and _loader.torch_release(torch.__version__) < (2, 12)
+    refused = pytest.raises(RuntimeError, match=IN_INFERENCE_MODE) if lost else refuses()
+    with context(), refused:
+        torch.func.jvp(function, (a,), (a,))
+
+
+def test_a_torch_that_loses_tangents_in_inference_mode_is_told_by_its_version(python):
+    """The guard of torch 2.10 and 2.11, on whatever torch this is."""
+    code = """
+import torch
+torch.__version__ = "2.11.0"
+from pullback_ext import _ops, __main__ as command
+
+def refused(call):
+    try:
+        call()
+    except RuntimeError as error:
+        return "inside torch.func.jvp in inference mode, where torch 2.11.0" in str(error)
+
+for name in _ops.OPS:
+    op, args = _ops.overload(name), next(iter(command.CASES[name](torch.device("cpu")))).args
+    first = args[0]
+
+    @torch.inference_mode()
+    def f(x):
+        return op(*args)[0]
+
+    f(first)  # without a transform there is nothing to lose
+    assert refused(lambda: torch.func.jvp(f, (first,), (first,))), name
+    torch.func.jvp(lambda x: (x, op(*args)), (first,), (first,), has_aux=True)  # out of the mode
+print("fine")
+"""
+    assert python(code).stdout.strip() == "fine"
 
 
 def test_refuses_a_tangent_under_vmap(a):

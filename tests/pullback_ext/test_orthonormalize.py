@@ -219,7 +219,7 @@ def test_what_is_not_finite_is_flagged_on_cuda(rng):
 # ------------------------------------------------------------------------- layout, batch, threads
 
 
-def test_strides_and_company_change_no_bit(rng, device):
+def test_strides_and_the_rest_of_the_batch_change_no_bit(rng, device):
     block = rows(rng, device, 3, 9, 3001)
     block[1, 4] = block[1, 0]  # more passes for one sample than for the others
     others = unit(rng, device, 3, 12, 3001)

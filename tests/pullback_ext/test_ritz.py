@@ -34,7 +34,7 @@ def test_eigenvalues_descend_and_rows_are_eigenvectors(rng, device, n, dtype):
     torch.testing.assert_close(values, want, rtol=0, atol=1e-13 * size)
 
 
-@pytest.mark.parametrize("n", [5, 40])
+@pytest.mark.parametrize("n", [1, 3, 5, 40])
 def test_the_lower_triangle_is_read_through_any_strides(rng, device, n):
     t = symmetric(rng, device, 2, n, n)
     want = ritz(t)

@@ -12,11 +12,10 @@ from typing import Any
 import diffusers
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from typing_extensions import Unpack
 
 from pullback import krylov, maps
-from pullback._files import replacing
+from pullback._files import write_safetensors
 from pullback._version import __version__
 from pullback.geometry.options import OF_PRODUCTS, Options, check_options, with_options
 from pullback.models import Condition, LatentModel, TapName
@@ -100,10 +99,8 @@ class LocalBasis(krylov.SVDResult):
             "tol": repr(self.tol),
             "provenance": json.dumps(self.provenance),
         }
-        tensors = {name: value.contiguous().cpu() for name, value in self.tensors().items()}
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata)
+        write_safetensors(path, self.tensors(), metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LocalBasis:

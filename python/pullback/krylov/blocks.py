@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 
 import pullback_ext
-
-#: The most rows that are made orthonormal at a time.
-MOST_ROWS = 256
+from pullback_ext.reference import MOST_ROWS
 
 
 def rotate(transform: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -105,8 +105,8 @@ class Decomposition:
         self, which: torch.Tensor, random_rows: Callable[[int], torch.Tensor], seed: int
     ) -> None:
         """Let random rows take the place of W in the samples `which` [B]; S is zero there."""
-        fresh = pullback_ext.orthonormalize(random_rows(self.width), self.basis, seed).q
-        self._put_pending(torch.where(which[:, None, None], fresh, self.pending))
+        replacement = pullback_ext.orthonormalize(random_rows(self.width), self.basis, seed).q
+        self._put_pending(torch.where(which[:, None, None], replacement, self.pending))
         self.coupling = torch.where(which[:, None, None], 0.0, self.coupling)
 
     def restart(self, values: torch.Tensor, ritz: torch.Tensor) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from pullback.maps.variables import Bound, ConditionPair, Function, Variable
+from pullback.maps.variables import Bound, ConditionPair, Function, Given, Variable
 from pullback.models import Condition, LatentModel, Site
 
 
@@ -123,4 +123,6 @@ class Map:
         negative = None
         if self.negative is not None:
             negative = self.model.conditions.of(self.negative, len(x))
-        return self.variable.bind(self.function, self.model, x, t, ConditionPair(cond, negative))
+        return self.variable.bind(
+            self.function, Given(self.model, x, t, ConditionPair(cond, negative))
+        )

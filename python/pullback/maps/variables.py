@@ -80,6 +80,23 @@ class Held:
 Function = Callable[[torch.Tensor, torch.Tensor, ConditionPair, Held | None], torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Given:
+    """Where a map is bound, all checked before.
+
+    Attributes:
+        model: the model.
+        x: latents `[B, C, H, W]`.
+        t: timesteps `[B]`, in training units.
+        conditions: of the batch.
+    """
+
+    model: LatentModel
+    x: torch.Tensor
+    t: torch.Tensor
+    conditions: ConditionPair
+
+
 class Variable(ABC):
     """What a map is differentiated with respect to.
 
@@ -90,23 +107,8 @@ class Variable(ABC):
     name: str
 
     @abstractmethod
-    def bind(
-        self,
-        function: Function,
-        model: LatentModel,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        conditions: ConditionPair,
-    ) -> Bound:
-        """The function of this variable alone, all else held.
-
-        Args:
-            function: what is computed.
-            model: the model.
-            x: latents `[B, C, H, W]`.
-            t: timesteps `[B]`, in training units.
-            conditions: of the batch.
-        """
+    def bind(self, function: Function, given: Given) -> Bound:
+        """The function of this variable alone, all else held."""
 
 
 class Latents(Variable):
@@ -115,18 +117,13 @@ class Latents(Variable):
     name = "x"
 
     @override
-    def bind(
-        self,
-        function: Function,
-        model: LatentModel,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        conditions: ConditionPair,
-    ) -> Bound:
-        def f(point: torch.Tensor, steps: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
-            return function(point, steps, conditions.with_tensors(given), None)
+    def bind(self, function: Function, given: Given) -> Bound:
+        conditions = given.conditions
 
-        return Bound(f, x, (t, *conditions.tensors))
+        def f(point: torch.Tensor, steps: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
+            return function(point, steps, conditions.with_tensors(tensors), None)
+
+        return Bound(f, given.x, (given.t, *conditions.tensors))
 
 
 class Prompt(Variable):
@@ -135,31 +132,25 @@ class Prompt(Variable):
     name = "prompt"
 
     @override
-    def bind(
-        self,
-        function: Function,
-        model: LatentModel,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        conditions: ConditionPair,
-    ) -> Bound:
+    def bind(self, function: Function, given: Given) -> Bound:
+        conditions = given.conditions
         if _PROMPT not in conditions.positive:
             raise ValueError(
                 f"Expected a condition with {_PROMPT!r} to differentiate with respect to, got "
-                f"{sorted(conditions.positive) or 'none'} for {model.name}. Pass it as cond, or "
-                'use wrt="x".'
+                f"{sorted(conditions.positive) or 'none'} for {given.model.name}. Pass it as cond, "
+                'or use wrt="x".'
             )
         at = list(conditions.positive).index(_PROMPT)
         others = [*conditions.tensors]
         prompt = others.pop(at)
 
         def f(
-            point: torch.Tensor, latents: torch.Tensor, steps: torch.Tensor, *given: torch.Tensor
+            point: torch.Tensor, latents: torch.Tensor, steps: torch.Tensor, *tensors: torch.Tensor
         ) -> torch.Tensor:
-            every = (*given[:at], point, *given[at:])
+            every = (*tensors[:at], point, *tensors[at:])
             return function(latents, steps, conditions.with_tensors(every), None)
 
-        return Bound(f, prompt, (x, t, *others))
+        return Bound(f, prompt, (given.x, given.t, *others))
 
 
 @dataclass(frozen=True)
@@ -174,24 +165,18 @@ class Feature(Variable):
     name = "h"
 
     @override
-    def bind(
-        self,
-        function: Function,
-        model: LatentModel,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        conditions: ConditionPair,
-    ) -> Bound:
-        feature, before = record(model, self.site, x, t, conditions.positive)
+    def bind(self, function: Function, given: Given) -> Bound:
+        conditions = given.conditions
+        feature, before = record(given.model, self.site, given.x, given.t, conditions.positive)
         count = len(before.tensors)
 
         def f(
-            point: torch.Tensor, latents: torch.Tensor, steps: torch.Tensor, *given: torch.Tensor
+            point: torch.Tensor, latents: torch.Tensor, steps: torch.Tensor, *tensors: torch.Tensor
         ) -> torch.Tensor:
-            held = Held(point, lambda: before.replayed(given[:count]))
-            return function(latents, steps, conditions.with_tensors(given[count:]), held)
+            held = Held(point, lambda: before.replayed(tensors[:count]))
+            return function(latents, steps, conditions.with_tensors(tensors[count:]), held)
 
-        return Bound(f, feature, (x, t, *before.tensors, *conditions.tensors))
+        return Bound(f, feature, (given.x, given.t, *before.tensors, *conditions.tensors))
 
 
 def variable_of(wrt: str) -> Variable:

@@ -23,6 +23,20 @@ size_t least_allowed() {
   return least;
 }
 
+// From here on launches are written down, with the grid that a device would see, and nothing runs.
+void start_recording() {
+  emulation::recording = true;
+  emulation::launches.clear();
+  emulation::most_blocks = INT32_MAX;
+}
+
+// The launches; from here on kernels run again.
+const char* stop_recording() {
+  emulation::recording = false;
+  emulation::most_blocks = 3;
+  return emulation::launches.c_str();
+}
+
 // Places where threads wait, in the order in which they were first reached.
 int sites() {
   return static_cast<int>(emulation::sites.size());

@@ -51,7 +51,7 @@ class OrthonormalizeParams(Structure):
         ("block", Rows),
         ("against", Rows * 2),
         ("dtype", c_int),
-        ("work", c_int),
+        ("working_dtype", c_int),
         ("batch", c_int64),
         ("columns", c_int64),
         ("seed", c_uint64),
@@ -90,11 +90,11 @@ class Site(NamedTuple):
 
 @functools.cache
 def build():
-    """Path of the kernels as they are, with a grid limit so small that blocks must walk."""
+    """Path of the kernels, compiled for the host as they are."""
     folder = Path(tempfile.mkdtemp(prefix="pullback-emulation-"))
     atexit.register(shutil.rmtree, folder)
     command = [COMPILER, "-std=c++17", "-O1", "-fPIC", "-Wall", "-Wextra", "-Werror"]
-    command += ["-Wno-unknown-pragmas", "-DPULLBACK_EMULATION", "-DPULLBACK_MOST_BLOCKS=3"]
+    command += ["-Wno-unknown-pragmas", "-DPULLBACK_EMULATION"]
     command += [f"-I{CSRC}", f"-I{HERE}", "-x", "c++", "-c"]
 
     def compiled(source):
@@ -117,9 +117,16 @@ def build():
 def library():
     """The emulated kernels; ``PULLBACK_EMULATION`` may name a library that is built already."""
     found = ctypes.CDLL(os.environ.get("PULLBACK_EMULATION") or str(build()))
-    for name in ("gram", "orthonormalize", "ritz", "climb_a_rung", "rotate", "misuse"):
+    for name in (
+        "gram",
+        "orthonormalize",
+        "ritz",
+        "cholesky_qr_by_team",
+        "jacobi_by_team",
+        "misuse",
+    ):
         getattr(found, name).restype = c_char_p
-    for name in ("site_file", "site_function"):
+    for name in ("site_file", "site_function", "stop_recording"):
         getattr(found, name).restype = c_char_p
     found.gram_plan.restype = c_int64
     found.orthonormalize_plan.restype = c_size_t
@@ -146,6 +153,25 @@ def passed():
         site = Site(i, lib.site_file(i).decode(), lib.site_function(i).decode(), lib.site_line(i))
         counts[site] = lib.site_passed(i)
     return {site: count for site, count in counts.items() if count > 0}
+
+
+class Launch(NamedTuple):
+    """One kernel that a launcher enqueued."""
+
+    kernel: str
+    grid: int
+    block: int
+    shared: int
+
+
+def recorded(function, params):
+    """What a launcher enqueues for these parameters. Nothing runs: pointers may be null."""
+    library().start_recording()
+    try:
+        launch(function, ctypes.byref(params))
+    finally:
+        lines = library().stop_recording().decode().splitlines()
+    return [Launch(line.split()[0], *map(int, line.split()[1:])) for line in lines]
 
 
 def address(array):
@@ -182,8 +208,11 @@ class Orthonormal(NamedTuple):
     projection: np.ndarray
 
 
-def orthonormalize(dtype, block, *against, seed=0, schedule=0, account=True):
-    """Results and workspace start as NaN, and the workspace ends in a guard zone."""
+def orthonormalize(dtype, block, *against, seed=0, schedule=0, factors=True):
+    """Results and workspace start as NaN, and the workspace ends in a guard zone.
+
+    ``factors``: whether residual and projection are asked for, as block_step does.
+    """
     batch, k, columns = block.shape
     p = sum(x.shape[1] for x in against)
     work = np.float64 if dtype == FLOAT64 else np.float32
@@ -199,10 +228,10 @@ def orthonormalize(dtype, block, *against, seed=0, schedule=0, account=True):
     for i, x in enumerate(against):
         assert x.dtype == work
         params.against[i] = rows_of(x)
-    params.work = FLOAT64 if dtype == FLOAT64 else FLOAT32
+    params.working_dtype = FLOAT64 if dtype == FLOAT64 else FLOAT32
     params.batch, params.columns = batch, columns
     for name, array in out._asdict().items():
-        if account or name not in ("residual", "projection"):
+        if factors or name not in ("residual", "projection"):
             setattr(params, name, address(array))
     size = library().orthonormalize_plan(ctypes.byref(params))
     memory = np.full(size + 256, 255, np.uint8)

@@ -27,9 +27,11 @@
 #define __host__
 #define __launch_bounds__(...)
 #define PULLBACK_SHARED(name) char* const name = emulation::block().shared
-#define PULLBACK_LAUNCH(kernel, grid, threads, bytes, stream, ...)                             \
-  (static_cast<void>(stream), emulation::launch(reinterpret_cast<const void*>(kernel), (grid), \
-                                                (threads), (bytes), [&] { kernel(__VA_ARGS__); }))
+#define PULLBACK_MOST_BLOCKS emulation::most_blocks
+#define PULLBACK_LAUNCH(kernel, grid, threads, bytes, stream, ...)                                  \
+  (static_cast<void>(stream), emulation::launch(#kernel, reinterpret_cast<const void*>(kernel),     \
+                                                (grid), (threads), (bytes),                         \
+                                                [&] { kernel(__VA_ARGS__); }))
 
 // The number of this place.
 #define EMULATION_SITE                                                       \
@@ -92,6 +94,9 @@ inline std::vector<Site> sites;
 inline int skipped = -1;  // the site at which nobody waits
 inline int caller = -1;   // the site of the team's meeting, -1 outside
 inline size_t shared_limit = 227 * 1024;
+inline int64_t most_blocks = 3;  // so few that blocks must walk
+inline bool recording = false;   // launches are written down and nothing runs
+inline std::string launches;     // a line for each: kernel, grid, threads and shared memory
 inline std::map<const void*, size_t> shared_allowed;  // by kernel; 48 KB where there is none
 
 inline Block& block() {
@@ -266,13 +271,20 @@ inline void run_block(size_t threads) {
 }
 
 template <class Kernel>
-void launch(const void* id, unsigned grid, unsigned threads, size_t bytes, const Kernel& kernel) {
+void launch(const char* name, const void* id, unsigned grid, unsigned threads, size_t bytes,
+            const Kernel& kernel) {
   error.clear();
   caller = -1;  // a team of one thread may have left it
   const auto allowed = shared_allowed.find(id);
   const size_t most = allowed == shared_allowed.end() ? 48 * 1024 : allowed->second;
   if (grid == 0 || threads == 0 || threads > 1024 || bytes > most) {
     error = "invalid launch configuration";
+    return;
+  }
+  if (recording) {
+    const char* const begin = name + std::strspn(name, "(");
+    launches += std::string(begin, std::strcspn(begin, "<)")) + " " + std::to_string(grid) + " " +
+                std::to_string(threads) + " " + std::to_string(bytes) + "\n";
     return;
   }
   std::vector<char> memory(bytes + 2 * kGuard);

@@ -7,7 +7,7 @@ extern "C" {
 // Sets params.splits; returns the bytes of params.workspace.
 size_t orthonormalize_plan(pullback::OrthonormalizeParams* params) {
   const int64_t most =
-      pullback::cuda::orthonormalize_most_splits(params->block.rows, params->against_rows());
+      pullback::cuda::orthonormalize_most_splits(params->block.rows, against_rows(*params));
   params->splits = pullback::split_columns(params->columns, most);
   params->workspace = nullptr;
   return pullback::cuda::orthonormalize_workspace(*params);

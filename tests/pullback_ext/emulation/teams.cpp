@@ -1,19 +1,17 @@
 // The algorithms of csrc/numerics by a CUDA block and by one thread of the host: to be the same to
 // the bit.
-#include <cstring>
-
 #include "cuda/team.h"
+#include "numerics/cholesky_qr.h"
 #include "numerics/jacobi.h"
-#include "numerics/ladder.h"
 
 namespace {
 
 template <class Team>
-void climb(const Team& team, const pullback::Ladder& x, const int* exponent, int rung,
-           float* transform, bool* last) {
-  if (rung == 1) pullback::ladder_start(team, x, exponent);
+void one_pass(const Team& team, const pullback::CholeskyQr& x, const int* exponent, int pass,
+              float* transform, bool* last) {
+  if (pass == 1) pullback::cholesky_qr_start(team, x, exponent);
   PULLBACK_SYNC(team);
-  const bool result = pullback::ladder_rung<float>(team, x, rung, transform);
+  const bool result = pullback::cholesky_qr_pass<float>(team, x, pass, transform);
   if (team.rank() == 0) *last = result;
 }
 
@@ -21,20 +19,20 @@ void climb(const Team& team, const pullback::Ladder& x, const int* exponent, int
 
 extern "C" {
 
-// The arrays are those of Ladder and ladder_rung(); threads = 0: on the host.
-const char* climb_a_rung(int threads, const pullback::Ladder* x, const int* exponent, int rung,
-                         float* transform, bool* last) {
+// The arrays are those of CholeskyQr and cholesky_qr_pass(); threads = 0: on the host.
+const char* cholesky_qr_by_team(int threads, const pullback::CholeskyQr* x, const int* exponent,
+                                int pass, float* transform, bool* last) {
   emulation::error.clear();
   if (threads == 0) {
-    climb(pullback::OneThread(), *x, exponent, rung, transform, last);
+    one_pass(pullback::OneThread(), *x, exponent, pass, transform, last);
     return nullptr;
   }
-  PULLBACK_LAUNCH((climb<pullback::cuda::ThreadBlock>), 1, threads, 0, nullptr,
-                  pullback::cuda::ThreadBlock(), *x, exponent, rung, transform, last);
+  PULLBACK_LAUNCH((one_pass<pullback::cuda::ThreadBlock>), 1, threads, 0, nullptr,
+                  pullback::cuda::ThreadBlock(), *x, exponent, pass, transform, last);
   return pullback::cuda::launch_error();
 }
 
-const char* rotate(int threads, const pullback::Jacobi* x) {
+const char* jacobi_by_team(int threads, const pullback::Jacobi* x) {
   emulation::error.clear();
   if (threads == 0) {
     pullback::jacobi(pullback::OneThread(), *x);

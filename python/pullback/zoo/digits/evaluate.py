@@ -8,8 +8,6 @@ upright digits only would judge the distortion.
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,9 +15,8 @@ import torch
 import typer
 from matplotlib.figure import Figure
 
-from pullback.models import ddim
-from pullback.models.loading import load
-from pullback.models.model import LatentModel
+from pullback._files import write_json
+from pullback.models import LatentModel, ddim, load
 from pullback.zoo.digits.data import (
     NULL_CLASS,
     NUM_CLASSES,
@@ -110,9 +107,7 @@ def evaluate(
         "fingerprint": latent_model.fingerprint,
         "torch": torch.__version__,
     }
-    temporary = output / ".evidence.json.partial"
-    temporary.write_text(json.dumps(evidence, indent=2) + "\n")
-    os.replace(temporary, output / "evidence.json")
+    write_json(output / "evidence.json", evidence)
     contact_sheet(images[:100], rows=10).savefig(output / "samples.png", dpi=120)
     typer.echo(
         f"{evidence['recognised']:.1%} of {len(labels)} samples are recognised as the digit asked "

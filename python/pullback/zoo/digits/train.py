@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +20,8 @@ import typer
 from diffusers import DDPMScheduler, UNet2DModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
-from safetensors.torch import save_file
 
+from pullback._files import write_safetensors
 from pullback.zoo.digits.data import (
     IMAGE_SIZE,
     NULL_CLASS,
@@ -137,11 +136,7 @@ class TrainingState:
             for key in ("exp_avg", "exp_avg_sq"):
                 tensors[f"{key}.{names[parameter]}"] = moments[key]
         metadata = {"step": str(self.step), "recipe": json.dumps(asdict(self.recipe))}
-        temporary = path.with_suffix(".partial")
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata
-        )
-        os.replace(temporary, path)
+        write_safetensors(path, tensors, metadata)
 
     def load(self, path: Path) -> None:
         """Continue from a file written by `save`.

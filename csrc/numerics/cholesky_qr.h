@@ -1,0 +1,272 @@
+// One pass of Cholesky QR, by which a block of rows becomes orthonormal: the k x k part.
+//
+// With A the block as it stands (rows scaled by powers of two), P the orthonormal rows that it must
+// also be orthogonal to, G = A A^T and H = A P^T, a pass finds lower triangular T with
+//
+//   Q = T (A - H P)    orthonormal, and orthogonal to P, up to what G and H resolve
+//
+// from the Cholesky factor of S = D (G - H H^T) D, D = diag(G)^-1/2: Cholesky QR with the
+// projection by the Pythagorean theorem. Where a direction is weaker than S resolves, its pivot is
+// clamped: the direction is amplified, not replaced, and the next pass resolves it better. Only a
+// row whose distance from the span of P and of the rows before it is known to be rounding noise is
+// given up and replaced by a random one. Passes are made until the loss of orthogonality, estimated
+// from trace(S^-1), is at most `tolerance`.
+//
+// A row of T is 1 / sqrt(pivot) times what the row takes of the rows before it, whose norm is
+// sqrt(growth): the row comes out with an error of sqrt(growth / pivot) roundings. Where that is
+// large the row is deferred: other rows are freed from it only on the next pass, when it is stored
+// and its error is part of it. Freed from it at once, strong rows would take that error on, and the
+// span with them, and along many rows of middling pivots errors would grow without bound.
+//
+// Unpivoted on purpose: row i of the result depends on rows 0 .. i alone, so bases stay continuous
+// along an iteration.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "numerics/matrix.h"
+#include "numerics/team.h"
+
+namespace pullback {
+
+// Passes after which a block is taken as it is. After kAmplifyingPasses of them rows that are still
+// weak are given up, whatever they hold: the passes left make orthonormal what stands in their
+// place. Smooth families of a hundred rows and more come that far, other blocks need 7 passes at
+// most.
+constexpr int kMostPasses = 16;
+constexpr int kAmplifyingPasses = 12;
+
+struct CholeskyQrThresholds {
+  double clamp;          // smallest pivot of S that is resolved
+  double defer;          // smallest pivot of a row that others are freed from on the same pass ...
+  double squared_error;  // ... and largest growth / pivot
+  double dependent;      // distance / norm up to which a row is given up
+  double gram_error;     // of an entry of S
+  double tolerance;      // || I - Q Q^T ||_2 that is good enough
+};
+
+template <class Real>
+PULLBACK_HD inline CholeskyQrThresholds cholesky_qr_thresholds(int64_t k) {
+  const bool single = sizeof(Real) == 4;
+  const double unit = single ? 0x1p-24 : 0x1p-53;
+  const double size = static_cast<double>(k);
+  return {4 * size * unit,       4 * sqrt(unit),       1e6, (8 + 2 * sqrt(size)) * unit,
+          single ? 3e-7 : 3e-15, single ? 3e-6 : 2e-13};
+}
+
+// Rows of CholeskyQr::scratch.
+constexpr int64_t kCholeskyQrScratch = 5;
+
+// The state of one sample's block, and what a pass works with. All of it is shared by the team.
+struct CholeskyQr {
+  int64_t k;           // rows of the block
+  int64_t p;           // rows of P
+  double* s;           // [k, pitch]; on entry G, of which the lower triangle is read
+  int64_t pitch;       // odd_pitch(k)
+  const double* h;     // [k, p] H; may be null if p is 0
+  double* scratch;     // [kCholeskyQrScratch, k]
+  double* distance;    // [k] from the span of the rows before, over the row's norm, so far
+  bool* given_up;      // [k] out: given up on this pass, and to be replaced
+  bool* replaced;      // [k] given up on any pass
+  double* residual;    // [k, k] or null: the block is residual Q + projection^T P
+  double* projection;  // [p, k] or null
+};
+
+// Before the first pass; row i has been multiplied by 2^-exponent[i]. The team meets before the
+// pass: after it has written x.s and x.h.
+template <class Team>
+PULLBACK_HD void cholesky_qr_start(const Team& team, const CholeskyQr& x, const int* exponent) {
+  for (int64_t i = team.rank(); i < x.k; i += team.size()) {
+    x.distance[i] = 1.0;
+    x.replaced[i] = false;
+    if (x.residual != nullptr) {
+      for (int64_t j = 0; j < x.k; ++j) x.residual[i * x.k + j] = 0.0;
+      x.residual[i * x.k + i] = ldexp(1.0, exponent[i]);
+      for (int64_t l = 0; l < x.p; ++l) x.projection[l * x.k + i] = 0.0;
+    }
+  }
+}
+
+// S = D (G - H H^T) D in the lower triangle of x.s; norm[i] = 1 / D_ii, inverse_norm[i] = D_ii.
+template <class Team>
+PULLBACK_HD void equilibrate(const Team& team, const CholeskyQr& x, double* norm,
+                             double* inverse_norm) {
+  for (int64_t i = team.rank(); i < x.k; i += team.size()) {
+    const double square = x.s[i * x.pitch + i];
+    norm[i] = square > 0.0 ? sqrt(square) : 0.0;
+    inverse_norm[i] = square > 0.0 ? 1.0 / norm[i] : 0.0;
+  }
+  PULLBACK_SYNC(team);
+  const int lanes = lanes_of(team, 16);
+  for (int64_t i = team.rank() / lanes; i < x.k; i += team.size() / lanes) {
+    for (int64_t j = team.rank() % lanes; j <= i; j += lanes) {
+      double entry = x.s[i * x.pitch + j];
+      if (x.p > 0) entry -= dot(x.h + i * x.p, x.h + j * x.p, x.p);
+      x.s[i * x.pitch + j] = inverse_norm[i] * entry * inverse_norm[j];
+    }
+  }
+}
+
+// Cholesky factor L of S in the lower triangle of x.s, its diagonal in `diagonal`. Column j is zero
+// below the diagonal where row j is deferred or given up. Returns whether any row was.
+template <class Team>
+PULLBACK_HD bool cholesky_factor(const Team& team, const CholeskyQr& x,
+                                 const CholeskyQrThresholds& thresholds, int pass,
+                                 const double* norm, double* diagonal, double* column,
+                                 double* growth) {
+  for (int64_t i = team.rank(); i < x.k; i += team.size()) growth[i] = 1.0;
+  PULLBACK_SYNC(team);
+  bool any_deferred = false;
+  const int lanes = lanes_of(team, 16);
+  for (int64_t j = 0; j < x.k; ++j) {
+    const double pivot = x.s[j * x.pitch + j];
+    const double clamped = pivot > thresholds.clamp ? pivot : thresholds.clamp;
+    const double root = sqrt(clamped);
+    // Distances are over the norm that the row came with: on the first pass it cancels, and later
+    // a row whose pivot was clamped is shorter than one.
+    const double row_norm = pass == 1 ? (norm[j] > 0.0 ? 1.0 : 0.0) : norm[j];
+    const double distance = x.distance[j] * row_norm * root;
+    const double squared_error = growth[j] / clamped;
+    const bool noisy = !(pivot > thresholds.defer && squared_error < thresholds.squared_error);
+    const bool give_up = !(distance > thresholds.dependent) || (noisy && pass > kAmplifyingPasses);
+    const bool defer = give_up || noisy;
+    any_deferred = any_deferred || defer;
+    for (int64_t i = j + 1 + team.rank(); i < x.k; i += team.size()) {
+      // |L_ij| <= sqrt(S_ii) holds for every Gram matrix; where rounding breaks it, noise would
+      // grow from column to column.
+      const double square = x.s[i * x.pitch + i];
+      const double bound = square > 0.0 ? sqrt(square) : 0.0;
+      double entry = defer ? 0.0 : x.s[i * x.pitch + j] / root;
+      entry = entry > bound ? bound : entry;
+      entry = entry < -bound ? -bound : entry;
+      column[i] = entry;
+      growth[i] += entry * entry * squared_error;
+    }
+    PULLBACK_SYNC(team);
+    if (team.rank() == 0) {
+      diagonal[j] = give_up ? 1.0 : root;
+      // Others are freed from it now, so what they shared with it must not go with it later.
+      x.distance[j] = defer && !give_up ? distance : 1.0;
+      x.given_up[j] = give_up;
+      x.replaced[j] = x.replaced[j] || give_up;
+    }
+    for (int64_t i = j + 1 + team.rank() / lanes; i < x.k; i += team.size() / lanes) {
+      for (int64_t l = j + 1 + team.rank() % lanes; l <= i; l += lanes) {
+        x.s[i * x.pitch + l] -= column[i] * column[l];
+      }
+    }
+    for (int64_t i = j + 1 + team.rank(); i < x.k; i += team.size()) {
+      x.s[i * x.pitch + j] = column[i];
+    }
+    PULLBACK_SYNC(team);
+  }
+  return any_deferred;
+}
+
+// The block in terms of the rows to come: projection += H^T residual^T, residual <- residual D^-1
+// L, where what was left of a row that was given up no longer counts. Rows are independent of each
+// other.
+template <class Team>
+PULLBACK_HD void accumulate_factors(const Team& team, const CholeskyQr& x, const double* norm,
+                                    const double* diagonal) {
+  for (int64_t i = team.rank(); i < x.k; i += team.size()) {
+    double* row = x.residual + i * x.k;
+    for (int64_t j = 0; j <= i; ++j) {
+      if (row[j] == 0.0) continue;
+      for (int64_t l = 0; l < x.p; ++l) x.projection[l * x.k + i] += row[j] * x.h[j * x.p + l];
+    }
+    for (int64_t j = 0; j <= i; ++j) {
+      double sum = x.given_up[j] ? 0.0 : row[j] * norm[j] * diagonal[j];
+      for (int64_t l = j + 1; l <= i; ++l) sum += row[l] * norm[l] * x.s[l * x.pitch + j];
+      row[j] = sum;
+    }
+  }
+}
+
+// X = L^-1: column j in x.s[j][j + 1 ..], above the diagonal; X_jj = 1 / diagonal[j]. `squares`
+// gets each column's share of ||X||_F^2, rows that were given up left out.
+template <class Team>
+PULLBACK_HD void invert_factor(const Team& team, const CholeskyQr& x, const double* diagonal,
+                               double* squares) {
+  for (int64_t j = team.rank(); j < x.k; j += team.size()) {
+    double* const column = x.s + j * x.pitch;
+    const double first = 1.0 / diagonal[j];
+    double sum = x.given_up[j] ? 0.0 : first * first;
+    for (int64_t i = j + 1; i < x.k; ++i) {
+      const double* const row = x.s + i * x.pitch;
+      const double entry =
+          -(row[j] * first + dot(row + j + 1, column + j + 1, i - j - 1)) / diagonal[i];
+      column[i] = entry;
+      if (!x.given_up[i]) sum += entry * entry;
+    }
+    squares[j] = sum;
+  }
+  PULLBACK_SYNC(team);
+}
+
+// The transform [k, k + p] that is to be applied to the rows of [A; P]: T = L^-1 D, zero above its
+// diagonal, beside -T H; rows that were given up are zero.
+template <class Real, class Team>
+PULLBACK_HD void write_transform(const Team& team, const CholeskyQr& x, const double* diagonal,
+                                 const double* inverse_norm, Real* transform) {
+  const int64_t width = x.k + x.p;
+  const int lanes = lanes_of(team, 16);
+  for (int64_t i = team.rank() / lanes; i < x.k; i += team.size() / lanes) {
+    for (int64_t j = team.rank() % lanes; j < x.k; j += lanes) {
+      double entry = 0.0;
+      if (j <= i && !x.given_up[i]) {
+        entry = (j == i ? 1.0 / diagonal[i] : x.s[j * x.pitch + i]) * inverse_norm[j];
+      }
+      transform[i * width + j] = static_cast<Real>(entry);
+    }
+  }
+  PULLBACK_SYNC(team);
+  // From the rounded T: what it leaves of P is what must be taken away.
+  for (int64_t i = team.rank() / lanes; i < x.k && x.p > 0; i += team.size() / lanes) {
+    for (int64_t l = 4 * (team.rank() % lanes); l < x.p; l += 4 * lanes) {
+      const int64_t count = x.p - l < 4 ? x.p - l : 4;
+      double sum[4] = {0, 0, 0, 0};
+      for (int64_t j = 0; j <= i; ++j) {
+        const double factor = transform[i * width + j];
+        for (int64_t u = 0; u < count; ++u) sum[u] -= factor * x.h[j * x.p + l + u];
+      }
+      for (int64_t u = 0; u < count; ++u) {
+        transform[i * width + x.k + l + u] = static_cast<Real>(sum[u]);
+      }
+    }
+  }
+}
+
+// One pass. Writes the transform; rows in x.given_up stand for random rows of norm one. Returns
+// whether Q is good and this was the last pass; `pass` counts from 1. On return x.s is no longer
+// read, while others of the team may still read the rest of x and write the transform.
+template <class Real, class Team>
+PULLBACK_HD bool cholesky_qr_pass(const Team& team, const CholeskyQr& x, int pass,
+                                  Real* transform) {
+  const CholeskyQrThresholds thresholds = cholesky_qr_thresholds<Real>(x.k);
+  double* const norm = x.scratch;
+  double* const inverse_norm = x.scratch + x.k;
+  double* const diagonal = x.scratch + 2 * x.k;
+  double* const squares = x.scratch + 3 * x.k;  // and a column of the factor before
+  double* const growth = x.scratch + 4 * x.k;
+  equilibrate(team, x, norm, inverse_norm);
+  const bool any_deferred =
+      cholesky_factor(team, x, thresholds, pass, norm, diagonal, squares, growth);
+  if (x.residual != nullptr) accumulate_factors(team, x, norm, diagonal);
+  invert_factor(team, x, diagonal, squares);
+  write_transform(team, x, diagonal, inverse_norm, transform);
+
+  // The largest eigenvalue of S^-1 is at most trace(S^-1) - (k - 1)^2 / k, tight at S = I.
+  double trace = 0.0, kept = 0.0;
+  for (int64_t j = 0; j < x.k; ++j) {
+    trace += squares[j];
+    kept += x.given_up[j] ? 0.0 : 1.0;
+  }
+  const double inverse = kept > 0.0 ? trace - (kept - 1.0) * (kept - 1.0) / kept : 0.0;
+  const bool good = !any_deferred && thresholds.gram_error * inverse <= thresholds.tolerance &&
+                    (x.p == 0 || pass >= 2);
+  return good || pass == kMostPasses;
+}
+
+}  // namespace pullback

@@ -1,0 +1,75 @@
+"""An operator of one's own: three methods, and everything else comes with the base class."""
+
+import numpy as np
+import pytest
+import scipy.sparse.linalg
+import torch
+
+from pullback import krylov
+from pullback.operators import BlockOperator
+from pullback.testing import MatrixOperator
+
+
+class Shift(BlockOperator):
+    """Cyclic shifts of rows, scaled per entry: singular values known, no matrix anywhere."""
+
+    def __init__(self, scale):  # [B, n]
+        super().__init__(len(scale), scale.shape[1:], scale.shape[1:], scale.dtype, scale.device)
+        self.scale = scale
+
+    def matmat(self, v):
+        return (v * self.scale[:, None]).roll(1, 2)
+
+    def rmatmat(self, u):
+        return u.roll(-1, 2) * self.scale[:, None]
+
+    def select(self, index):
+        return Shift(self.scale[index])
+
+
+@pytest.fixture
+def scale(rng):
+    return torch.rand(3, 40, generator=rng, dtype=torch.float64) ** 4
+
+
+def test_three_methods_are_enough_for_the_solver_and_the_algebra(scale):
+    operator = Shift(scale)
+    operator.prepare(3)
+    operator.release()
+    found = krylov.svd(operator, 4, quality="tight")
+    expected = scale.sort(dim=1, descending=True).values[:, :4]
+    torch.testing.assert_close(found.s, expected, rtol=1e-8, atol=0)
+    doubled = krylov.svd(operator + operator, 4, quality="tight")
+    torch.testing.assert_close(doubled.s, 2 * expected, rtol=1e-8, atol=0)
+    trace = operator.gram().diag(40, seed=1)
+    torch.testing.assert_close(trace.value, scale.square(), rtol=1e-10, atol=0)
+
+
+def test_any_operator_serves_scipy(scale):
+    for operator in (Shift(scale), 2 * Shift(scale), Shift(scale).gram()):
+        single = operator.to_scipy(1)
+        assert single.shape == (40, 40)
+        s = scipy.sparse.linalg.svds(single, k=3, return_singular_vectors=False)
+        dense = np.linalg.svd(single @ np.eye(40), compute_uv=False)[:3]
+        np.testing.assert_allclose(np.sort(s)[::-1], dense, rtol=1e-10)
+    with pytest.raises(IndexError, match="between 0 and 2, got 3"):
+        operator.to_scipy(3)
+
+
+def test_what_lacks_a_method_cannot_be_made():
+    class Half(BlockOperator):
+        def matmat(self, v):
+            return v
+
+    with pytest.raises(TypeError, match="rmatmat"):
+        Half(1, (2,), (2,), torch.float32, "cpu")
+
+
+def test_the_solver_asks_for_the_base_class():
+    class Duck:
+        batch, x_shape, h_shape = 1, (4,), (4,)
+
+    with pytest.raises(TypeError, match=r"got Duck.*pullback\.operators\.BlockOperator"):
+        krylov.svd(Duck(), 1)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        MatrixOperator(torch.eye(2)[None]) + Duck()

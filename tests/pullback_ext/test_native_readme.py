@@ -1,0 +1,262 @@
+"""What csrc/README.md says of layers, limits, arrays and launches is what the sources say."""
+
+import ast
+import ctypes
+import itertools
+import math
+import re
+
+import pytest
+
+from pullback_ext import reference
+from tests.pullback_ext.emulation import emulated
+from tests.pullback_ext.emulation.emulated import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, recorded
+
+SOURCES = emulated.CSRC
+BYTES = {FLOAT32: 4, FLOAT64: 8, FLOAT16: 2, BFLOAT16: 2}
+
+
+def plain(cell):
+    return cell.strip().strip("`")
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """Every table of the page: [its header, row, ...], each a list of cells."""
+    found, lines = [], (SOURCES / "README.md").read_text().splitlines()
+    for is_table, group in itertools.groupby(lines, lambda line: line.startswith("|")):
+        if is_table:
+            header, _, *rows = ([c.strip() for c in line.strip("|").split("|")] for line in group)
+            found.append([header, *rows])
+    return found
+
+
+def rows_of(tables, *header):
+    """Rows of the tables that begin with these columns."""
+    found = [row for head, *rows in tables if head[: len(header)] == list(header) for row in rows]
+    assert found
+    return found
+
+
+# ------------------------------------------------------------------------------------------ layers
+
+MAY_USE = {
+    "common": {"common"},
+    "numerics": {"numerics", "common"},
+    "cpu": {"cpu", "numerics", "common"},
+    "cuda": {"cuda", "numerics", "common"},
+    "ops": {"ops", "cpu", "cuda", "numerics", "common"},
+    "library.cpp": {"ops", "cpu"},
+    "module.cpp": {"common", "cpu"},
+}
+
+
+def includes(path):
+    return re.findall(r'#include [<"]([^>"]+)[>"]', path.read_text())
+
+
+def sources():
+    return [path for path in SOURCES.rglob("*") if path.suffix in (".h", ".cpp", ".cu")]
+
+
+def test_files_include_what_their_folder_may_use(tables):
+    told = rows_of(tables, "Folder", "Holds", "May use")
+    assert {plain(name).rstrip("/`") for row in told for name in row[0].split(",")} == set(MAY_USE)
+    for path in sources():
+        allowed = MAY_USE[path.relative_to(SOURCES).parts[0]]
+        ours = {name.split("/")[0] for name in includes(path) if (SOURCES / name).is_file()}
+        assert ours <= allowed, path
+
+
+def test_cuda_sources_see_no_torch_header():
+    seen = [*(SOURCES / "cuda").glob("*"), *(SOURCES / "numerics").glob("*")]
+    for path in seen:  # grows
+        for name in includes(path):
+            assert not name.startswith("torch/"), path
+            if (SOURCES / name).is_file() and SOURCES / name not in seen:
+                seen.append(SOURCES / name)
+    assert SOURCES / "common" / "block.h" in seen
+
+
+# ------------------------------------------------------------------------------------------ limits
+
+
+def test_limits_are_those_of_the_sources_and_defined_once(tables):
+    limits = {plain(row[0]): (int(row[1]), plain(row[2])) for row in rows_of(tables, "Constant")}
+    for name, (value, file) in limits.items():
+        definition = re.compile(rf"constexpr \w+ {name} = (\d+);")
+        found = {
+            str(path.relative_to(SOURCES)): definition.findall(path.read_text())
+            for path in sources()
+        }
+        assert {path: values for path, values in found.items() if values} == {file: [str(value)]}
+    assert limits["kMostRows"][0] == reference.MOST_ROWS
+
+
+# ------------------------------------------------------------------------------------------ arrays
+
+
+@pytest.mark.parametrize(
+    ("file", "struct"),
+    [
+        ("common/orthonormalize_params.h", "struct OrthonormalizeParams"),
+        ("cuda/orthonormalize_stages.h", "struct Workspace"),
+        ("cpu/orthonormalize.cpp", "class Orthonormalizer"),
+    ],
+)
+def test_arrays_have_the_names_and_shapes_of_the_sources(tables, file, struct):
+    body = re.search(rf"{struct} {{(.*?)\n}};", (SOURCES / file).read_text(), re.DOTALL)[1]
+    field = re.compile(r"(?:Rows|\*|>) (\w+?)_?(?:\[kAgainst\])?; +// (\[[^]]+\])")
+    written = dict(field.findall(body))
+    assert len(written) > 7
+    arrays = [
+        {plain(row[0]): row[1] for row in rows}
+        for head, *rows in tables
+        if head[:3] == ["Name", "Shape", "dtype"]
+    ]
+    assert written in arrays
+
+
+# ---------------------------------------------------------------------------------------- launches
+
+OPERATORS = {
+    ast.Add: lambda x, y: x + y,
+    ast.Sub: lambda x, y: x - y,
+    ast.Mult: lambda x, y: x * y,
+    ast.Div: lambda x, y: x / y,
+}
+FUNCTIONS = {
+    "ceil": math.ceil,
+    "floor": math.floor,
+    "max": max,
+    "triangle": lambda n: n * (n + 1) // 2,
+    "pitch": lambda n: n | 1,
+}
+
+
+def value(formula, symbols):
+    """What a formula of the page amounts to."""
+
+    def walk(node):
+        if isinstance(node, ast.Constant):
+            return node.value
+        if isinstance(node, ast.Name):
+            return symbols[node.id]
+        if isinstance(node, ast.Call):
+            return FUNCTIONS[node.func.id](*map(walk, node.args))
+        assert isinstance(node, ast.BinOp), formula
+        return OPERATORS[type(node.op)](walk(node.left), walk(node.right))
+
+    return walk(ast.parse(formula, mode="eval").body)
+
+
+def formulas(cell):
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def expected(tables, kernel, symbols):
+    """Grid, block and shared memory of a kernel by the page."""
+    (row,) = (row for row in rows_of(tables, "Kernel", "Grid") if plain(row[0]) == kernel)
+    shared = formulas(row[2])
+    large = len(shared) > 1 and symbols["k"] > 96
+    return (kernel, value(plain(row[1]), symbols), 256, value(shared[large], symbols))
+
+
+def with_sizes(tables, column, symbols, without_b=False):
+    """The symbols, and those that the page derives from them for an op."""
+    symbols = dict(symbols)
+    derived = rows_of(tables, "", "`gram`", "`orthonormalize`")
+    for row in derived:
+        cell = row[column] if formulas(row[column]) else row[1]  # "as there"
+        symbols[plain(row[0])] = value(formulas(cell)[-1 if without_b else 0], symbols)
+    return symbols
+
+
+needs_compiler = pytest.mark.skipif(emulated.COMPILER is None, reason="there is no C++ compiler")
+
+
+def block(rows):
+    return emulated.Rows(None, rows, (ctypes.c_int64 * 3)())
+
+
+def check(tables, launches, symbols):
+    assert [tuple(one) for one in launches] == [
+        expected(tables, one.kernel, symbols) for one in launches
+    ]
+    return {one.kernel for one in launches}
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", BYTES)
+@pytest.mark.parametrize(
+    ("batch", "k", "p", "columns"),
+    [
+        (1, 1, None, 1),
+        (8, 50, None, 16384),
+        (16, 30, 7, 65536),
+        (3, 200, 130, 5000),
+        (2, 600, 1, 9),
+    ],
+)
+def test_gram_is_launched_as_told(tables, dtype, batch, k, p, columns):
+    params = emulated.GramParams(a=block(k), b=block(k if p is None else p), symmetric=p is None)
+    params.dtype, params.batch, params.columns = dtype, batch, columns
+    splits = emulated.library().gram_plan(ctypes.byref(params))
+    symbols = {"B": batch, "k": k, "p": k if p is None else p, "N": columns}
+    wide = max(k, symbols["p"])
+    symbols["t"] = 16 if wide <= 16 else 32 if wide <= 32 else 64
+    symbols = with_sizes(tables, 1, symbols, without_b=p is None)
+    assert splits == symbols["splits"]
+    launches = recorded(emulated.library().gram, params)
+    assert check(tables, launches, symbols) == {"gram_split", "gram_sum"}
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", BYTES)
+@pytest.mark.parametrize(
+    ("batch", "k", "against", "columns"),
+    [
+        (1, 1, (0, 0), 1),
+        (8, 50, (50, 100), 16384),
+        (16, 10, (10, 35), 65537),
+        (2, 96, (0, 200), 4096),
+        (2, 97, (3, 0), 4096),
+        (1, 256, (256, 256), 200000),
+    ],
+)
+def test_orthonormalize_is_launched_as_told(tables, dtype, batch, k, against, columns):
+    params = emulated.OrthonormalizeParams(block=block(k), dtype=dtype)
+    params.against[0], params.against[1] = map(block, against)
+    params.working_dtype = FLOAT64 if dtype == FLOAT64 else FLOAT32
+    params.batch, params.columns = batch, columns
+    emulated.library().orthonormalize_plan(ctypes.byref(params))
+    symbols = {
+        "B": batch,
+        "k": k,
+        "p": sum(against),
+        "N": columns,
+        "w": BYTES[params.working_dtype],
+    }
+    symbols |= {"p_0": against[0], "p_1": against[1], "t": 32 if k <= 32 else 64}
+    symbols = with_sizes(tables, 2, symbols)
+    assert params.splits.count == symbols["splits"]
+    launches = recorded(emulated.library().orthonormalize, params)
+    passes = {plain(row[0]): int(row[1]) for row in rows_of(tables, "Constant")}["kMostPasses"]
+    one_pass = ["block_products", "cholesky_factors", "apply_transform"]
+    assert [one.kernel for one in launches] == ["part_peaks", "row_scales", *one_pass * passes]
+    check(tables, launches, symbols)
+
+
+@needs_compiler
+@pytest.mark.parametrize("n", [1, 10, 33, 96])
+def test_ritz_is_launched_as_told(tables, n):
+    params = emulated.RitzParams(batch=5, n=n)
+    launches = recorded(emulated.library().ritz, params)
+    assert check(tables, launches, {"B": 5, "n": n}) == {"ritz_jacobi"}
+
+
+def test_every_kernel_is_told_of(tables):
+    kernel = re.compile(r"__global__\s+void\s+__launch_bounds__\([^)]*\)\s+(\w+)\(")
+    texts = [path.read_text() for path in (SOURCES / "cuda").glob("*.cu")]
+    written = {name for text in texts for name in kernel.findall(text)}
+    assert written == {plain(row[0]) for row in rows_of(tables, "Kernel", "Grid")}
