@@ -1,6 +1,7 @@
 # make demo       local latent bases of the bundled model, with figures, in ./pullback-demo
 # make test       all tests                      (make test ARGS="-m 'not slow'" for the quick ones)
 # make lint       ruff, clang-format, mypy       (make format to apply the first two)
+# make docs       the documentation as a site, with a reference of every public name, in build/docs
 # make bench      against the published loop     (ARGS are handed on, as everywhere)
 # make compat     installs and tests with the oldest and newest torch, in fresh environments
 # make gpu-check  on a machine with a GPU: kernels against references, GPU tests, benchmarks
@@ -62,7 +63,7 @@ INSTALL = $(PY) build_tools/workshop.py $(if $(OWN),--pinned)
 SCRIPTS = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("scripts"))')
 
 .NOTPARALLEL:
-.PHONY: help demo test lint format bench compat gpu-check clean remake
+.PHONY: help demo test lint format docs bench compat gpu-check clean remake
 help:
 	@awk '/^#/ { sub(/^# ?/, ""); print; next } { exit }' Makefile
 
@@ -101,6 +102,10 @@ format: $(STAMPS)/lint
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 	$(CLANG_FORMAT) -i $(CPP)
+
+docs: $(STAMPS)/run $(STAMPS)/docs
+	$(PY) -m sphinx -q -W --keep-going -c docs . build/docs $(ARGS)
+	@echo "The site begins at build/docs/index.html."
 
 bench: $(STAMPS)/run
 	$(PY) -m benchmarks $(ARGS)

@@ -215,9 +215,8 @@ def ritz(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             CUDA.
 
     Returns:
-        values: [B, n], float64, descending.
-        vectors: [B, n, n], float64, orthonormal rows; row i belongs to ``values[:, i]``, and its
-            entry of largest magnitude is positive.
+        The values [B, n], float64, descending, and the vectors [B, n, n], float64, orthonormal
+        rows: row i belongs to ``values[:, i]``, and its entry of largest magnitude is positive.
 
     Raises:
         RuntimeError: another shape or dtype; an input that carries a derivative; on the CPU, NaN
