@@ -72,7 +72,7 @@ class MatrixOperator(BlockOperator):
         return pulled.unflatten(2, self.x_shape)
 
     def select(self, index: torch.Tensor) -> MatrixOperator:
-        """The operator of some of the samples, with a count of its own."""
+        """The operator of the samples at the int64 indices `[B']`, with a count of its own."""
         return type(self)(self.matrices[index], self.x_shape, self.h_shape)
 
 
@@ -87,7 +87,7 @@ def with_spectrum(
     """Random matrices with prescribed singular values.
 
     Args:
-        singular_values: descending; the first min(m, n) are used, the rest of the spectrum is 0.
+        singular_values: `[r]`, descending; the first min(m, n) are used, and all after them are 0.
         m: rows.
         n: columns.
         batch: B; all have the same singular values and random singular vectors of their own.
