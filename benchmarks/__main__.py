@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from benchmarks import basis, environment, gram, orthonormalize, report
+from pullback._files import write_json
 
 _RESULTS = Path(__file__).parent / "results"
 
@@ -101,7 +102,8 @@ def main(
     if output is None and not quick:
         output = _RESULTS / f"{what.value}-{environment.slug(place)}.json"
     if output is not None:
-        report.write_json(output, results)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_json(output, results)
         console.print(f"Wrote {output}")
 
 

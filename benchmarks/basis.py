@@ -18,6 +18,7 @@ from benchmarks.published import PowerIteration, power_iteration
 from benchmarks.subspace import SubspaceIteration, subspace_iteration
 from benchmarks.timing import Stopwatch, peak_bytes
 from pullback import JacobianOperator, LatentModel, LocalBasis, krylov, load, local_basis, maps
+from pullback.operators import BlockOperator
 from pullback.testing import in_float64, leading, map_jacobian, sample_map, sine
 
 #: What must be shown: factors in time over ours, and products per direction.
@@ -63,6 +64,27 @@ class Measured:
     stopped: list[str] = field(default_factory=list)
     peak: int = 0
 
+    def add_loop(self, loop: PowerIteration, seconds: float, sines: torch.Tensor) -> None:
+        """What the published loop did on one sample, in how many seconds."""
+        self.seconds.append(seconds)
+        self.products.append(loop.products / len(loop.v))
+        self.sines += sines.tolist()
+        self.iterations.append(loop.iterations)
+        self.stopped.append("accurate" if loop.stopped == "watch" else loop.stopped)
+
+    def add_subspace(self, found: SubspaceIteration, sines: torch.Tensor, tol: float) -> None:
+        """What the subspace iteration did on all samples."""
+        self.sines = sines.tolist()
+        self.products = [products / found.v.shape[1] for products in found.products.tolist()]
+        self.iterations = found.iterations.tolist()
+        self.stopped = ["accurate" if sine <= tol else "max_iter" for sine in self.sines]
+
+    def add_basis(self, basis: LocalBasis, sines: torch.Tensor) -> None:
+        """What our own call did on some samples."""
+        self.products += [products / basis.s.shape[1] for products in basis.products.tolist()]
+        self.sines += sines.tolist()
+        self.stopped += basis.stopped
+
     def as_json(self, ours: float) -> dict[str, Any]:
         """Medians and extremes; `ours` is the time per sample that ratios refer to."""
         return {
@@ -87,14 +109,14 @@ def _summary(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-class _Timed:
+class _Timed(BlockOperator):
     """An operator whose products, and the getting ready for them, are timed by `clock`."""
 
-    def __init__(self, operator: JacobianOperator, clock: Stopwatch) -> None:
+    def __init__(self, operator: BlockOperator, clock: Stopwatch) -> None:
+        super().__init__(
+            operator.batch, operator.x_shape, operator.h_shape, operator.dtype, operator.device
+        )
         self.operator, self.clock = operator, clock
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.operator, name)
 
     def matmat(self, v: torch.Tensor) -> torch.Tensor:
         with self.clock:
@@ -107,6 +129,9 @@ class _Timed:
     def prepare(self, columns: int) -> None:
         with self.clock:
             self.operator.prepare(columns)
+
+    def release(self) -> None:
+        self.operator.release()
 
     def select(self, index: torch.Tensor) -> _Timed:
         with self.clock:
@@ -125,6 +150,19 @@ class _Bench:
         self.bound = maps.encoder(self.model).at(self.x, settings.t)
         self.m, self.n = jacobian.shape[1:]
         self.v = v[:, : settings.rank]
+
+    def as_json(self) -> dict[str, Any]:
+        """The problem."""
+        rank = self.settings.rank
+        return {
+            "fingerprint": self.model.fingerprint,
+            "tap": self.model.default_tap,
+            "x_shape": list(self.x.shape[1:]),
+            "n": self.n,
+            "m": self.m,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "s_after_rank_over_last": _summary((self.s[:, rank] / self.s[:, rank - 1]).tolist()),
+        }
 
     def sines(self, v: torch.Tensor, index: torch.Tensor | slice = slice(None)) -> torch.Tensor:
         return sine(v, self.v[index])
@@ -216,92 +254,85 @@ def run(
     """
     tell("dense Jacobians in float64")
     bench = _Bench(settings, device)
-    rank, count, cap = settings.rank, settings.samples, settings.iteration_cap
-    default = Measured("published loop, default budget", 1)
-    accurate = Measured(f"published loop, until sine {settings.tol:g}", 1)
-    subspace = Measured(f"subspace iteration, our products, until sine {settings.tol:g}", count)
-    ours = Measured("ours, all samples together", count)
-    single = Measured("ours, one sample at a time", 1)
-
+    methods = _methods(settings)
     tell("memory and warm-up")
-    one = slice(0, 1)
-    default.peak = accurate.peak = peak_bytes(lambda: bench.published(0, 1), device)
-    subspace.peak = peak_bytes(bench.subspace, device)
-    ours.peak = peak_bytes(bench.ours, device)
-    single.peak = peak_bytes(lambda: bench.ours(one), device)
-    bench.published(0, min(3, cap), settings.tol)
-    bench.subspace()
-    bench.ours()
-    bench.ours(one)
-
-    algebra: list[tuple[float, float]] = []
-    for sample in range(count):
-        tell(f"round {sample + 1} of {count}")
-        here = slice(sample, sample + 1)
-        for measured, tol in ((default, None), (accurate, settings.tol)):
-            iterations = settings.default_iterations if tol is None else cap
-            loop, seconds = bench.published(sample, iterations, tol)
-            measured.seconds.append(seconds)
-            measured.products.append(loop.products / rank)
-            measured.sines.append(float(bench.sines(loop.v.unsqueeze(0), here)))
-            measured.iterations.append(loop.iterations)
-            measured.stopped.append("accurate" if loop.stopped == "watch" else loop.stopped)
-        together, seconds = bench.subspace()
-        subspace.seconds.append(seconds / count)
-        bases, seconds = bench.ours()
-        ours.seconds.append(seconds / count)
-        algebra.append(bench.algebra())
-        alone, seconds = bench.ours(here)
-        single.seconds.append(seconds)
-        _add_basis(single, alone, bench.sines(alone.v, here), rank)
-    # The same seed gives the same answer in every round: the last stands for all.
-    _add_basis(ours, bases, bench.sines(bases.v), rank)
-    subspace.sines = bench.sines(together.v).tolist()
-    subspace.products = [products / rank for products in together.products.tolist()]
-    subspace.iterations = together.iterations.tolist()
-    subspace.stopped = [
-        "accurate" if sine <= settings.tol else "max_iter" for sine in subspace.sines
-    ]
-
-    reference = statistics.median(ours.seconds)
-    methods = {
-        "published_default": default,
-        "published_accurate": accurate,
-        "subspace": subspace,
-        "ours": ours,
-        "ours_single": single,
-    }
+    _warm_up(bench, methods)
+    algebra = _rounds(bench, methods, tell)
+    reference = statistics.median(methods["ours"].seconds)
     return {
         "settings": asdict(settings),
-        "problem": {
-            "fingerprint": bench.model.fingerprint,
-            "tap": bench.model.default_tap,
-            "x_shape": list(bench.x.shape[1:]),
-            "n": bench.n,
-            "m": bench.m,
-            "dtype": str(bench.model.dtype).removeprefix("torch."),
-            "s_after_rank_over_last": _summary((bench.s[:, rank] / bench.s[:, rank - 1]).tolist()),
-        },
+        "problem": bench.as_json(),
         "methods": {name: method.as_json(reference) for name, method in methods.items()},
         "algebra": {
             "solver_seconds": statistics.median(whole for whole, _ in algebra),
             "seconds": statistics.median(rest for _, rest in algebra),
             "share": statistics.median(rest / whole for whole, rest in algebra),
         },
-        "targets": _targets(default, accurate, ours, settings.tol),
+        "targets": _targets(methods, settings.tol),
     }
 
 
-def _add_basis(measured: Measured, basis: LocalBasis, sines: torch.Tensor, rank: int) -> None:
-    measured.products += [products / rank for products in basis.products.tolist()]
-    measured.sines += sines.tolist()
-    measured.stopped += basis.stopped
+def _methods(settings: Settings) -> dict[str, Measured]:
+    """The methods in the order of the table, nothing measured yet."""
+    count, tol = settings.samples, settings.tol
+    return {
+        "published_default": Measured("published loop, default budget", 1),
+        "published_accurate": Measured(f"published loop, until sine {tol:g}", 1),
+        "subspace": Measured(f"subspace iteration, our products, until sine {tol:g}", count),
+        "ours": Measured("ours, all samples together", count),
+        "ours_single": Measured("ours, one sample at a time", 1),
+    }
 
 
-def _targets(
-    default: Measured, accurate: Measured, ours: Measured, tol: float
-) -> list[dict[str, Any]]:
+def _warm_up(bench: _Bench, methods: dict[str, Measured]) -> None:
+    """Run every method twice, first for its peak memory."""
+    settings, one = bench.settings, slice(0, 1)
+    peak = peak_bytes(lambda: bench.published(0, 1), bench.device)
+    methods["published_default"].peak = methods["published_accurate"].peak = peak
+    methods["subspace"].peak = peak_bytes(bench.subspace, bench.device)
+    methods["ours"].peak = peak_bytes(bench.ours, bench.device)
+    methods["ours_single"].peak = peak_bytes(lambda: bench.ours(one), bench.device)
+    bench.published(0, min(3, settings.iteration_cap), settings.tol)
+    bench.subspace()
+    bench.ours()
+    bench.ours(one)
+
+
+def _rounds(
+    bench: _Bench, methods: dict[str, Measured], tell: Callable[[str], None]
+) -> list[tuple[float, float]]:
+    """Measure all methods in turn, a round for each sample.
+
+    Returns:
+        What `_Bench.algebra` saw in each round.
+    """
+    settings, count = bench.settings, bench.settings.samples
+    algebra = []
+    for sample in range(count):
+        tell(f"round {sample + 1} of {count}")
+        here = slice(sample, sample + 1)
+        loop, seconds = bench.published(sample, settings.default_iterations)
+        methods["published_default"].add_loop(loop, seconds, bench.sines(loop.v[None], here))
+        loop, seconds = bench.published(sample, settings.iteration_cap, settings.tol)
+        methods["published_accurate"].add_loop(loop, seconds, bench.sines(loop.v[None], here))
+        together, seconds = bench.subspace()
+        methods["subspace"].seconds.append(seconds / count)
+        bases, seconds = bench.ours()
+        methods["ours"].seconds.append(seconds / count)
+        algebra.append(bench.algebra())
+        alone, seconds = bench.ours(here)
+        methods["ours_single"].seconds.append(seconds)
+        methods["ours_single"].add_basis(alone, bench.sines(alone.v, here))
+    # The same seed gives the same answer in every round: the last stands for all.
+    methods["ours"].add_basis(bases, bench.sines(bases.v))
+    methods["subspace"].add_subspace(together, bench.sines(together.v), settings.tol)
+    return algebra
+
+
+def _targets(methods: dict[str, Measured], tol: float) -> list[dict[str, Any]]:
     """What must be shown, and what was seen; nothing fails by it."""
+    default, accurate = methods["published_default"], methods["published_accurate"]
+    ours = methods["ours"]
     reference = statistics.median(ours.seconds)
     equal = statistics.median(accurate.seconds) / reference
     budget = statistics.median(default.seconds) / reference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 import pullback_ext
 from benchmarks.gram import copy_bandwidth
 from benchmarks.timing import interleaved
+from pullback.testing import orthogonality_loss, with_spectrum
 
 #: Condition numbers of the blocks; None for Gaussian rows.
 _CONDITIONS = (None, 1e4, 1e6)
@@ -58,14 +60,11 @@ def block_of_condition(
 ) -> torch.Tensor:
     """Float32 rows [B, k, N] with singular values spaced evenly in their logarithm."""
     batch, k, columns = shape
-    generator = torch.Generator().manual_seed(0)
     if condition is None:
+        generator = torch.Generator().manual_seed(0)
         return torch.randn(shape, generator=generator).to(device)
-    right = torch.randn(batch, columns, k, generator=generator, dtype=torch.float64)
-    left = torch.randn(batch, k, k, generator=generator, dtype=torch.float64)
-    right, left = torch.linalg.qr(right)[0].mT, torch.linalg.qr(left)[0]
-    values = torch.logspace(0.0, -torch.log10(torch.tensor(condition)).item(), k).double()
-    return ((left * values) @ right).float().to(device)
+    values = torch.logspace(0.0, -math.log10(condition), k, dtype=torch.float64)
+    return with_spectrum(values, k, columns, batch, torch.float32, seed=0).to(device)
 
 
 def run(
@@ -106,11 +105,6 @@ def run(
     }
 
 
-def _loss(q: torch.Tensor) -> float:
-    eye = torch.eye(q.shape[1], dtype=torch.float64, device=q.device)
-    return float(torch.linalg.matrix_norm(q.double() @ q.double().mT - eye).max())
-
-
 def _block(
     shape: tuple[int, int, int],
     condition: float | None,
@@ -138,7 +132,10 @@ def _block(
             for name, time in times.items()
         },
         "bandwidth_fraction": least / times["ours"]["min"] / bandwidth,
-        "loss": {"ours": _loss(found.q), "qr": _loss(torch.linalg.qr(block.mT)[0].mT)},
+        "loss": {
+            "ours": float(orthogonality_loss(found.q).max()),
+            "qr": float(orthogonality_loss(torch.linalg.qr(block.mT)[0].mT).max()),
+        },
     }
 
 

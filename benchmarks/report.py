@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -15,17 +13,6 @@ def console() -> Console:
     """Standard output; a file or pipe, which has no width, gets one that the tables fit."""
     terminal = Console()
     return terminal if terminal.is_terminal else Console(width=max(terminal.width, 120))
-
-
-def write_json(path: Path, results: dict[str, Any]) -> None:
-    """Write results; the file appears complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def print_environment(console: Console, environment: dict[str, Any]) -> None:
@@ -49,17 +36,17 @@ def print_basis(console: Console, results: dict[str, Any]) -> None:
     """The table of methods, and the targets."""
     settings, problem = results["settings"], results["problem"]
     shape = " x ".join(map(str, problem["x_shape"]))
-    table = Table(
-        title=f"{settings['model']}: latents {shape} (n = {problem['n']}), tap {problem['tap']} "
+    table = _table(
+        f"{settings['model']}: latents {shape} (n = {problem['n']}), tap {problem['tap']} "
         f"(m = {problem['m']}), t = {settings['t']}, rank {settings['rank']}, "
-        f"{settings['samples']} samples, {problem['dtype']}; medians over samples"
-    )
-    table.add_column("method")
-    for name in (
-        "s / sample", "ratio to ours", "iterations", "products / direction (worst)",
-        "true sine (worst)", "peak MiB",
-    ):  # fmt: skip
-        table.add_column(name, justify="right")
+        f"{settings['samples']} samples, {problem['dtype']}; medians over samples",
+        ("method",),
+        (
+            "s / sample", "ratio to ours", "iterations", "products / direction (worst)",
+            "true sine (worst)", "peak MiB",
+        ),
+        wrap=True,
+    )  # fmt: skip
     for method in results["methods"].values():
         iterations, products, sine = (
             method[key] for key in ("iterations", "products_per_direction", "sine")
@@ -99,16 +86,11 @@ def _print_targets(console: Console, targets: list[dict[str, Any]]) -> None:
 
 def print_orthonormalize(console: Console, results: dict[str, Any]) -> None:
     """The tables of blocks and of steps."""
-    bandwidth = results["copy_bytes_per_s"] / 1e9
-    kernel = "native kernel" if results["native"] else "plain-torch twin, the library is missing"
-    table = Table(
-        title=f"orthonormalize of float32 rows ({kernel}); fastest of the rounds, in milliseconds; "
-        f"copy {bandwidth:.1f} GB/s"
+    table = _table(
+        _kernel_title("orthonormalize", "milliseconds", results),
+        ("B x k x N", "condition"),
+        ("passes", "ours", "qr", "svd", "bandwidth", "loss", "of qr"),
     )
-    for name in ("B x k x N", "condition"):
-        table.add_column(name, no_wrap=True)
-    for name in ("passes", "ours", "qr", "svd", "bandwidth", "loss", "of qr"):
-        table.add_column(name, justify="right")
     for row in results["blocks"]:
         times, ratios = row["seconds"], row["ratio_to_ours"]
         others = (
@@ -126,10 +108,11 @@ def print_orthonormalize(console: Console, results: dict[str, Any]) -> None:
             f"{row['loss']['qr']:.1e}",
         )
     console.print(table)
-    table = Table(title="block_step of float32 rows; fastest of the rounds, in milliseconds")
-    table.add_column("B x k x d x N", no_wrap=True)
-    for name in ("ours", "two projections and QRs"):
-        table.add_column(name, justify="right")
+    table = _table(
+        "block_step of float32 rows; fastest of the rounds, in milliseconds",
+        ("B x k x d x N",),
+        ("ours", "two projections and QRs"),
+    )
     for row in results["steps"]:
         times = row["seconds"]
         table.add_row(
@@ -143,16 +126,11 @@ def print_orthonormalize(console: Console, results: dict[str, Any]) -> None:
 
 def print_gram(console: Console, results: dict[str, Any]) -> None:
     """The table of shapes."""
-    bandwidth = results["copy_bytes_per_s"] / 1e9
-    kernel = "native kernel" if results["native"] else "plain-torch twin, the library is missing"
-    table = Table(
-        title=f"gram of float32 rows ({kernel}); fastest of the rounds, in microseconds; "
-        f"copy {bandwidth:.1f} GB/s"
+    table = _table(
+        _kernel_title("gram", "microseconds", results),
+        ("product", "B x k x N"),
+        ("gram", "bmm float32", "bmm float64", "bandwidth", "error", "of float32"),
     )
-    for name in ("product", "B x k x N"):
-        table.add_column(name, no_wrap=True)
-    for name in ("gram", "bmm float32", "bmm float64", "bandwidth", "error", "of float32"):
-        table.add_column(name, justify="right")
     for row in results["rows"]:
         times, ratios = row["seconds"], row["ratio_to_gram"]
         bmm = (
@@ -169,3 +147,23 @@ def print_gram(console: Console, results: dict[str, Any]) -> None:
             f"{row['error']['bmm_float32']:.1e}",
         )
     console.print(table)
+
+
+def _table(
+    title: str, names: Sequence[str], figures: Sequence[str], *, wrap: bool = False
+) -> Table:
+    """An empty table: columns of names, which may be broken with `wrap`, then of figures."""
+    table = Table(title=title)
+    for name in names:
+        table.add_column(name, no_wrap=not wrap)
+    for name in figures:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _kernel_title(kernel: str, unit: str, results: dict[str, Any]) -> str:
+    made_by = "native kernel" if results["native"] else "plain-torch twin, the library is missing"
+    return (
+        f"{kernel} of float32 rows ({made_by}); fastest of the rounds, in {unit}; copy "
+        f"{results['copy_bytes_per_s'] / 1e9:.1f} GB/s"
+    )

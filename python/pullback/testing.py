@@ -72,7 +72,7 @@ class MatrixOperator(BlockOperator):
         return pulled.unflatten(2, self.x_shape)
 
     def select(self, index: torch.Tensor) -> MatrixOperator:
-        """The operator of the samples at the indices `[B']`, with a count of its own."""
+        """The operator of the samples at the int64 indices `[B']`, with a count of its own."""
         return type(self)(self.matrices[index], self.x_shape, self.h_shape)
 
 
@@ -87,7 +87,7 @@ def with_spectrum(
     """Random matrices with prescribed singular values.
 
     Args:
-        singular_values: `[r]`, descending; the first min(m, n) are used, and the rest is 0.
+        singular_values: `[r]`, descending; the first min(m, n) are used, and all after them are 0.
         m: rows.
         n: columns.
         batch: B; all have the same singular values and random singular vectors of their own.
@@ -194,7 +194,7 @@ def dense_jacobian(
             point) or anything that is not a tensor.
         mode: "forward", by `torch.func.jvp`, or "reverse", by plain `torch.autograd.grad` on a
             batch of copies of a sample (default: forward where n <= m).
-        chunk: columns or rows in one pass; in reverse mode the batch that `f` gets.
+        chunk: columns or rows in one pass; in reverse mode the batch that `f` always gets.
 
     Returns:
         `[B, m, n]`, float64, on the device of x.
@@ -211,19 +211,30 @@ def dense_jacobian(
     )
     jacobians = []
     for sample in range(len(x)):
-        one = sample_map(f, *args, sample=sample)
+        one = sample_map(_checked(f), *args, sample=sample)
         point = x[sample : sample + 1].detach().double()
-        with torch.no_grad():
-            value = one(point)
+        forward = mode == "forward"
+        if mode is None:
+            with torch.no_grad():
+                forward = point.numel() <= one(point).numel()
+        jacobians.append((_columns if forward else _rows)(one, point, chunk))
+    return torch.stack(jacobians)
+
+
+def _checked(f: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The same function, which raises where it does not compute in float64."""
+
+    def checked(*args: object) -> torch.Tensor:
+        value = f(*args)
         if value.dtype != torch.float64:
             raise ValueError(
                 f"Expected a function that computes in float64, got {value.dtype}: the truth must "
                 "be known far better than what is compared with it. Convert its weights with "
                 "network.double(), or a model with in_float64(model)."
             )
-        forward = point.numel() <= value.numel() if mode is None else mode == "forward"
-        jacobians.append((_columns if forward else _rows)(one, point, chunk))
-    return torch.stack(jacobians)
+        return value
+
+    return checked
 
 
 def _columns(

@@ -5,7 +5,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import report
+from benchmarks import gram
 from benchmarks.__main__ import app
 from benchmarks.orthonormalize import block_of_condition
 
@@ -141,11 +141,14 @@ def test_blocks_have_the_condition_that_is_asked_for():
     )
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
-    report.write_json(path, {"old": 1})
-    with pytest.raises(TypeError):
-        report.write_json(path, {"new": object()})
+    path.write_text('{"old": 1}')
+    results = {"native": True, "copy_bytes_per_s": 1e9, "rows": [], "no JSON": object()}
+    monkeypatch.setattr(gram, "run", lambda *_: results)
+    arguments = ["gram", "--quick", "--output", str(path)]
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert json.loads(path.read_text()) == {"old": 1}
     assert list(tmp_path.iterdir()) == [path]
 

@@ -1,15 +1,12 @@
 """Local bases of the digit model against a dense float64 SVD of the same network."""
 
-import json
-import math
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 import pullback
-from pullback import LocalBasis, local_basis, maps
+from pullback import local_basis, maps
 from pullback.testing import leading, map_jacobian, orthogonality_loss, residuals, sine
 
 TIMESTEPS = (900, 700, 500, 200)
@@ -24,13 +21,6 @@ def truth(digits, digits64):
         jacobian = map_jacobian(maps.encoder(digits64), x, t)
         found[t] = (x, jacobian, *leading(jacobian, 50))
     return found
-
-
-@pytest.fixture(scope="module")
-def small(digits):
-    """A cheap basis for what does not depend on its accuracy."""
-    x = digits.sample_latents(3, 500, seed=2)
-    return local_basis(digits, x, 500, 4, quality="draft")
 
 
 @pytest.mark.parametrize("t", TIMESTEPS)
@@ -139,97 +129,6 @@ def test_the_network_is_left_as_it_was_found(digits, truth):
     assert not any(m._forward_hooks for m in digits.network.modules())
 
 
-# ------------------------------------------------------------------------------ LocalBasis itself
-
-
-def test_save_and_load_give_the_same_basis(small, tmp_path):
-    path = tmp_path / "basis.safetensors"
-    small.save(path)
-    again = LocalBasis.load(path)
-    for name in ("u", "s", "v", "residual", "angle_bound", "converged", "rank", "products"):
-        assert torch.equal(getattr(again, name), getattr(small, name)), name
-    assert again.stopped == small.stopped
-    assert again.tol == small.tol
-    assert again.provenance == small.provenance
-    assert {"model", "fingerprint", "tap", "t", "seed", "torch", "diffusers"} <= set(
-        again.provenance
-    )
-    assert (again.provenance["map"], again.provenance["wrt"]) == ("encoder mid_block", "x")
-    assert [p.name for p in tmp_path.iterdir()] == ["basis.safetensors"]
-
-
-def test_a_failed_save_leaves_the_old_file(small, tmp_path, monkeypatch):
-    path = tmp_path / "basis.safetensors"
-    small.save(path)
-    before = path.read_bytes()
-
-    def fails(*_args, **_kwargs):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("safetensors.torch.save_file", fails)
-    with pytest.raises(OSError, match="disk full"):
-        small.save(path)
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["basis.safetensors"]
-
-
-def test_missing_damaged_and_foreign_files_are_named(small, tmp_path):
-    with pytest.raises(FileNotFoundError, match="No basis file"):
-        LocalBasis.load(tmp_path / "none.safetensors")
-    path = tmp_path / "basis.safetensors"
-    small.save(path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="damaged"):
-        LocalBasis.load(path)
-    path.write_bytes(b"\x80\x04pickle")
-    with pytest.raises(ValueError, match="damaged"):
-        LocalBasis.load(path)
-    save_file({"u": torch.zeros(2)}, path)
-    with pytest.raises(ValueError, match="not a local basis"):
-        LocalBasis.load(path)
-
-
-def test_indexing_selects_samples(small):
-    assert len(small) == 3
-    last = torch.tensor([False, False, True])
-    for index, rows in (
-        (1, [1]),
-        (-1, [2]),
-        (torch.tensor(1), [1]),
-        (last, [2]),
-        (slice(0, 2), [0, 1]),
-        ([2, 0], [2, 0]),
-    ):
-        part = small[index]
-        assert torch.equal(part.v, small.v[rows])
-        assert part.stopped == tuple(small.stopped[row] for row in rows)
-        assert len(part.provenance["t"]) == len(rows)
-    with pytest.raises(IndexError, match="below 3, got 3"):
-        small[3]
-
-
-def test_to_moves_and_converts(small):
-    wide = small.to(torch.float64)
-    assert {wide.u.dtype, wide.s.dtype, wide.v.dtype} == {torch.float64}
-    assert wide.rank.dtype == torch.int64
-    assert wide.converged.dtype == torch.bool
-    assert torch.equal(wide.v.float(), small.v)
-
-
-def test_metric_is_the_pullback_metric_within_the_span(small, digits64, digits):
-    x = digits.sample_latents(3, 500, seed=2)
-    jacobian = map_jacobian(maps.encoder(digits64), x, 500)
-    first, second = small.v[:, 0], small.v[:, 0] + 2 * small.v[:, 3]
-    images = [torch.einsum("bmn,bn->bm", jacobian, w.double().flatten(1)) for w in (first, second)]
-    expected = (images[0] * images[1]).sum(1)
-    value = small.metric(first, second)
-    assert torch.allclose(value.double(), expected, rtol=1e-2)
-    assert torch.allclose(value, small.s[:, 0] ** 2, rtol=1e-4)
-    with pytest.raises(ValueError, match="Expected v of shape"):
-        small.metric(first[:, 0], second)
-
-
 def test_extend_goes_on_from_the_basis(digits, truth):
     x, _, _, _, v = truth[500]
     basis = local_basis(digits, x[:3], 500, 6)
@@ -250,28 +149,12 @@ def test_a_neighbouring_timestep_is_a_good_start(digits, truth):
     assert (sine(warm.v, v[:, :10]) <= warm.angle_bound).all()
 
 
-def test_extend_after_loading_says_what_to_do(small, tmp_path):
-    small.save(tmp_path / "b.safetensors")
-    with pytest.raises(RuntimeError, match=r"init=basis\.v"):
-        LocalBasis.load(tmp_path / "b.safetensors").extend(6)
-
-
-def test_extend_of_selected_samples(small):
-    larger = small[1].extend(6)
-    assert larger.v.shape[:2] == (1, 6)
-    assert sine(larger.v[:, :4], small[1].v).max() < 0.3
-
-
 def test_progress_reaches_the_caller(digits):
     seen = []
     x = digits.sample_latents(1, 500, seed=2)
     local_basis(digits, x, 500, 2, quality="draft", progress=seen.append)
     assert seen
     assert seen[-1].active == 0
-
-
-def test_provenance_is_plain_json(small):
-    assert json.loads(json.dumps(small.provenance)) == small.provenance
 
 
 def test_editing_the_latents_in_place_later_does_not_reach_the_basis(digits):
@@ -310,57 +193,3 @@ def test_products_add_up_to_what_the_operator_counted(digits):
         basis = local_basis(digits, x, 500, 3, quality="draft")
     assert int(basis.products.sum()) == counted[0].count.total
     assert counted[0]._passes._closure is None  # no activations are kept when the work is done
-
-
-# ------------------------------------------------------------------------------------- bad input
-
-
-def latents(count=2):
-    return torch.randn(count, 1, 16, 16)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"x": torch.full((2, 1, 16, 16), math.nan)}, r"NaN or Inf in samples \[0, 1\]"),
-        ({"x": torch.full((2, 1, 16, 16), math.inf)}, "NaN or Inf"),
-        ({"x": torch.randn(2, 3, 16, 16)}, r"shape \[B, 1, 16, 16\] for digits"),
-        ({"x": torch.randn(1, 16, 16)}, r"got \[1, 16, 16\]"),
-        ({"x": torch.randn(0, 1, 16, 16)}, r"got \[0, 1, 16, 16\]"),
-        ({"x": torch.randn(2, 1, 16, 16).double()}, "like the network, got torch.float64"),
-        ({"t": 1000}, "between 0 and 999, got 1000"),
-        ({"t": -1}, "between 0 and 999"),
-        ({"t": 0.5}, "multiplied by 1000"),
-        ({"t": torch.tensor([1, 2, 3])}, r"one per sample, \[2\], got shape \[3\]"),
-        ({"rank": 0}, "between 1 and min"),
-        ({"rank": 257}, r"min\(256, 1536\) = 256, got 257"),
-        ({"tap": "bottleneck"}, "Its taps are: down_blocks.0, .*mid_block"),
-        ({"cond": {"prompt": torch.zeros(2)}}, r"names \['class_labels'\]"),
-        ({"cond": {"class_labels": torch.tensor([1, 2, 3])}}, "2 rows"),
-        ({"cond": {"class_labels": torch.tensor([11])}}, "between 0 and 10"),
-        ({"cond": {}}, "empty mapping"),
-        ({"cond": {"class_labels": torch.tensor([1.5])}}, "whole numbers"),
-        ({"t": math.nan}, "got nan"),
-        ({"t": None}, "got None"),
-        ({"tap": "down_blocks"}, "without reaching 'down_blocks'"),
-        ({"quality": "best"}, '"draft"'),
-        ({"chunk": "some"}, '"auto" or a positive integer'),
-        ({"memory": -5}, "positive memory budget"),
-    ],
-)
-def test_bad_input_is_named_before_any_work(digits, change, message):
-    arguments = {"x": latents(), "t": 500, "rank": 2} | change
-    with pytest.raises(ValueError, match=message) as caught:
-        local_basis(digits, **arguments)
-    assert "\n" not in str(caught.value)
-
-
-def test_training_mode_and_active_dropout_are_refused(digits):
-    model = pullback.load("digits")
-    model.network.train()
-    with pytest.raises(ValueError, match=r"training mode.*call network.eval\(\)"):
-        local_basis(model, latents(), 500, 2)
-    model.network.eval()
-    model.network.mid_block.resnets[0].dropout.train()
-    with pytest.raises(ValueError, match=r"mid_block\.resnets\.0\.dropout"):
-        local_basis(model, latents(), 500, 2)

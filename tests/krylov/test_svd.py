@@ -10,29 +10,10 @@ from pullback import krylov
 from pullback.testing import (
     MatrixOperator,
     leading,
-    orthogonality_loss,
-    residuals,
     sine,
     with_spectrum,
 )
-
-
-def assert_triplets(result, matrices, k):
-    """What every result must satisfy, whatever the matrix."""
-    bound = 1e-11 if matrices.dtype == torch.float64 else 2e-5
-    assert float(orthogonality_loss(result.u).max()) < bound
-    assert float(orthogonality_loss(result.v).max()) < bound
-    for field in (result.u, result.s, result.v, result.residual, result.angle_bound):
-        assert torch.isfinite(field).all()
-    assert (result.s.diff(dim=1) <= 0).all()
-    assert ((result.s > 0).sum(1) == result.rank).all()
-    largest = result.v.abs().argmax(dim=2, keepdim=True)
-    assert (result.v.gather(2, largest) > 0).all()
-    # The residual is what its definition says, computed afresh in float64.
-    true = residuals(matrices, result.u, result.s, result.v)
-    floor = 1e-11 if matrices.dtype == torch.float64 else 1e-5
-    assert (result.residual.double() - true).abs().max() <= floor + 0.05 * true.max()
-
+from tests.krylov.triplets import assert_triplets
 
 SPECTRA = {
     "slow": [i**-0.5 for i in range(1, 201)],
@@ -113,75 +94,6 @@ def test_same_seed_same_answer_other_seed_same_space():
     assert sine(first.v, other.v).max() < 1e-8
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("rank", [0, 1, 3, 7])
-def test_rank_deficient_maps_end_in_exact_zeros(rank, dtype):
-    values = [1.0, 0.9, 0.7, 0.5, 0.4, 0.35, 0.3][:rank] or [0.0]
-    matrices = with_spectrum(values, 64, 50, dtype=dtype)
-    result = krylov.svd(MatrixOperator(matrices), 10)
-    assert (result.rank == rank).all()
-    assert (result.s[:, rank:] == 0).all()
-    assert result.converged.all()
-    assert_triplets(result, matrices, 10)
-    if rank:
-        _, s, v = leading(matrices, rank)
-        assert sine(result.v[:, :rank], v).max() < (1e-4 if dtype == torch.float32 else 1e-9)
-        assert torch.allclose(result.s[:, :rank].double(), s, rtol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_more_copies_of_a_singular_value_than_a_block_has_rows(dtype):
-    # Block Krylov with b rows meets b copies; the rest must not be overlooked silently.
-    matrices = with_spectrum([1.0] * 12 + [0.5] * 20 + [0.1] * 30, 90, 80, dtype=dtype)
-    result = krylov.svd(MatrixOperator(matrices), 12)
-    true = sine(result.v, leading(matrices, 12)[2])
-    assert (~result.converged | (true <= result.angle_bound)).all()
-    assert torch.allclose(result.s.double(), torch.ones(3, 12, dtype=torch.float64), atol=1e-5)
-
-
-def test_a_tie_is_never_called_converged():
-    matrices = with_spectrum([1.0, 0.9, 0.5, 0.5, 0.2, 0.1], 40, 30)
-    result = krylov.svd(MatrixOperator(matrices), 3)
-    assert not result.converged.any()
-    assert result.stopped == ("floor",) * 3
-    assert torch.allclose(result.s[:, :3], torch.tensor([1.0, 0.9, 0.5]).double())
-
-
-def test_floor_of_float32_is_said_and_not_hidden():
-    # s_k and s_k+1 differ by less than float32 products resolve.
-    values = [1.0, 0.5, 0.01, 0.01 * (1 - 1e-6), *[0.005 / i for i in range(1, 60)]]
-    matrices = with_spectrum(values, 80, 70, dtype=torch.float32)
-    result = krylov.svd(MatrixOperator(matrices), 3)
-    assert result.stopped == ("floor",) * 3
-    assert not result.converged.any()
-
-
-def test_max_products_stops_and_says_so():
-    matrices = with_spectrum([i**-0.1 for i in range(1, 200)], 250, 240)
-    result = krylov.svd(MatrixOperator(matrices), 10, max_products=60)
-    assert result.stopped == ("max_products",) * 3
-    assert (result.products <= 60).all()
-    assert not result.converged.any()
-    assert (sine(result.v, leading(matrices, 10)[2]) <= result.angle_bound).all()
-
-
-def test_full_rank_of_a_small_map():
-    matrices = with_spectrum([3.0, 2.0, 1.0, 0.5, 0.25], 5, 5)
-    result = krylov.svd(MatrixOperator(matrices), 5)
-    assert result.converged.all()
-    assert_triplets(result, matrices, 5)
-    rebuilt = torch.einsum("bkm,bk,bkn->bmn", result.u, result.s, result.v)
-    assert torch.allclose(rebuilt, matrices, atol=1e-12)
-
-
-@pytest.mark.parametrize(("m", "n", "rank"), [(3, 200, 3), (200, 3, 2), (1, 1, 1), (40, 7, 1)])
-def test_extreme_shapes(m, n, rank):
-    matrices = torch.randn(2, m, n, dtype=torch.float64)
-    result = krylov.svd(MatrixOperator(matrices), rank)
-    assert_triplets(result, matrices, rank)
-    assert torch.allclose(result.s, leading(matrices, rank)[1], rtol=1e-8)
-
-
 @pytest.mark.parametrize("block", [2, 3, 9, 40])
 def test_any_block_size_finds_the_same_space(block):
     matrices = with_spectrum(SPECTRA["harmonic"], 120, 100)
@@ -223,19 +135,6 @@ def test_warm_start_scales_and_dependence_do_not_matter():
     result = krylov.svd(MatrixOperator(matrices), 4, init=init)
     assert result.converged.all()
     assert sine(result.v, leading(matrices, 4)[2]).max() < 2e-3
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_products_end_at_their_floor_without_nan(dtype):
-    matrices = with_spectrum([2.0 ** (-i / 2) for i in range(60)], 90, 80, dtype=dtype)
-    result = krylov.svd(MatrixOperator(matrices), 6)
-    assert result.v.dtype == torch.float32
-    assert float(orthogonality_loss(result.v).max()) < 2e-5
-    assert float(orthogonality_loss(result.u).max()) < 2e-5
-    eps = torch.finfo(dtype).eps
-    assert sine(result.v[:, :3], leading(matrices, 3)[2]).max() < 4 * eps
-    _, s, _ = leading(matrices, 6)
-    assert ((result.s.double() - s) / s).abs().max() < 4 * eps
 
 
 def test_progress_is_reported_after_every_step():

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from diffusers import FluxPipeline
 
+from pullback.testing import dense_jacobian, leading, sine
 from tests.models import families
 
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -118,19 +119,10 @@ def dense(f: Function, point: torch.Tensor) -> torch.Tensor:
     """The Jacobian [m, n] of a function at one point, from copies of it in a batch.
 
     Args:
-        f: maps [B, ...] to [B, ...] row by row, where B is that of `point`.
+        f: maps [COPIES, ...] to [COPIES, ...] row by row.
         point: `COPIES` copies of the point.
     """
-    point = point.detach().double().contiguous().requires_grad_()
-    output = f(point).flatten(1)
-    rows = []
-    for first in range(0, output.shape[1], COPIES):
-        # Each copy answers for another entry of the output.
-        unit = torch.zeros_like(output)
-        count = min(COPIES, output.shape[1] - first)
-        unit[torch.arange(count), first + torch.arange(count)] = 1
-        rows.append(torch.autograd.grad(output, point, unit, retain_graph=True)[0][:count])
-    return torch.cat(rows).flatten(1)
+    return dense_jacobian(f, point[:1], mode="reverse", chunk=COPIES)[0]
 
 
 def copies(cond: Any, sample: int) -> Any:
@@ -147,15 +139,25 @@ def in_float64(network: torch.nn.Module) -> torch.nn.Module:
     return network.double().requires_grad_(False)
 
 
-def picked(spectra: torch.Tensor, most: int = 6) -> int:
+def rank_of(jacobian: torch.Tensor, most: int = 6) -> int:
     """The rank with the widest gap after it, so that there is a space to compare with.
 
     Args:
-        spectra: singular values [B, n], descending.
+        jacobian: [B, m, n].
         most: the largest rank; the smallest is 2, so that it is a space and no line.
     """
+    spectra = torch.linalg.svdvals(jacobian)
     gaps = (spectra[:, 1:most] / spectra[:, 2 : most + 1]).amin(0)
     return int(gaps.argmax()) + 2
+
+
+def check(found: Any, jacobian: torch.Tensor, rank: int | None = None) -> None:
+    """Compare a basis with the leading singular triplets of dense Jacobians."""
+    rank = found.s.shape[1] if rank is None else rank
+    _, s, v = leading(jacobian, rank)
+    assert found.v.shape[:2] == v.shape[:2]
+    assert sine(found.v, v).max() <= 2e-3
+    assert ((found.s - s).abs() <= 1e-4 * s).all()
 
 
 class Case:

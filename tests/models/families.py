@@ -94,32 +94,25 @@ def sdxl() -> torch.nn.Module:
     )
 
 
+#: Three blocks of two heads on patches of 2 x 2, with as many channels again for the variance.
+_PATCHES: dict[str, Any] = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "in_channels": 4,
+    "out_channels": 8,
+    "num_layers": 3,
+    "sample_size": 8,
+    "patch_size": 2,
+}
+
+
 def dit() -> torch.nn.Module:
-    return DiTTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=4,
-        out_channels=8,
-        num_layers=3,
-        sample_size=8,
-        patch_size=2,
-        norm_num_groups=4,
-        num_embeds_ada_norm=10,
-    )
+    return DiTTransformer2DModel(**_PATCHES, norm_num_groups=4, num_embeds_ada_norm=10)
 
 
 def pixart() -> torch.nn.Module:
     return PixArtTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=4,
-        out_channels=8,
-        num_layers=3,
-        sample_size=8,
-        patch_size=2,
-        cross_attention_dim=24,
-        caption_channels=WIDTH,
-        norm_type="ada_norm_single",
+        **_PATCHES, cross_attention_dim=24, caption_channels=WIDTH, norm_type="ada_norm_single"
     )
 
 
@@ -255,3 +248,15 @@ def model_of(
         network = network.to(memory_format=torch.channels_last)
     scheduler = FlowMatchEulerDiscreteScheduler() if tiny.flow else DDPMScheduler()
     return LatentModel(network, scheduler, name=name, latent_shape=tiny.latent_shape)
+
+
+def with_null(model: LatentModel, cond: dict[str, Any]) -> LatentModel:
+    """The model with the condition of the first sample as its null condition."""
+    null = {key: _first_row(value) for key, value in cond.items()}
+    return LatentModel(
+        model.network, model.schedule.scheduler, null_cond=null, latent_shape=model.latent_shape
+    )
+
+
+def _first_row(value: Any) -> Any:
+    return {k: v[0] for k, v in value.items()} if isinstance(value, dict) else value[0]

@@ -10,8 +10,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import torch
-
 from pullback import local_basis
 from pullback.models.families import FAMILIES
 from pullback.testing import leading, sine
@@ -42,7 +40,7 @@ def measured(name: str) -> float:
     """The sine between the default tap's basis in float32 and the dense one, two samples' worst."""
     case, model = by_hand.case(name), families.model_of(name)
     jacobian = case.encoder(case.tiny.default, case.tiny.index)
-    rank = by_hand.picked(torch.linalg.svdvals(jacobian))
+    rank = by_hand.rank_of(jacobian)
     found = local_basis(model, case.x, case.t, rank, cond=case.cond or None)
     return sine(found.v, leading(jacobian, rank)[2]).max().item()
 

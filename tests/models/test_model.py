@@ -1,4 +1,4 @@
-"""LatentModel, its taps, conditions and sampling, and loading from everywhere."""
+"""LatentModel, its taps and conditions, and loading from everywhere."""
 
 import diffusers
 import pytest
@@ -6,9 +6,8 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 import pullback
-from pullback import LatentModel, ddim, maps
+from pullback import LatentModel, maps
 from pullback.models.taps import Site
-from pullback.sampling import stride
 
 
 def tiny_network(**changes):
@@ -94,12 +93,8 @@ def test_an_unknown_block_with_several_outputs_is_not_guessed():
 
 def test_null_condition_expands_and_is_required_where_unknown(digits, scheduler):
     assert digits.conditions.of(None, 3)["class_labels"].tolist() == [10, 10, 10]
-    assert digits.conditions.of({"class_labels": torch.tensor([4])}, 2)[
-        "class_labels"
-    ].tolist() == [
-        4,
-        4,
-    ]
+    fours = digits.conditions.of({"class_labels": torch.tensor([4])}, 2)
+    assert fours["class_labels"].tolist() == [4, 4]
     model = LatentModel(tiny_network(num_class_embeds=5), scheduler, name="five")
     with pytest.raises(ValueError, match="five is conditional on a class"):
         model.conditions.of(None, 2)
@@ -139,57 +134,6 @@ def test_another_network_must_say_how_large_its_latents_are(scheduler):
 def test_other_schedulers_are_refused():
     with pytest.raises(TypeError, match="Expected a diffusers scheduler, got int"):
         LatentModel(tiny_network(), 5)
-
-
-# -------------------------------------------------------------------------------------- sampling
-
-
-def test_latents_do_not_depend_on_the_count_and_follow_the_schedule(digits):
-    many, few = digits.sample_latents(4, 700, seed=3), digits.sample_latents(2, 700, seed=3)
-    assert torch.allclose(many[:2], few, atol=1e-5)
-    assert torch.allclose(many[1:3], digits.sample_latents(2, 700, seed=4), atol=1e-5)
-    assert torch.allclose(many[[2, 0]], digits.sample_latents(2, 700, seed=(5, 3)), atol=1e-5)
-    assert not torch.allclose(many[0], many[1], atol=0.1)
-    noise = digits.sample_latents(64, 999)
-    assert noise.std() == pytest.approx(1.0, abs=0.03)
-
-
-def test_stopping_on_the_way_is_the_same_trajectory(digits):
-    x = digits.sample_latents(2, 900, seed=3)
-    assert torch.allclose(
-        ddim(digits, x, 900, 700), digits.sample_latents(2, 700, seed=3), atol=1e-4
-    )
-    whole, halves = ddim(digits, x, 900), ddim(digits, ddim(digits, x, 900, 500), 500)
-    assert torch.allclose(whole, halves, atol=1e-4)
-
-
-def test_ddim_is_the_sampler_of_diffusers(digits):
-    scheduler = diffusers.DDIMScheduler.from_config(digits.scheduler.config)
-    scheduler.set_timesteps(50)
-    x = digits.sample_latents(2, int(scheduler.timesteps[0]), seed=5)
-    expected, cond = x, digits.conditions.of(None, 2)
-    with torch.no_grad():
-        for t in scheduler.timesteps:
-            output = digits.network(expected, t, **cond).sample
-            expected = scheduler.step(output, t, expected).prev_sample
-    assert torch.allclose(ddim(digits, x, int(scheduler.timesteps[0])), expected, atol=1e-5)
-
-
-def test_off_the_stride_is_refused(digits):
-    assert stride(digits, 50) == 20
-    x = digits.sample_latents(1, 700)
-    for stop in (690, 800, -2):
-        with pytest.raises(ValueError, match="strides of 20 below start = 700"):
-            ddim(digits, x, 700, stop)
-    with pytest.raises(ValueError, match="steps between 1 and 1000, got 0"):
-        ddim(digits, x, 700, steps=0)
-    with pytest.raises(ValueError, match="one seed per sample, 3, got 2"):
-        digits.sample_latents(3, 700, seed=(1, 2))
-    with pytest.raises(ValueError, match="positive count"):
-        digits.sample_latents(0, 700)
-
-
-# --------------------------------------------------------------------------------------- loading
 
 
 def test_every_source_gives_the_same_model(tmp_path, scheduler):

@@ -1,45 +1,14 @@
-"""Operator algebra and estimates against dense matrices in float64."""
+"""Operator algebra against dense matrices in float64."""
 
 import math
 
 import pytest
 import torch
 
-from pullback import JacobianOperator, krylov
+from pullback import krylov
 from pullback.operators import Combination, Stacked
 from pullback.testing import MatrixOperator, dense, leading, sine
-
-B, N, M = 3, 12, 10
-
-
-def smooth(x, weight):
-    """[B, 3, 4] to [B, m], every sample with a Jacobian of its own."""
-    return torch.tanh(torch.einsum("bmn,bn->bm", weight, x.flatten(1)))
-
-
-def smooth_operator(rng, m=M, count=B):
-    weight = torch.randn(count, m, N, generator=rng, dtype=torch.float64) / 3
-    x = torch.randn(count, 3, 4, generator=rng, dtype=torch.float64)
-    slope = 1 - smooth(x, weight).square()
-    return JacobianOperator(smooth, x, weight), slope.unsqueeze(2) * weight
-
-
-def dense_operator(rng, m=M, count=B):
-    matrices = torch.randn(count, m, N, generator=rng, dtype=torch.float64)
-    return MatrixOperator(matrices, (3, 4)), matrices
-
-
-@pytest.fixture(params=[dense_operator, smooth_operator])
-def make(request):
-    """Makes an operator from [3, 4] to [m] and its matrices [B, m, 12]."""
-    return request.param
-
-
-def close(a, b):
-    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
-
-
-# ------------------------------------------------------------------------ sums and multiples
+from tests.operators.known import B, M, N, close, dense_operator, smooth_operator
 
 
 def test_sums_differences_multiples_and_what_is_nested_of_them(make, rng):
@@ -131,9 +100,6 @@ def test_release_reaches_every_part(rng):
     assert a._passes._closure is None
 
 
-# ---------------------------------------------------------------------- stacks of samples
-
-
 @pytest.mark.parametrize("samples", [None, 1, 2, 5, 100])
 def test_the_stack_has_the_eigenvectors_of_the_mean_metric(make, rng, samples):
     count = 5
@@ -202,9 +168,6 @@ def test_a_stack_has_one_sample(rng):
         Stacked(a, 0)
 
 
-# ------------------------------------------------------------------------ the metric, estimates
-
-
 def test_the_gram_operator_is_the_metric(make, rng):
     a, A = make(rng)
     gram = a.gram()
@@ -216,114 +179,3 @@ def test_the_gram_operator_is_the_metric(make, rng):
     found = krylov.svd(gram, 3, quality="tight")
     torch.testing.assert_close(found.s, s.square(), rtol=1e-6, atol=0)
     assert float(sine(found.v, v).max()) < 1e-4
-
-
-def test_products_of_estimates_are_counted(rng):
-    a, _ = smooth_operator(rng)
-    before = a.count.total
-    a.gram().trace(samples=20)
-    assert a.count.total - before == B * 20 * 2
-
-
-def test_estimates_are_unbiased_and_their_intervals_hold_as_often_as_they_say(make, rng):
-    a, A = make(rng)
-    metric = A.mT @ A
-    trace, diagonal = torch.einsum("bnn->b", metric), metric.diagonal(dim1=1, dim2=2)
-    runs, samples, confidence = 300, 12, 0.9
-    gram = MatrixOperator(metric, (3, 4), (3, 4))
-    found = [gram.trace(samples, seed=s, confidence=confidence) for s in range(runs)]
-    values = torch.stack([one.value for one in found])
-    # The mean of all runs lies within 4.5 standard errors, which are known: the variance of zᵀAz is
-    # twice the sum of the squared entries off the diagonal of the symmetric part.
-    off = metric - torch.diag_embed(diagonal)
-    error = (2 * off.square().sum((1, 2)) / (samples * runs)).sqrt()
-    assert bool(((values.mean(0) - trace).abs() < 4.5 * error).all())
-    hits = torch.stack([(one.low <= trace) & (trace <= one.high) for one in found])
-    within(hits, confidence, slack=0.05)
-    found = [gram.diag(samples, seed=s, confidence=confidence) for s in range(runs)]
-    values = torch.stack([one.value.flatten(1) for one in found])
-    error = (off.square().sum(2) / (samples * runs)).sqrt()
-    assert bool(((values.mean(0) - diagonal).abs() < 4.5 * error).all())
-    truth = diagonal.unflatten(1, (3, 4))
-    hits = torch.stack([(one.low <= truth) & (truth <= one.high) for one in found])
-    within(hits.flatten(1), confidence, slack=0.05)
-    # The matrix is the operator's: its own estimate is the same.
-    close(a.gram().trace(samples, seed=5).value, gram.trace(samples, seed=5).value)
-    close(a.gram().diag(samples, seed=5).value, gram.diag(samples, seed=5).value)
-
-
-def within(hits, confidence, slack):
-    """Each column's share of hits is the confidence, up to 4 binomial deviations and some slack.
-
-    The slack is for estimates of single vectors being not quite normal.
-    """
-    share = hits.double().mean(0)
-    deviation = math.sqrt(confidence * (1 - confidence) / len(hits))
-    assert float(share.min()) > confidence - 4 * deviation - slack
-    assert float(share.mean()) < confidence + 4 * deviation + slack
-    assert float(share.mean()) < 0.999
-
-
-def test_intervals_of_few_vectors_are_as_wide_as_student_says(rng):
-    _, A = dense_operator(rng, m=N)
-    square = MatrixOperator(A, (3, 4), (3, 4))
-    truth = torch.einsum("bnn->b", A)
-    hits = []
-    for seed in range(400):
-        found = square.trace(3, seed=seed)
-        hits.append((found.low <= truth) & (truth <= found.high))
-    # Those of the normal distribution would hold it 81 times of 100.
-    assert float(torch.stack(hits).double().mean()) > 0.91
-
-
-def test_an_estimate_says_what_it_is(rng):
-    _, A = dense_operator(rng, m=N)
-    square = MatrixOperator(A.float(), (3, 4), (3, 4))
-    found = square.diag(7, confidence=0.8)
-    assert (found.samples, found.confidence) == (7, 0.8)
-    assert found.value.shape == found.low.shape == found.high.shape == (B, 3, 4)
-    assert found.value.dtype == torch.float64
-    assert bool((found.low <= found.value).all())
-    torch.testing.assert_close(found.high - found.value, found.value - found.low)
-    wider = square.diag(7, confidence=0.99)
-    torch.testing.assert_close(wider.value, found.value)
-    assert bool((wider.high > found.high).all())
-    assert square.columns == 2 * B * 7
-
-
-def test_a_diagonal_matrix_is_estimated_exactly():
-    entries = torch.arange(1.0, 13, dtype=torch.float64)
-    operator = MatrixOperator(torch.diag(entries).unsqueeze(0), (3, 4), (3, 4))
-    trace, diagonal = operator.trace(4), operator.diag(4)
-    close(trace.value, torch.tensor([78.0], dtype=torch.float64))
-    close(trace.high, trace.low)
-    close(diagonal.value, entries.reshape(1, 3, 4))
-
-
-@pytest.mark.parametrize("what", ["trace", "diag"])
-@pytest.mark.parametrize("samples", [2, 16, 33])
-def test_seeds_reproduce_and_samples_do_not_depend_on_their_batch(make, rng, what, samples):
-    a, _ = make(rng)
-    estimate = getattr(a.gram(), what)
-    first, again, other = (estimate(samples, seed=seed).value for seed in (3, 3, 4))
-    assert torch.equal(first, again)
-    assert not torch.allclose(first, other, rtol=1e-3)
-    alone = getattr(a.gram().select(torch.tensor([2])), what)(samples, seed=3)
-    close(alone.value[0], first[2])
-
-
-def test_estimates_leave_the_global_random_state_alone(rng):
-    a, _ = dense_operator(rng)
-    state = torch.get_rng_state()
-    a.gram().trace()
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_what_cannot_be_estimated(rng):
-    a, _ = dense_operator(rng)
-    for name in ("trace", "diag"):
-        with pytest.raises(ValueError, match=r"square operator, got one from \(3, 4\) to \(10,\)"):
-            getattr(a, name)()
-        for wrong in ({"samples": 1}, {"confidence": 0.0}, {"confidence": 1.0}):
-            with pytest.raises(ValueError, match="two or more samples and a confidence between"):
-                getattr(a.gram(), name)(**wrong)

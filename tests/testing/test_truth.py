@@ -5,7 +5,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
 from pullback import LatentModel, maps
-from pullback.testing import in_float64, leading, map_jacobian, sample_map, sine
+from pullback.testing import dense, in_float64, leading, map_jacobian, sample_map, sine
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,15 @@ def test_jacobian_of_a_map_equals_jacrev(model, tap):
         want = want.reshape(-1, 64)
         assert got[sample].shape == want.shape
         torch.testing.assert_close(got[sample], want, rtol=1e-10, atol=1e-12)
+
+
+def test_jacobian_of_a_decoder_has_a_column_per_entry_of_h(model):
+    decoder = maps.decoder(in_float64(model))
+    x = torch.randn(2, 1, 8, 8)
+    operator = decoder.at(x.double(), 300).operator()
+    got = map_jacobian(decoder, x, 300)
+    assert got.shape == (2, 64, 8 * 4 * 4)
+    torch.testing.assert_close(dense(operator), got, rtol=1e-10, atol=1e-12)
 
 
 def test_jacobian_of_a_map_takes_one_condition_for_all(model):

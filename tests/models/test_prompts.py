@@ -1,0 +1,141 @@
+"""Prompts, encoded by the pipelines themselves."""
+
+import pytest
+import torch
+from diffusers import (
+    FluxPipeline,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    StableDiffusion3Pipeline,
+)
+
+import pullback
+from pullback import local_basis
+from pullback.testing import leading, sine
+from tests.models import by_hand, families
+from tests.models.pipelines import stubbed
+
+PROMPTS = ["a cat", "the dog on a hill"]
+
+
+def test_a_prompt_is_encoded_by_the_pipeline_itself(stock):
+    pipeline = stock["stable_diffusion"]
+    model = pullback.load(pipeline)
+    cond = model.encode(prompt=PROMPTS)
+    expected, negative = pipeline.encode_prompt(PROMPTS, "cpu", 1, True)
+    assert list(cond) == ["encoder_hidden_states"]
+    assert torch.equal(cond["encoder_hidden_states"], expected)
+    assert not torch.allclose(expected[0], expected[1], atol=0.1)
+    # What the pipeline guides away from by default is the null condition: the empty prompt.
+    assert torch.equal(model.conditions.null["encoder_hidden_states"], negative[0])
+    one = model.encode(prompt=PROMPTS[1])
+    torch.testing.assert_close(one["encoder_hidden_states"], expected[1:])
+
+
+def test_the_basis_depends_on_the_prompt_and_is_the_dense_one(stock):
+    pipeline = stock["stable_diffusion"]
+    model = pullback.load(pipeline)
+    cond = model.encode(prompt=PROMPTS)
+    x, t = torch.randn(1, *model.latent_shape).expand(2, -1, -1, -1), torch.tensor([600, 600])
+    double = by_hand.in_float64(pipeline.unet)
+    jacobians = []
+    for sample in range(2):
+        copies = by_hand.copies(cond, sample)
+        read = by_hand.feature(double, "mid_block", None, t[:1].expand(by_hand.COPIES), copies)
+        jacobians.append(by_hand.dense(read, by_hand.copies(x, sample)))
+    jacobian = torch.stack(jacobians)
+    rank = by_hand.rank_of(jacobian)
+    found = local_basis(model, x, t, rank, cond=cond)
+    _, s, v = leading(jacobian, rank)
+    assert sine(found.v, v).max() <= 2e-3
+    assert ((found.s - s).abs() <= 1e-4 * s).all()
+    assert sine(found.v[:1], v[1:]).item() > 0.05  # the other prompt has another basis
+    null = local_basis(model, x[:1], 600, rank, quality="draft")
+    assert (null.s - found.s[:1]).abs().max() > 1e-3 * s.max()
+
+
+def test_the_null_condition_of_sdxl_is_what_its_pipeline_guides_away_from(stock):
+    pipeline = stock["stable_diffusion_xl"]
+    assert pipeline.config.force_zeros_for_empty_prompt
+    _, words, _, pooled = pipeline.encode_prompt(PROMPTS[0], do_classifier_free_guidance=True)
+    null = pullback.load(pipeline).conditions.null
+    assert torch.equal(null["encoder_hidden_states"], words[0])
+    assert torch.equal(null["added_cond_kwargs.text_embeds"], pooled[0])
+    assert not bool(pooled.any())
+    assert bool(null["added_cond_kwargs.time_ids"].any())
+
+
+def test_the_conditions_of_sdxl_are_those_of_its_pipeline(stock):
+    """The U-Net is watched while the stock pipeline runs, and then while we call it."""
+    pipeline = stock["stable_diffusion_xl"]
+    model = pullback.load(pipeline)
+    cond = model.encode(prompt=PROMPTS[0])
+    assert set(cond) == {
+        "encoder_hidden_states", "added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids",
+    }  # fmt: skip
+    seen = []
+    handle = pipeline.unet.register_forward_hook(
+        lambda _module, args, kwargs, output: seen.append((args, kwargs, output)), with_kwargs=True
+    )
+    try:
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline(PROMPTS[0], num_inference_steps=1, guidance_scale=1.0, output_type="latent")
+        (x, t), theirs, output = seen[0]
+        with torch.no_grad():
+            found = model.predict(x, int(t), cond)
+    finally:
+        handle.remove()
+    ours = seen[-1][1]
+    assert torch.equal(ours["encoder_hidden_states"], theirs["encoder_hidden_states"])
+    for name in ("text_embeds", "time_ids"):
+        mine, stock_one = (kwargs["added_cond_kwargs"][name] for kwargs in (ours, theirs))
+        assert torch.equal(mine, stock_one), name
+    torch.testing.assert_close(found, output[0])
+
+
+def test_the_prompt_of_sd3():
+    network = families.model_of("SD3Transformer2DModel").network
+    words, pooled = torch.randn(2, 5, families.WIDTH), torch.randn(2, families.WIDTH)
+    pipeline, calls = stubbed(StableDiffusion3Pipeline, network, (words, None, pooled, None))
+    cond = pullback.load(pipeline).encode(prompt=PROMPTS)
+    assert torch.equal(cond["encoder_hidden_states"], words)
+    assert torch.equal(cond["pooled_projections"], pooled)
+    assert calls[0]["prompt"] == PROMPTS
+    # None: the other text encoders get the same prompt.
+    assert calls[0]["prompt_2"] is calls[0]["prompt_3"] is None
+    assert calls[0]["do_classifier_free_guidance"] is False
+    assert calls[0]["num_images_per_prompt"] == 1
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_the_prompt_of_flux(distilled):
+    network = families.flux(guidance=distilled).eval()
+    words, pooled = torch.randn(2, 5, families.WIDTH), torch.randn(2, families.WIDTH)
+    answer = (words, pooled, torch.zeros(5, 3))
+    pipeline, calls = stubbed(FluxPipeline, network, answer)
+    model = pullback.load(pipeline)
+    # The latents of the pipeline's own default image.
+    side = pipeline.default_sample_size
+    assert model.latent_shape == (4, side, side)
+    cond = model.encode(prompt=PROMPTS, guidance=2.5)
+    assert torch.equal(cond["encoder_hidden_states"], words)
+    assert torch.equal(cond["pooled_projections"], pooled)
+    assert ("guidance" in cond) is distilled
+    if distilled:
+        assert cond["guidance"].tolist() == [2.5, 2.5]
+    assert calls[0]["prompt"] == PROMPTS
+    assert calls[0]["prompt_2"] is None
+
+
+@pytest.mark.parametrize("kind", [PixArtAlphaPipeline, PixArtSigmaPipeline])
+def test_the_prompt_of_pixart(kind):
+    network = families.model_of("PixArtTransformer2DModel").network
+    given = families.text_and_mask(2)
+    words, mask = given["encoder_hidden_states"], given["encoder_attention_mask"]
+    pipeline, calls = stubbed(kind, network, (words, mask, None, None))
+    cond = pullback.load(pipeline).encode(prompt=PROMPTS)
+    assert set(cond) == set(given)
+    assert torch.equal(cond["encoder_hidden_states"], words)
+    assert torch.equal(cond["encoder_attention_mask"], mask)
+    assert calls[0]["prompt"] == PROMPTS
+    assert calls[0]["do_classifier_free_guidance"] is False
