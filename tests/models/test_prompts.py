@@ -93,8 +93,19 @@ def test_the_conditions_of_sdxl_are_those_of_its_pipeline(stock):
     torch.testing.assert_close(found, output[0])
 
 
-def test_the_prompt_of_sd3():
-    network = families.model_of("SD3Transformer2DModel").network
+#: A class of one's own derived from that of diffusers is called as that one is.
+OWN_CLASS = pytest.mark.parametrize("own_class", [False, True])
+
+
+def of_own_class(network, own_class):
+    if own_class:
+        network.__class__ = type("Mine", (type(network),), {})
+    return network
+
+
+@OWN_CLASS
+def test_the_prompt_of_sd3(own_class):
+    network = of_own_class(families.model_of("SD3Transformer2DModel").network, own_class)
     words, pooled = torch.randn(2, 5, families.WIDTH), torch.randn(2, families.WIDTH)
     pipeline, calls = stubbed(StableDiffusion3Pipeline, network, (words, None, pooled, None))
     cond = pullback.load(pipeline).encode(prompt=PROMPTS)
@@ -107,9 +118,10 @@ def test_the_prompt_of_sd3():
     assert calls[0]["num_images_per_prompt"] == 1
 
 
+@OWN_CLASS
 @pytest.mark.parametrize("distilled", [False, True])
-def test_the_prompt_of_flux(distilled):
-    network = families.flux(guidance=distilled).eval()
+def test_the_prompt_of_flux(distilled, own_class):
+    network = of_own_class(families.flux(guidance=distilled).eval(), own_class)
     words, pooled = torch.randn(2, 5, families.WIDTH), torch.randn(2, families.WIDTH)
     answer = (words, pooled, torch.zeros(5, 3))
     pipeline, calls = stubbed(FluxPipeline, network, answer)
@@ -127,9 +139,10 @@ def test_the_prompt_of_flux(distilled):
     assert calls[0]["prompt_2"] is None
 
 
+@OWN_CLASS
 @pytest.mark.parametrize("kind", [PixArtAlphaPipeline, PixArtSigmaPipeline])
-def test_the_prompt_of_pixart(kind):
-    network = families.model_of("PixArtTransformer2DModel").network
+def test_the_prompt_of_pixart(kind, own_class):
+    network = of_own_class(families.model_of("PixArtTransformer2DModel").network, own_class)
     given = families.text_and_mask(2)
     words, mask = given["encoder_hidden_states"], given["encoder_attention_mask"]
     pipeline, calls = stubbed(kind, network, (words, mask, None, None))
