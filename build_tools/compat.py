@@ -19,6 +19,7 @@ import platform
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import xml.etree.ElementTree
@@ -364,6 +365,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # environments are deleted then too
     with contextlib.suppress(KeyboardInterrupt):
         sys.exit(main())
     sys.exit("pullback: interrupted; the rows that were finished are in the table.")
