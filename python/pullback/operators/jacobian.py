@@ -11,6 +11,7 @@ import torch
 from pullback.operators.base import BlockOperator
 from pullback.operators.checks import check_map
 from pullback.operators.forward_mode import ForwardMode
+from pullback.operators.inference import outside_inference_mode
 from pullback.operators.inputs import check_args, check_block, check_chunk, check_point
 from pullback.operators.memory import empty_cache, is_out_of_memory, measure
 from pullback.operators.passes import Chunk, ProductCount, plan, too_large
@@ -64,6 +65,7 @@ class JacobianProducts(BlockOperator):
             graph=None if self._graph is None else self._graph.select(index),
         )
 
+    @outside_inference_mode
     def matmat(self, v: torch.Tensor) -> torch.Tensor:
         """Products J v.
 
@@ -82,6 +84,7 @@ class JacobianProducts(BlockOperator):
         check_block(v, self.batch, self.x_shape, "v", "x_shape")
         return self._within_memory(self._push, v.to(self.dtype))
 
+    @outside_inference_mode
     def rmatmat(self, u: torch.Tensor) -> torch.Tensor:
         """Products with the transpose of J.
 
@@ -105,6 +108,7 @@ class JacobianProducts(BlockOperator):
         self._graph = None
         self._passes.forget()
 
+    @outside_inference_mode
     def prepare(self, columns: int) -> None:
         """Make many products with blocks of some width cheaper, where the memory budget allows it.
 
@@ -191,6 +195,7 @@ class JacobianOperator(JacobianProducts):
     through graphs; the plan one forward pass.
     """
 
+    @outside_inference_mode
     def __init__(
         self,
         f: Callable[..., torch.Tensor],

@@ -30,7 +30,7 @@ class TangentGraph:
     def __init__(self, points: Points, columns: int) -> None:
         self.columns, self.batch = columns, len(points)
         copies = torch.arange(self.batch, device="cpu").repeat_interleave(columns)
-        with torch.inference_mode(False), torch.enable_grad(), forward_mode_ready():
+        with torch.enable_grad(), forward_mode_ready():
             wide = points.select(copies)
             self._x = wide.x.detach().requires_grad_()
             self._h = wide.at(self._x)
