@@ -66,7 +66,8 @@ def test_wheel_holds_the_package_and_nothing_else(default_wheel):
     others = {name.split("/")[0] for name in names} - {"pullback", "pullback_ext"}
     assert all(other.endswith(".dist-info") for other in others)
     assert not [name for name in names if name.endswith((".cpp", ".cu", ".h", ".pyc"))]
-    assert not [name for name in names if "test" in Path(name).name]
+    assert not [name for name in names if Path(name).name.startswith(("test_", "conftest"))]
+    assert not [name for name in names if "tests" in Path(name).parts]
 
 
 def test_wheel_is_named_for_its_python_and_platform(default_wheel):
