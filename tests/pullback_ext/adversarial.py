@@ -169,7 +169,8 @@ def gram_error(dtype, got, a) -> float:
     rows = emulated.wide(dtype, a)
     norms = np.linalg.norm(rows, axis=2)
     error = np.abs(got - rows @ rows.transpose(0, 2, 1))
-    return float((error / (norms[:, :, None] * norms[:, None, :])).max())
+    size = norms[:, :, None] * norms[:, None, :]
+    return float((error / np.where(size > 0, size, 1)).max())  # of a zero row all are zero
 
 
 def loss(q, against=None) -> float:
