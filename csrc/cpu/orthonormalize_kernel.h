@@ -73,6 +73,7 @@ struct Panels {
   Real* block;    // k rows
   Real* against;  // p rows, right after those of the block: together what a transform applies to
   Real* q;        // k rows
+  double* wide;   // k + p rows in float64, where the others are float32
   double* g;      // [k, k, kSums]
   double* h;      // [k, p, kSums]
 };
@@ -80,9 +81,10 @@ struct Panels {
 template <class Real>
 Panels<Real> panels_in(char* scratch, int64_t k, int64_t p) {
   Real* const block = reinterpret_cast<Real*>(scratch);
-  double* const g = reinterpret_cast<double*>(scratch + (2 * k + p) * kPitchBytes);
-  return {block, block + k * kPitch<Real>, block + (k + p) * kPitch<Real>, g,
-          g + k * k * kMostSums};
+  double* const wide = reinterpret_cast<double*>(scratch + (2 * k + p) * kPitchBytes);
+  double* const g = wide + (k + p) * kPitch<double>;
+  return {block, block + k * kPitch<Real>, block + (k + p) * kPitch<Real>, wide,
+          g,     g + k * k * kMostSums};
 }
 
 // Some columns of a part.
@@ -134,9 +136,9 @@ void write_panel(const OrthonormalizePass& pass, const Window& w, typename V::Re
   }
 }
 
-template <class V>
-void write_products(const OrthonormalizePass& pass, const Panels<typename V::Real>& panels,
-                    int64_t k, int64_t p, double* to) {
+template <class V, class Real>
+void write_products(const OrthonormalizePass& pass, const Panels<Real>& panels, int64_t k,
+                    int64_t p, double* to) {
   for (int64_t i = 0; i < k; ++i) {
     for (int64_t j = 0; j <= i; ++j) {
       to[i * pass.layout.pitch + j] = sum_of_lanes<V>(panels.g + (j * k + i) * V::kSums);
@@ -146,8 +148,21 @@ void write_products(const OrthonormalizePass& pass, const Panels<typename V::Rea
   for (int64_t e = 0; e < k * p; ++e) to[e] = sum_of_lanes<V>(panels.h + e * V::kSums);
 }
 
-// One read of the block and of the rows that it is made orthogonal to, and one write of q.
-template <class V>
+// Rows of a panel in float64: where they are, or in `to`. No bound on an entry of S that is made of
+// float32 products keeps the norm of hundreds of rows' errors below what is promised.
+inline const double* widened(const double* from, int64_t, int64_t, double*) {
+  return from;
+}
+inline const double* widened(const float* from, int64_t rows, int64_t columns, double* to) {
+  for (int64_t r = 0; r < rows; ++r) {
+    widen_row(from + r * kPitch<float>, 1, columns, to + r * kPitch<double>);
+  }
+  return to;
+}
+
+// One read of the block and of the rows that it is made orthogonal to, and one write of q. V are
+// the vectors of q, and Wide those of float64, in which the products are taken.
+template <class V, class Wide>
 void pass_item(const OrthonormalizePass& pass, int64_t item, char* scratch) {
   using Real = typename V::Real;
   const OrthonormalizeParams& params = *pass.params;
@@ -167,9 +182,10 @@ void pass_item(const OrthonormalizePass& pass, int64_t item, char* scratch) {
     exponent = of_part;
   }
 
-  for (int64_t column = part.columns.begin; column < part.columns.end; column += kPanel<Real>) {
+  constexpr int64_t panel = kPanel<double>;
+  for (int64_t column = part.columns.begin; column < part.columns.end; column += panel) {
     const int64_t left = part.columns.end - column;
-    const int64_t count = left < kPanel<Real> ? left : kPanel<Real>;
+    const int64_t count = left < panel ? left : panel;
     const int64_t steps = ceil_divide(count, V::kLanes);
     const Window w{part.sample, column, count, steps * V::kLanes};
     if (pass.number > 1) {
@@ -187,23 +203,26 @@ void pass_item(const OrthonormalizePass& pass, int64_t item, char* scratch) {
       write_panel<V>(pass, w, panels.q);
     }
     if (multiply) {
-      const Real* const rows = apply ? panels.q : panels.block;
+      const double* const rows = widened(apply ? panels.q : panels.block, k, w.padded, panels.wide);
+      const double* const others =
+          widened(panels.against, p, w.padded, panels.wide + k * kPitch<double>);
       const bool first = column == part.columns.begin;
-      gram_panel<V>(rows, k, rows, k, true, steps, panels.g, first);
-      gram_panel<V>(rows, k, panels.against, p, false, steps, panels.h, first);
+      const int64_t wide_steps = ceil_divide(count, Wide::kLanes);
+      gram_panel<Wide>(rows, k, rows, k, true, wide_steps, panels.g, first);
+      gram_panel<Wide>(rows, k, others, p, false, wide_steps, panels.h, first);
     }
   }
   if (multiply)
-    write_products<V>(pass, panels, k, p, pass.products + part.index * pass.layout.entries);
+    write_products<Wide>(pass, panels, k, p, pass.products + part.index * pass.layout.entries);
 }
 
 template <class V32, class V64>
 void pass_items(const OrthonormalizePass& pass, int64_t begin, int64_t end, char* scratch) {
   for (int64_t item = begin; item < end; ++item) {
     if (pass.params->working_dtype == Dtype::kFloat64) {
-      pass_item<V64>(pass, item, scratch);
+      pass_item<V64, V64>(pass, item, scratch);
     } else {
-      pass_item<V32>(pass, item, scratch);
+      pass_item<V32, V64>(pass, item, scratch);
     }
   }
 }

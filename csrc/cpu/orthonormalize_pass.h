@@ -46,7 +46,7 @@ using PassItems = void(const OrthonormalizePass& pass, int64_t begin, int64_t en
 PassItems orthonormalize_items_avx2, orthonormalize_items_avx512, orthonormalize_items_portable;
 
 inline int64_t pass_scratch_bytes(int64_t k, int64_t p) {
-  return (2 * k + p) * kPitchBytes + k * (k + p) * kMostSums * 8;
+  return (3 * k + 2 * p) * kPitchBytes + k * (k + p) * kMostSums * 8;
 }
 
 }  // namespace pullback::cpu

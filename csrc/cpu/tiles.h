@@ -5,14 +5,15 @@
 // linker keeps for the others.
 //
 // An entry is summed in one fixed way whatever the tile, batch or thread it falls to. Of a Gram
-// product: lane l of a float32 vector takes the products of columns l, l + lanes, ... of one panel
-// (at most 128 of them), the lanes are then added to float64 sums, and these are added across
-// panels, lanes and parts of N in a fixed order.
+// product: lane l of a vector takes the products of columns l, l + lanes, ... of one panel, in runs
+// of kRun; the sums of kRuns runs are added in a second vector, the lanes of that to float64 sums,
+// and these across panels, lanes and parts of N, all in a fixed order. In float32 a product thus
+// takes part in at most kRun + kRuns - 1 roundings, which is what bounds the error of gram.
 //
 // A vector type V has: Real, Reg, kLanes; zero(), load(p), store(p, x), store_unaligned(p, x),
-// broadcast(x), fma(x, y, acc); kSums and flush(acc, sums, first), which adds the lanes to kSums
-// float64 sums, or sets them; Gram tiles of kRows x kCols entries and product tiles of kProductRows
-// rows x kProductCols vectors.
+// broadcast(x), add(x, y), fma(x, y, acc); kSums and flush(acc, sums, first), which adds the lanes
+// to kSums float64 sums, or sets them; Gram tiles of kRows x kCols entries and product tiles of
+// kProductRows rows x kProductCols vectors.
 #pragma once
 
 #include <cstdint>
@@ -22,35 +23,57 @@
 namespace pullback::cpu {
 namespace {
 
+constexpr int64_t kRun = 8;   // products in a chain
+constexpr int64_t kRuns = 8;  // chains that are added in the working precision
+
 // An M x N tile of a Gram product over one panel.
 template <class V, int M, int N>
 struct GramTile {
   static void run(const typename V::Real* x, const typename V::Real* y, int64_t steps, double* sums,
                   int64_t sums_row, bool first) {
     constexpr int64_t pitch = kPitch<typename V::Real>;
-    typename V::Reg acc[M][N];
-#pragma GCC unroll 8
-    for (int i = 0; i < M; ++i) {
-#pragma GCC unroll 8
-      for (int j = 0; j < N; ++j) acc[i][j] = V::zero();
-    }
-    for (int64_t s = 0; s < steps; ++s) {
-      typename V::Reg column[N];
-#pragma GCC unroll 8
-      for (int j = 0; j < N; ++j) column[j] = V::load(y + j * pitch);
+    for (int64_t s = 0; s < steps; s += kRun * kRuns, first = false) {
+      const int64_t end = s + kRun * kRuns < steps ? s + kRun * kRuns : steps;
+      typename V::Reg total[M][N];
 #pragma GCC unroll 8
       for (int i = 0; i < M; ++i) {
-        const typename V::Reg row = V::load(x + i * pitch);
 #pragma GCC unroll 8
-        for (int j = 0; j < N; ++j) acc[i][j] = V::fma(row, column[j], acc[i][j]);
+        for (int j = 0; j < N; ++j) total[i][j] = V::zero();
       }
-      x += V::kLanes;
-      y += V::kLanes;
-    }
+      for (int64_t from = s; from < end; from += kRun) {
+        const int64_t count = end - from < kRun ? end - from : kRun;
+        typename V::Reg acc[M][N];
 #pragma GCC unroll 8
-    for (int i = 0; i < M; ++i) {
+        for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 8
-      for (int j = 0; j < N; ++j) V::flush(acc[i][j], sums + i * sums_row + j * V::kSums, first);
+          for (int j = 0; j < N; ++j) acc[i][j] = V::zero();
+        }
+        for (int64_t step = 0; step < count; ++step) {
+          typename V::Reg column[N];
+#pragma GCC unroll 8
+          for (int j = 0; j < N; ++j) column[j] = V::load(y + j * pitch);
+#pragma GCC unroll 8
+          for (int i = 0; i < M; ++i) {
+            const typename V::Reg row = V::load(x + i * pitch);
+#pragma GCC unroll 8
+            for (int j = 0; j < N; ++j) acc[i][j] = V::fma(row, column[j], acc[i][j]);
+          }
+          x += V::kLanes;
+          y += V::kLanes;
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 8
+          for (int j = 0; j < N; ++j) total[i][j] = V::add(total[i][j], acc[i][j]);
+        }
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 8
+        for (int j = 0; j < N; ++j) {
+          V::flush(total[i][j], sums + i * sums_row + j * V::kSums, first);
+        }
+      }
     }
   }
 };
@@ -74,7 +97,7 @@ void gram_panel(const typename V::Real* x, int64_t k, const typename V::Real* y,
                 bool symmetric, int64_t steps, double* sums, bool first) {
   constexpr int64_t pitch = kPitch<typename V::Real>;
   static_assert(V::kSums <= kMostSums && kPanel<typename V::Real> % V::kLanes == 0);
-  static_assert(sizeof(typename V::Real) == 8 || kPanel<float> / V::kLanes <= 256);
+  static_assert(kRun + kRuns - 1 <= 16);  // roundings of 2^-24: 16 of them are less than 1e-6
   for (int64_t i = 0; i < k; i += V::kRows) {
     const int64_t m = k - i < V::kRows ? k - i : V::kRows;
     for (int64_t j = symmetric ? i : 0; j < p; j += V::kCols) {
@@ -93,7 +116,8 @@ double sum_of_lanes(const double* lanes) {
 }
 
 // An M x N tile of T [rows, width] times the panel of `width` rows, of which columns (of T) `head`
-// .. `tail` are zero and left out.
+// .. `tail` are zero and left out. What is behind them comes first and the diagonal of T last: when
+// T is close to the identity, every sum but the last is small, and so is its rounding.
 template <class V, int M, int N>
 struct ProductTile {
   static void run(const typename V::Real* t, int64_t width, int64_t head, int64_t tail,
@@ -116,8 +140,8 @@ struct ProductTile {
         for (int j = 0; j < N; ++j) acc[i][j] = V::fma(factor, column[j], acc[i][j]);
       }
     };
-    for (int64_t l = 0; l < head; ++l) add(l);
     for (int64_t l = tail; l < width; ++l) add(l);
+    for (int64_t l = 0; l < head; ++l) add(l);
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 8

@@ -19,6 +19,7 @@ struct Float8 {
   static void store(float* p, Reg x) { _mm256_store_ps(p, x); }
   static void store_unaligned(float* p, Reg x) { _mm256_storeu_ps(p, x); }
   static Reg broadcast(float x) { return _mm256_set1_ps(x); }
+  static Reg add(Reg x, Reg y) { return _mm256_add_ps(x, y); }
   static Reg fma(Reg x, Reg y, Reg acc) { return _mm256_fmadd_ps(x, y, acc); }
   static void flush(Reg acc, double* sums, bool first) {
     const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(acc));
@@ -39,6 +40,7 @@ struct Double4 {
   static void store(double* p, Reg x) { _mm256_store_pd(p, x); }
   static void store_unaligned(double* p, Reg x) { _mm256_storeu_pd(p, x); }
   static Reg broadcast(double x) { return _mm256_set1_pd(x); }
+  static Reg add(Reg x, Reg y) { return _mm256_add_pd(x, y); }
   static Reg fma(Reg x, Reg y, Reg acc) { return _mm256_fmadd_pd(x, y, acc); }
   static void flush(Reg acc, double* sums, bool first) {
     if (!first) acc = _mm256_add_pd(_mm256_loadu_pd(sums), acc);

@@ -19,6 +19,7 @@ struct Float16 {
   static void store(float* p, Reg x) { _mm512_store_ps(p, x); }
   static void store_unaligned(float* p, Reg x) { _mm512_storeu_ps(p, x); }
   static Reg broadcast(float x) { return _mm512_set1_ps(x); }
+  static Reg add(Reg x, Reg y) { return _mm512_add_ps(x, y); }
   static Reg fma(Reg x, Reg y, Reg acc) { return _mm512_fmadd_ps(x, y, acc); }
   static void flush(Reg acc, double* sums, bool first) {
     const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(acc));
@@ -39,6 +40,7 @@ struct Double8 {
   static void store(double* p, Reg x) { _mm512_store_pd(p, x); }
   static void store_unaligned(double* p, Reg x) { _mm512_storeu_pd(p, x); }
   static Reg broadcast(double x) { return _mm512_set1_pd(x); }
+  static Reg add(Reg x, Reg y) { return _mm512_add_pd(x, y); }
   static Reg fma(Reg x, Reg y, Reg acc) { return _mm512_fmadd_pd(x, y, acc); }
   static void flush(Reg acc, double* sums, bool first) {
     if (!first) acc = _mm512_add_pd(_mm512_loadu_pd(sums), acc);

@@ -30,6 +30,10 @@ struct Lanes {
     for (int l = 0; l < kLanes; ++l) x.lane[l] = value;
     return x;
   }
+  static Reg add(Reg x, Reg y) {
+    for (int l = 0; l < kLanes; ++l) x.lane[l] += y.lane[l];
+    return x;
+  }
   static Reg fma(Reg x, Reg y, Reg acc) {
     for (int l = 0; l < kLanes; ++l) acc.lane[l] += x.lane[l] * y.lane[l];
     return acc;

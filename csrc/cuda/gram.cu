@@ -40,8 +40,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Real, R>)
       tj = item.which % tiles.columns;
     }
     const int64_t row = ti * kTile<R>, col = tj * kTile<R>;
-    const RowReader<T, Real> a(params.a, item.sample, row, nullptr);
-    const RowReader<T, Real> b(params.b, item.sample, col, nullptr);
+    const RowReader<T> a(params.a, item.sample, row, nullptr);
+    const RowReader<T> b(params.b, item.sample, col, nullptr);
     double total[R][R] = {};
     tile_product<Real, R>(
         shared, columns_of_part(params.splits, item.part, params.columns),

@@ -2,7 +2,9 @@
 //
 // A block of 16 x 16 threads owns a slab of columns of one sample. It keeps the slab of A, all k
 // rows of it, in shared memory, so that q may be read and written in place; the transform and P
-// come in tiles. A thread owns 16 bytes of columns (4 or 2) of the rows ty + 16 r.
+// come in tiles. A thread owns 16 bytes of columns (4 or 2) of the rows ty + 16 r. P comes first
+// and the diagonal of the transform last: when the transform is close to the identity, every sum
+// but the last is small, and so is its rounding.
 #include <cmath>
 
 #include "cuda/orthonormalize_stages.h"
@@ -107,17 +109,10 @@ __global__ void __launch_bounds__(kThreads, 2)
     Real* const q = static_cast<Real*>(params.q) + sample * k * columns;
 
     __syncthreads();  // the last slab has been read
-    load_slab<Real>(RowReader<T, Real>(input.rows, sample, 0, input.scales), round_up(k, kDepth),
-                    column, columns, shared.slab);
+    load_slab<Real>(RowReader<T>(input.rows, sample, 0, input.scales), round_up(k, kDepth), column,
+                    columns, shared.slab);
     for (int64_t row = 0; row < k; row += kTile<R>) {
       Real acc[R][vector] = {};
-      const int64_t below = row + kTile<R> < k ? row + kTile<R> : k;  // T is lower triangular
-      for (int64_t d = 0; d < below; d += kDepth) {
-        __syncthreads();  // the last tile has been read
-        load_transform<Real, R>(transform, k, width, row, d, k, shared.transform);
-        __syncthreads();  // this tile, and the slab, have been written
-        multiply<Real, R>(shared.transform, shared.slab + d * slab, acc);
-      }
       int64_t at = k;
 #pragma unroll
       for (int which = 0; which < kAgainst; ++which) {
@@ -126,12 +121,19 @@ __global__ void __launch_bounds__(kThreads, 2)
           __syncthreads();  // the last tiles have been read
           load_transform<Real, R>(transform, k, width, row, at + d, at + against.rows,
                                   shared.transform);
-          load_slab<Real>(RowReader<Real, Real>(against, sample, d, nullptr), kDepth, column,
-                          columns, shared.other);
+          load_slab<Real>(RowReader<Real>(against, sample, d, nullptr), kDepth, column, columns,
+                          shared.other);
           __syncthreads();  // these tiles have been written
           multiply<Real, R>(shared.transform, shared.other, acc);
         }
         at += against.rows;
+      }
+      const int64_t below = row + kTile<R> < k ? row + kTile<R> : k;  // T is lower triangular
+      for (int64_t d = 0; d < below; d += kDepth) {
+        __syncthreads();  // the last tile has been read
+        load_transform<Real, R>(transform, k, width, row, d, k, shared.transform);
+        __syncthreads();  // this tile, and the slab, have been written
+        multiply<Real, R>(shared.transform, shared.slab + d * slab, acc);
       }
 #pragma unroll
       for (int r = 0; r < R; ++r) {

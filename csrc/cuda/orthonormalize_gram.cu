@@ -1,5 +1,7 @@
 // orthonormalize on CUDA, stage `gram`: parts of G = A A^T and H = A P^T in one launch, by the
-// tiles of tile.h. Of G only tiles of the upper triangle are computed.
+// tiles of tile.h. Of G only tiles of the upper triangle are computed. Products are taken in
+// float64 whatever A is: an entry that is made of float32 products may be off by a millionth, and
+// hundreds of rows by the sum of that.
 #include "cuda/orthonormalize_stages.h"
 #include "cuda/splits.h"
 
@@ -7,7 +9,7 @@ namespace pullback::cuda {
 namespace {
 
 template <class T, class Real, int R>
-__global__ void __launch_bounds__(kThreads, kBlocks<Real, R>)
+__global__ void __launch_bounds__(kThreads, kBlocks<double, R>)
     block_products(OrthonormalizeParams params, PassInput<Real> input, GramTiles tiles,
                    double* partial) {
   PULLBACK_SHARED(shared);
@@ -36,18 +38,18 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Real, R>)
       }
     }
     const int64_t row = ti * kTile<R>, column = tj * kTile<R>;
-    const RowReader<T, Real> a(input.rows, item.sample, row, input.scales);
-    const RowReader<T, Real> b(input.rows, item.sample, column, input.scales);
-    const RowReader<Real, Real> p(other, item.sample, column, nullptr);
+    const RowReader<T> a(input.rows, item.sample, row, input.scales);
+    const RowReader<T> b(input.rows, item.sample, column, input.scales);
+    const RowReader<Real> p(other, item.sample, column, nullptr);
     double total[R][R] = {};
-    tile_product<Real, R>(
+    tile_product<double, R>(
         shared, columns_of_part(params.splits, item.part, params.columns),
-        [&](int64_t from, int64_t stop, Real* x, Real* y) {
-          load_strip<Real, R>(a, from, stop, x);
+        [&](int64_t from, int64_t stop, double* x, double* y) {
+          load_strip<double, R>(a, from, stop, x);
           if (of_g) {
-            load_strip<Real, R>(b, from, stop, y);
+            load_strip<double, R>(b, from, stop, y);
           } else {
-            load_strip<Real, R>(p, from, stop, y);
+            load_strip<double, R>(p, from, stop, y);
           }
         },
         total);
@@ -62,7 +64,7 @@ const char* run(const OrthonormalizeParams& params, const PassInput<Real>& input
   const GramTiles tiles =
       gram_tiles(params.block.rows, params.against[0].rows, params.against[1].rows);
   const int64_t items = params.batch * tiles.count() * params.splits.count;
-  PULLBACK_LAUNCH((block_products<T, Real, R>), grid_of(items), kThreads, (tile_bytes<Real, R>()),
+  PULLBACK_LAUNCH((block_products<T, Real, R>), grid_of(items), kThreads, (tile_bytes<double, R>()),
                   stream, params, input, tiles, partial);
   return launch_error();
 }

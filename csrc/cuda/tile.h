@@ -3,17 +3,19 @@
 //
 // A block of 16 x 16 threads computes 16 R x 16 R entries. Columns come in strips through shared
 // memory, row by row as they lie; a thread owns rows ty + 16 r and columns tx + 16 c, and reads 16
-// bytes (4 or 2 columns of N) at a time. An accumulator holds at most kChunk products before it is
-// added to a float64 one. Every entry is summed in one order, fixed by the part.
+// bytes (4 or 2 columns of N) at a time. Products are added in runs of kRun, the runs of a strip to
+// each other, and strips in float64: in float32 a product takes part in at most
+// kRun + 64 / kRun - 1 roundings, which is what bounds the error of gram. Every entry is summed in
+// one order, fixed by the part.
 #pragma once
 
 #include "common/block.h"
 #include "cuda/launch.h"
-#include "numerics/half.h"
+#include "numerics/entry_type.h"
 
 namespace pullback::cuda {
 
-constexpr int kChunk = 128;  // products per float32 accumulator
+constexpr int kRun = 8;  // products in a chain
 
 constexpr int kSide = 16;  // of the square of threads that a block is
 static_assert(kSide * kSide == kThreads);
@@ -35,8 +37,9 @@ struct StripLayout {
   static constexpr int kVector = 16 / sizeof(Real);
   static constexpr int kColumns = 256 / sizeof(Real);  // 64 or 32
   static constexpr int kPitch = kColumns + kVector;  // 8 rows apart by 16 bytes touch all 32 banks
-  static_assert(kChunk % kColumns == 0 && kSplitColumns % kChunk == 0);
-  static_assert(kColumns % kVector == 0 && kPitch % kVector == 0);  // 16-byte reads stay aligned
+  static_assert(kColumns % kRun == 0 && kSplitColumns % kColumns == 0);
+  static_assert(kRun + kColumns / kRun - 1 <= 16);  // roundings: 16 times 2^-24 is less than 1e-6
+  static_assert(kRun % kVector == 0 && kPitch % kVector == 0);  // 16-byte reads stay aligned
 };
 
 // Blocks that are to share a multiprocessor: bounds the registers, and none of these spill.
@@ -54,9 +57,10 @@ constexpr unsigned tile_bytes() {
   return 2u * kTile<R> * StripLayout<Real>::kPitch * sizeof(Real);
 }
 
-// The rows of one sample from `first` on, read as float32 or float64.
-template <class T, class Real>
+// The rows of one sample from `first` on, read as what their entries are worked on in.
+template <class T>
 struct RowReader {
+  using Real = Working<T>;
   const T* data;
   int64_t rows;  // those from the first on
   int64_t row_stride;
@@ -101,20 +105,17 @@ __device__ void tile_product(char* shared, const ColumnRange& columns, const Loa
   Real* const a = reinterpret_cast<Real*>(shared);
   Real* const b = a + kTile<R> * pitch;
   const int tx = thread_x(), ty = thread_y();
-  for (int64_t chunk = columns.begin; chunk < columns.end; chunk += kChunk) {
-    Real acc[R][R];
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-#pragma unroll
-      for (int c = 0; c < R; ++c) acc[r][c] = 0;
-    }
-    const int64_t chunk_end = chunk + kChunk < columns.end ? chunk + kChunk : columns.end;
-    for (int64_t column = chunk; column < chunk_end; column += StripLayout<Real>::kColumns) {
-      __syncthreads();  // the last strip has been read
-      load(column, chunk_end, a, b);
-      __syncthreads();  // this strip has been written
+  for (int64_t column = columns.begin; column < columns.end;
+       column += StripLayout<Real>::kColumns) {
+    __syncthreads();  // the last strip has been read
+    load(column, columns.end, a, b);
+    __syncthreads();  // this strip has been written
+    Real strip[R][R] = {};
 #pragma unroll 1
-      for (int q = 0; q < StripLayout<Real>::kColumns; q += vector) {
+    for (int run = 0; run < StripLayout<Real>::kColumns; run += kRun) {
+      Real acc[R][R] = {};
+#pragma unroll 1
+      for (int q = run; q < run + kRun; q += vector) {
         Vector<Real> x[R], y[R];
 #pragma unroll
         for (int r = 0; r < R; ++r) {
@@ -130,11 +131,16 @@ __device__ void tile_product(char* shared, const ColumnRange& columns, const Loa
           }
         }
       }
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+#pragma unroll
+        for (int c = 0; c < R; ++c) strip[r][c] += acc[r][c];
+      }
     }
 #pragma unroll
     for (int r = 0; r < R; ++r) {
 #pragma unroll
-      for (int c = 0; c < R; ++c) total[r][c] += acc[r][c];
+      for (int c = 0; c < R; ++c) total[r][c] += strip[r][c];
     }
   }
 }

@@ -9,14 +9,16 @@
 // projection by the Pythagorean theorem. Where a direction is weaker than S resolves, its pivot is
 // clamped: the direction is amplified, not replaced, and the next pass resolves it better. Only a
 // row whose distance from the span of P and of the rows before it is known to be rounding noise is
-// given up and replaced by a random one. Passes are made until the loss of orthogonality, estimated
-// from trace(S^-1), is at most `tolerance`.
+// given up and replaced by a random one. Passes are made until the loss of orthogonality is at most
+// `tolerance`, by a bound that no rounding of the block's products with T can break (loss_bound()).
 //
-// A row of T is 1 / sqrt(pivot) times what the row takes of the rows before it, whose norm is
-// sqrt(growth): the row comes out with an error of sqrt(growth / pivot) roundings. Where that is
-// large the row is deferred: other rows are freed from it only on the next pass, when it is stored
-// and its error is part of it. Freed from it at once, strong rows would take that error on, and the
-// span with them, and along many rows of middling pivots errors would grow without bound.
+// A row of T is a row of L^-1 times D: 1 / sqrt(pivot) times what the row takes of the rows before
+// it, whose norm is sqrt(growth). The row comes out with an error of sqrt(growth / pivot)
+// roundings. Where that is large the row is deferred: other rows are freed from it only on the next
+// pass, when it is stored and its error is part of it. Freed from it at once, strong rows would
+// take that error on, and the span with them, and along many rows of middling pivots errors would
+// grow without bound. Hence L^-1 is built along with L. That all of its entries may add up with one
+// sign is what Kahan's matrices show: an estimate from the entries of L alone misses it.
 //
 // Unpivoted on purpose: row i of the result depends on rows 0 .. i alone, so bases stay continuous
 // along an iteration.
@@ -40,10 +42,11 @@ constexpr int kAmplifyingPasses = 12;
 struct CholeskyQrThresholds {
   double clamp;          // smallest pivot of S that is resolved
   double defer;          // smallest pivot of a row that others are freed from on the same pass ...
-  double squared_error;  // ... and largest growth / pivot
+  double squared_error;  // ... and largest growth / pivot: the error of the span, in roundings
   double dependent;      // distance / norm up to which a row is given up
-  double gram_error;     // of an entry of S
-  double tolerance;      // || I - Q Q^T ||_2 that is good enough
+  double unit;           // largest relative error of a rounding in the dtype of q
+  double gram_error;     // of an entry of S, whose products are float64 whatever q is
+  double tolerance;      // bound on || I - Q Q^T ||_2 that is good enough
 };
 
 template <class Real>
@@ -51,8 +54,13 @@ PULLBACK_HD inline CholeskyQrThresholds cholesky_qr_thresholds(int64_t k) {
   const bool single = sizeof(Real) == 4;
   const double unit = single ? 0x1p-24 : 0x1p-53;
   const double size = static_cast<double>(k);
-  return {4 * size * unit,       4 * sqrt(unit),       1e6, (8 + 2 * sqrt(size)) * unit,
-          single ? 3e-7 : 3e-15, single ? 3e-6 : 2e-13};
+  return {4 * size * unit,
+          4 * sqrt(unit),
+          single ? 1e4 : 1e6,
+          (8 + 2 * sqrt(size)) * unit,
+          unit,
+          32 * 0x1p-53,
+          single ? 8.5e-6 : 9.5e-13};
 }
 
 // Rows of CholeskyQr::scratch.
@@ -109,13 +117,12 @@ PULLBACK_HD void equilibrate(const Team& team, const CholeskyQr& x, double* norm
 }
 
 // Cholesky factor L of S in the lower triangle of x.s, its diagonal in `diagonal`. Column j is zero
-// below the diagonal where row j is deferred or given up. Returns whether any row was.
+// below the diagonal where row j is deferred or given up. Above the diagonal of column i row i of
+// -X L_ii, X = L^-1, which is complete when row i is reached. Returns whether any row was deferred.
 template <class Team>
 PULLBACK_HD bool cholesky_factor(const Team& team, const CholeskyQr& x,
                                  const CholeskyQrThresholds& thresholds, int pass,
-                                 const double* norm, double* diagonal, double* column,
-                                 double* growth) {
-  for (int64_t i = team.rank(); i < x.k; i += team.size()) growth[i] = 1.0;
+                                 const double* norm, double* diagonal, double* column) {
   PULLBACK_SYNC(team);
   bool any_deferred = false;
   const int lanes = lanes_of(team, 16);
@@ -127,7 +134,9 @@ PULLBACK_HD bool cholesky_factor(const Team& team, const CholeskyQr& x,
     // a row whose pivot was clamped is shorter than one.
     const double row_norm = pass == 1 ? (norm[j] > 0.0 ? 1.0 : 0.0) : norm[j];
     const double distance = x.distance[j] * row_norm * root;
-    const double squared_error = growth[j] / clamped;
+    double growth = 1.0;  // of row j of X, times its pivot
+    for (int64_t l = 0; l < j; ++l) growth += x.s[l * x.pitch + j] * x.s[l * x.pitch + j];
+    const double squared_error = growth / clamped;
     const bool noisy = !(pivot > thresholds.defer && squared_error < thresholds.squared_error);
     const bool give_up = !(distance > thresholds.dependent) || (noisy && pass > kAmplifyingPasses);
     const bool defer = give_up || noisy;
@@ -141,7 +150,6 @@ PULLBACK_HD bool cholesky_factor(const Team& team, const CholeskyQr& x,
       entry = entry > bound ? bound : entry;
       entry = entry < -bound ? -bound : entry;
       column[i] = entry;
-      growth[i] += entry * entry * squared_error;
     }
     PULLBACK_SYNC(team);
     if (team.rank() == 0) {
@@ -151,9 +159,18 @@ PULLBACK_HD bool cholesky_factor(const Team& team, const CholeskyQr& x,
       x.given_up[j] = give_up;
       x.replaced[j] = x.replaced[j] || give_up;
     }
-    for (int64_t i = j + 1 + team.rank() / lanes; i < x.k; i += team.size() / lanes) {
-      for (int64_t l = j + 1 + team.rank() % lanes; l <= i; l += lanes) {
-        x.s[i * x.pitch + l] -= column[i] * column[l];
+    const double inverse = give_up ? 1.0 : 1.0 / root;  // X_jj
+    for (int64_t i = team.rank() / lanes; i < x.k; i += team.size() / lanes) {
+      double* const row = x.s + i * x.pitch;
+      if (i > j) {
+        for (int64_t l = j + 1 + team.rank() % lanes; l <= i; l += lanes) {
+          row[l] -= column[i] * column[l];
+        }
+      } else {
+        const double entry = i == j ? inverse : -row[j] * inverse;
+        for (int64_t l = j + 1 + team.rank() % lanes; l < x.k; l += lanes) {
+          row[l] = (i == j ? 0.0 : row[l]) + entry * column[l];
+        }
       }
     }
     for (int64_t i = j + 1 + team.rank(); i < x.k; i += team.size()) {
@@ -184,23 +201,23 @@ PULLBACK_HD void accumulate_factors(const Team& team, const CholeskyQr& x, const
   }
 }
 
-// X = L^-1: column j in x.s[j][j + 1 ..], above the diagonal; X_jj = 1 / diagonal[j]. `squares`
-// gets each column's share of ||X||_F^2, rows that were given up left out.
+// X = L^-1 from what cholesky_factor() has left above the diagonal: column j in x.s[j][j + 1 ..];
+// X_jj = 1 / diagonal[j]. `squares` gets each column's share of the sum of X_ij^2 below the
+// diagonal, `weighted` that of i (i - j) X_ij^2.
 template <class Team>
-PULLBACK_HD void invert_factor(const Team& team, const CholeskyQr& x, const double* diagonal,
-                               double* squares) {
+PULLBACK_HD void finish_inverse(const Team& team, const CholeskyQr& x, const double* diagonal,
+                                double* squares, double* weighted) {
   for (int64_t j = team.rank(); j < x.k; j += team.size()) {
     double* const column = x.s + j * x.pitch;
-    const double first = 1.0 / diagonal[j];
-    double sum = x.given_up[j] ? 0.0 : first * first;
+    double sum = 0.0, weighted_sum = 0.0;
     for (int64_t i = j + 1; i < x.k; ++i) {
-      const double* const row = x.s + i * x.pitch;
-      const double entry =
-          -(row[j] * first + dot(row + j + 1, column + j + 1, i - j - 1)) / diagonal[i];
+      const double entry = -column[i] / diagonal[i];
       column[i] = entry;
-      if (!x.given_up[i]) sum += entry * entry;
+      sum += entry * entry;
+      weighted_sum += static_cast<double>(i * (i - j)) * entry * entry;
     }
     squares[j] = sum;
+    weighted[j] = weighted_sum;
   }
   PULLBACK_SYNC(team);
 }
@@ -238,6 +255,50 @@ PULLBACK_HD void write_transform(const Team& team, const CholeskyQr& x, const do
   }
 }
 
+// Bound on || I - Q Q^T ||_2 after a pass on which no row was deferred, to first order in the
+// roundings, whichever way each of them goes.
+//
+// With X = L^-1, and rows of unit norm in place of A: row i of Q is a sum of p products -C_il P_l,
+// C = X D H, then of i products X_ij A_j, then of X_ii A_i. Rounded are T, each product (unless it
+// is fused), and each sum, by at most `unit` times itself.
+//
+//   sums with fewer than all terms   i of them; by Cauchy and Schwarz the sum of their norms is at
+//                                    most ||A|| sqrt(i sum_j (i - j) X_ij^2), beside those with P
+//   products                         at most sqrt(i sum_(j < i) X_ij^2) + X_ii in norm
+//   T                                ||A|| (sum_(j < i) X_ij^2)^1/2, and for the diagonal of T,
+//                                    in the norm of all rows together, ||A|| max X_ii
+//   the last sum                     a row of Q, of norm one
+//   sums, products and C, with P     at most 2 p + i + 1 times ||C_i||
+//
+// As || A ||_F^2 = k is that of D H and L together, m^2 = sum (1 - L_jj^2) is what D H and L have
+// beside the diagonal: ||A|| <= 1 + m and ||C||_F <= ||X|| m. An error E of S adds ||X||^2 ||E||,
+// and an error of Q counts twice.
+PULLBACK_HD inline double loss_bound(const CholeskyQr& x, const CholeskyQrThresholds& thresholds,
+                                     const double* diagonal, const double* squares,
+                                     const double* weighted) {
+  const double k = static_cast<double>(x.k), p = static_cast<double>(x.p);
+  double below = 0.0, on = 0.0, largest = 0.0, weights = 0.0, beside = 0.0;
+  for (int64_t j = 0; j < x.k; ++j) {
+    const double square = diagonal[j] * diagonal[j];
+    below += squares[j];
+    on += 1.0 / square;
+    largest = largest > 1.0 / diagonal[j] ? largest : 1.0 / diagonal[j];
+    weights += weighted[j];
+    beside += 1.0 - square;
+  }
+  // The largest eigenvalue y of S^-1: the others of S add up to k - 1 / y at most, so that
+  // trace(S^-1) >= y + (k - 1)^2 / (k - 1 / y), which is a quadratic inequality; y = 1 at S = I.
+  const double trace = below + on;
+  const double half = 0.5 * k * (trace + 2.0 - k);
+  const double rest = half * half - k * trace;
+  const double inverse = (half + sqrt(rest > 0.0 ? rest : 0.0)) / k;
+  const double m = sqrt(beside > 0.0 ? beside : 0.0);
+  const double with_others = x.p > 0 ? (2.0 * p + k + 1.0) * m * sqrt(inverse) : 0.0;
+  const double roundings = (1.0 + m) * (sqrt(weights) + sqrt(below) + largest) + sqrt(weights) +
+                           sqrt(on) + sqrt(k) + with_others;
+  return 2.0 * thresholds.unit * roundings + k * thresholds.gram_error * inverse;
+}
+
 // One pass. Writes the transform; rows in x.given_up stand for random rows of norm one. Returns
 // whether Q is good and this was the last pass; `pass` counts from 1. On return x.s is no longer
 // read, while others of the team may still read the rest of x and write the transform.
@@ -249,23 +310,15 @@ PULLBACK_HD bool cholesky_qr_pass(const Team& team, const CholeskyQr& x, int pas
   double* const inverse_norm = x.scratch + x.k;
   double* const diagonal = x.scratch + 2 * x.k;
   double* const squares = x.scratch + 3 * x.k;  // and a column of the factor before
-  double* const growth = x.scratch + 4 * x.k;
+  double* const weighted = x.scratch + 4 * x.k;
   equilibrate(team, x, norm, inverse_norm);
-  const bool any_deferred =
-      cholesky_factor(team, x, thresholds, pass, norm, diagonal, squares, growth);
+  const bool any_deferred = cholesky_factor(team, x, thresholds, pass, norm, diagonal, squares);
   if (x.residual != nullptr) accumulate_factors(team, x, norm, diagonal);
-  invert_factor(team, x, diagonal, squares);
+  finish_inverse(team, x, diagonal, squares, weighted);
   write_transform(team, x, diagonal, inverse_norm, transform);
 
-  // The largest eigenvalue of S^-1 is at most trace(S^-1) - (k - 1)^2 / k, tight at S = I.
-  double trace = 0.0, kept = 0.0;
-  for (int64_t j = 0; j < x.k; ++j) {
-    trace += squares[j];
-    kept += x.given_up[j] ? 0.0 : 1.0;
-  }
-  const double inverse = kept > 0.0 ? trace - (kept - 1.0) * (kept - 1.0) / kept : 0.0;
-  const bool good = !any_deferred && thresholds.gram_error * inverse <= thresholds.tolerance &&
-                    (x.p == 0 || pass >= 2);
+  const bool good = !any_deferred && (x.p == 0 || pass >= 2) &&
+                    loss_bound(x, thresholds, diagonal, squares, weighted) <= thresholds.tolerance;
   return good || pass == kMostPasses;
 }
 

@@ -13,7 +13,7 @@ FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
 
 def bound(dtype, device):
-    """An accumulator takes up to 128 products, in one chain; on the CPU shorter ones are usual."""
+    """What random rows come to; any rows at all are within 1e-6 (test_adversarial.py)."""
     if dtype == torch.float64:
         return 1e-14
     return 3e-7 if device.type == "cpu" else 1e-6

@@ -1,36 +1,18 @@
 """The k x k numerics that both backends share, compiled for the host and called one by one."""
 
 import ctypes
-import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-SOURCE = Path(__file__).parent / "numerics.cpp"
-COMPILER = shutil.which("g++") or shutil.which("c++")
+from tests.pullback_ext.numerics import COMPILER, int64, library, orthonormal, pointer
+
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
 
 
 @pytest.fixture(scope="module")
-def numerics(repository, tmp_path_factory):
-    target = tmp_path_factory.mktemp("numerics") / "numerics.so"
-    flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
-    flags += ["-fsanitize=undefined", "-fno-sanitize-recover=all"]
-    include = f"-I{repository / 'csrc'}"
-    subprocess.run([COMPILER, *flags, include, SOURCE, "-o", target], check=True)
-    library = ctypes.CDLL(str(target))
-    library.qr_pass.restype = ctypes.c_int
-    return library
-
-
-def pointer(array):
-    return None if array is None else ctypes.c_void_p(array.ctypes.data)
-
-
-def int64(value):
-    return ctypes.c_int64(value)
+def numerics():
+    return library()
 
 
 # ------------------------------------------------------------------------------------------ random
@@ -76,127 +58,6 @@ def test_gaussians_are_normal_and_independent(numerics):
     ):
         assert abs((x * other).mean()) < 5 / len(x) ** 0.5
     np.testing.assert_array_equal(gaussians(numerics, columns=7), x[:7])
-
-
-# ------------------------------------------------------------------------------------- Cholesky QR
-
-
-class CholeskyQr:
-    """The state of one block; `one_pass` answers with the transform and whether it is the last."""
-
-    def __init__(self, library, k, p, exponents=None, *, single=True):
-        self.library, self.k, self.p, self.single = library, k, p, single
-        self.scratch = np.full((5, k), np.nan)
-        self.distance = np.full(k, np.nan)
-        self.given_up, self.replaced = np.ones(k, bool), np.ones(k, bool)
-        self.residual, self.projection = np.full((k, k), np.nan), np.full((p, k), np.nan)
-        exponents = np.zeros(k, np.int32) if exponents is None else exponents
-        library.qr_start(
-            int64(k), int64(p), *map(pointer, (self.distance, self.replaced, self.residual)),
-            pointer(self.projection), pointer(exponents),
-        )  # fmt: skip
-
-    def one_pass(self, gram, cross, number):
-        k, p = self.k, self.p
-        s = np.full((k, k | 1), np.nan)
-        lower = np.tril_indices(k)
-        s[:, :k][lower] = gram[lower]  # the upper triangle is not read
-        cross = np.ascontiguousarray(cross)
-        transform = np.full((k, k + p), np.nan, np.float32 if self.single else np.float64)
-        state = (self.distance, self.given_up, self.replaced, self.residual, self.projection)
-        last = self.library.qr_pass(
-            int(self.single), int64(k), int64(p), pointer(s), pointer(cross if p else None),
-            pointer(self.scratch), *map(pointer, state), number, pointer(transform),
-        )  # fmt: skip
-        return transform.astype(np.float64), bool(last)
-
-
-def orthonormal(rng, rows, columns):
-    return np.linalg.qr(rng.standard_normal((columns, rows)))[0].T
-
-
-@pytest.mark.parametrize("k", [1, 2, 5, 16, 33])
-@pytest.mark.parametrize("p", [0, 1, 7])
-def test_a_pass_is_cholesky_qr_of_the_projected_block(numerics, k, p):
-    rng = np.random.default_rng(k + p)
-    others, block = orthonormal(rng, p, 300), rng.standard_normal((k, 300))
-    state = CholeskyQr(numerics, k, p, single=False)
-    transform, last = state.one_pass(block @ block.T, block @ others.T, 1)
-    q = transform @ np.vstack([block, others])
-    np.testing.assert_allclose(q @ q.T, np.eye(k), atol=1e-13)
-    np.testing.assert_allclose(q @ others.T, 0, atol=1e-13)
-    assert np.all(np.triu(transform[:, :k], 1) == 0)
-    assert np.all(np.diag(transform[:, :k]) > 0)
-    assert last == (p == 0)  # with others: twice, always
-    assert not state.given_up.any()
-    assert not state.replaced.any()
-    back = state.residual @ q + state.projection.T @ others
-    np.testing.assert_allclose(back, block, atol=1e-12)
-    _, last = state.one_pass(q @ q.T, q @ others.T, 2)
-    assert last
-
-
-def test_weak_directions_are_amplified_and_not_replaced(numerics):
-    rng = np.random.default_rng(0)
-    rows = orthonormal(rng, 3, 200)
-    block = np.stack([rows[0], rows[0] + 1e-5 * rows[1], rows[2] + rows[1]])
-    state = CholeskyQr(numerics, 3, 0)
-    transform, last = state.one_pass(block @ block.T, np.zeros((3, 0)), 1)
-    assert not last
-    assert not state.given_up.any()
-    q = transform @ block
-    assert abs(q[1] @ q[0]) < 1e-7 * abs(q[1] @ rows[1])  # what is left is the weak direction ...
-    assert transform[2, 1] == 0  # ... of which no other row has been freed yet
-    for number in range(2, 5):
-        transform, last = state.one_pass(q @ q.T, np.zeros((3, 0)), number)
-        q = transform @ q
-        if last:
-            break
-    np.testing.assert_allclose(q @ q.T, np.eye(3), atol=3e-6)
-    np.testing.assert_allclose(np.abs(q @ rows.T).round(4), np.eye(3))
-    np.testing.assert_allclose(state.residual @ q, block, atol=1e-6)
-    assert not state.replaced.any()
-
-
-def test_zero_and_dependent_rows_are_given_up(numerics):
-    rng = np.random.default_rng(1)
-    block = rng.standard_normal((5, 100))
-    block[1] = 0
-    block[3] = 2 * block[0]
-    exponents = np.array([0, 0, 3, -2, 0], np.int32)
-    state = CholeskyQr(numerics, 5, 0, exponents)
-    current, number, replaced = block, 1, np.zeros(5, bool)
-    while True:
-        transform, last = state.one_pass(current @ current.T, np.zeros((5, 0)), number)
-        assert np.isfinite(transform).all()
-        current = transform @ current
-        current[state.given_up] = rng.standard_normal((state.given_up.sum(), 100)) / 10
-        replaced |= state.given_up
-        if last:
-            break
-        number += 1
-    assert number < 8
-    np.testing.assert_array_equal(state.replaced, [False, True, False, True, False])
-    np.testing.assert_array_equal(state.replaced, replaced)
-    np.testing.assert_allclose(current @ current.T, np.eye(5), atol=3e-6)
-    scaled = block * 2.0 ** exponents[:, None]
-    np.testing.assert_allclose(state.residual @ current, scaled, atol=2e-5)
-    assert state.residual[1, 1] == state.residual[3, 3] == 0
-
-
-def test_noise_does_not_grow(numerics):
-    """Indefinite matrices, as rounding makes of rank-deficient Gram matrices."""
-    rng = np.random.default_rng(2)
-    for _ in range(50):
-        k = 40
-        block = rng.standard_normal((k, 12)) @ rng.standard_normal((12, 300))
-        gram = block @ block.T
-        noise = rng.standard_normal((k, k)) * 3e-7 * np.sqrt(np.outer(np.diag(gram), np.diag(gram)))
-        state = CholeskyQr(numerics, k, 0)
-        transform, last = state.one_pass(gram + noise + noise.T, np.zeros((k, 0)), 1)
-        assert not last
-        scaled = transform * np.sqrt(np.diag(gram))
-        assert np.abs(scaled).max() < 1e6
 
 
 # ------------------------------------------------------------------------------------------ Jacobi

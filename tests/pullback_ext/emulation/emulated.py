@@ -138,8 +138,8 @@ class EmulationError(Exception):
     """What a launcher returned."""
 
 
-def launch(function, *arguments, schedule=0):
-    library().set_schedule(SCHEDULES.get(schedule, schedule))
+def launch(function, *arguments, schedule=0, kernels=None):
+    (kernels or library()).set_schedule(SCHEDULES.get(schedule, schedule))
     error = function(*arguments)
     if error is not None:
         raise EmulationError(error.decode())
@@ -183,17 +183,21 @@ def rows_of(x):
     return Rows(x.ctypes.data, x.shape[1], strides)
 
 
-def gram(dtype, a, b=None, schedule=0):
-    """Runs the launcher on arrays of any strides; results start as NaN."""
+def gram(dtype, a, b=None, schedule=0, kernels=None):
+    """Runs the launcher on arrays of any strides; results start as NaN.
+
+    ``kernels``: a library with the same interface, in place of the emulated one.
+    """
+    kernels = kernels or library()
     params = GramParams(a=rows_of(a), b=rows_of(a if b is None else b))
     params.symmetric, params.dtype = b is None, dtype
     params.batch, params.columns = a.shape[0], a.shape[2]
     k, p = params.a.rows, params.b.rows
-    splits = library().gram_plan(ctypes.byref(params))
+    splits = kernels.gram_plan(ctypes.byref(params))
     partial = np.full((a.shape[0], splits, k, p), np.nan)
     out = np.full((a.shape[0], k, p), np.nan)
     params.partial, params.out = address(partial), address(out)
-    launch(library().gram, ctypes.byref(params), schedule=schedule)
+    launch(kernels.gram, ctypes.byref(params), schedule=schedule, kernels=kernels)
     return out
 
 
@@ -208,11 +212,13 @@ class Orthonormal(NamedTuple):
     projection: np.ndarray
 
 
-def orthonormalize(dtype, block, *against, seed=0, schedule=0, factors=True):
+def orthonormalize(dtype, block, *against, seed=0, schedule=0, factors=True, kernels=None):
     """Results and workspace start as NaN, and the workspace ends in a guard zone.
 
-    ``factors``: whether residual and projection are asked for, as block_step does.
+    ``factors``: whether residual and projection are asked for, as block_step does. ``kernels``: as
+    for gram().
     """
+    kernels = kernels or library()
     batch, k, columns = block.shape
     p = sum(x.shape[1] for x in against)
     work = np.float64 if dtype == FLOAT64 else np.float32
@@ -233,11 +239,11 @@ def orthonormalize(dtype, block, *against, seed=0, schedule=0, factors=True):
     for name, array in out._asdict().items():
         if factors or name not in ("residual", "projection"):
             setattr(params, name, address(array))
-    size = library().orthonormalize_plan(ctypes.byref(params))
+    size = kernels.orthonormalize_plan(ctypes.byref(params))
     memory = np.full(size + 256, 255, np.uint8)
     start = -memory.ctypes.data % 16
     params.workspace = memory.ctypes.data + start
-    launch(library().orthonormalize, ctypes.byref(params), schedule=schedule)
+    launch(kernels.orthonormalize, ctypes.byref(params), schedule=schedule, kernels=kernels)
     assert (memory[start + size :] == 255).all(), "write behind the workspace"
     return out
 

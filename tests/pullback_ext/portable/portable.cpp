@@ -1,0 +1,46 @@
+// The portable CPU kernels for the tests, with the interface of emulation/gram.cpp and
+// emulation/orthonormalize.cpp. On x86-64 the library has none of them: the drivers are told that
+// they are those of AVX-512 (portable.py).
+#include <cstring>
+#include <stdexcept>
+
+#include "cpu/gram.h"
+#include "cpu/isa.h"
+#include "cpu/orthonormalize.h"
+#include "cpu/splits.h"
+
+namespace pullback::cpu {
+
+Isa isa_in_use() {
+#if defined(__x86_64__)
+  return Isa::kAvx512;
+#else
+  return Isa::kPortable;
+#endif
+}
+
+}  // namespace pullback::cpu
+
+extern "C" {
+
+void set_schedule(int) {}  // there is one thread
+
+int64_t gram_plan(pullback::GramParams* params) {
+  params->splits = pullback::split_columns(params->columns, pullback::cpu::kMostSplits);
+  return params->splits.count;
+}
+
+const char* gram(const pullback::GramParams* params) {
+  pullback::cpu::gram(*params);
+  return nullptr;
+}
+
+size_t orthonormalize_plan(pullback::OrthonormalizeParams* params) {
+  params->splits = pullback::split_columns(params->columns, pullback::cpu::kMostSplits);
+  return 0;
+}
+
+const char* orthonormalize(const pullback::OrthonormalizeParams* params) {
+  return pullback::cpu::orthonormalize(*params).found ? "a row is not finite" : nullptr;
+}
+}
