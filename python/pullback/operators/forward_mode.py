@@ -64,7 +64,7 @@ class ForwardMode:
                 )
                 pieces.setdefault(samples.start, []).append(product)
                 self.count.vjp += cotangents.shape[0] * cotangents.shape[1]
-        if not self.chunk.keep_closure or self.chunk.samples < len(self.points):
+        if not self.chunk.keep_closure or self.chunk.cut(u.shape[1])[0] < len(self.points):
             self.forget()
         return _assembled(pieces, u, tuple(self.points.x.shape[1:]))
 
@@ -74,10 +74,11 @@ class ForwardMode:
 
     def _passes(self, columns: int) -> Iterator[tuple[slice, slice]]:
         batch = len(self.points)
-        for first in range(0, batch, self.chunk.samples):
-            samples = slice(first, min(first + self.chunk.samples, batch))
-            for column in range(0, columns, self.chunk.tangents):
-                yield samples, slice(column, min(column + self.chunk.tangents, columns))
+        rows, width = self.chunk.cut(columns)
+        for first in range(0, batch, rows):
+            samples = slice(first, min(first + rows, batch))
+            for column in range(0, columns, width):
+                yield samples, slice(column, min(column + width, columns))
 
     def _closure_of(self, samples: slice) -> Callable[[torch.Tensor], tuple[torch.Tensor]]:
         if self._closure is None or self._closure.samples != samples:
