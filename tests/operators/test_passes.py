@@ -1,6 +1,7 @@
 """How products are cut into passes that fit the memory."""
 
 import gc
+import itertools
 import weakref
 
 import pytest
@@ -195,7 +196,7 @@ def test_halving_takes_rows_away_too():
         sizes.append(samples * tangents)
         if not chunk.halve():
             break
-    assert all(after <= before for before, after in zip(sizes, sizes[1:], strict=False))
+    assert all(after <= before for before, after in itertools.pairwise(sizes))
     assert sizes[1] <= sizes[0] // 2
     assert sizes[-1] == 1
 

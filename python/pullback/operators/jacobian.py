@@ -117,7 +117,7 @@ class JacobianProducts(BlockOperator):
 
     @outside_inference_mode
     def prepare(self, columns: int) -> None:
-        """Make many products with blocks of some width cheaper, where the memory budget allows it.
+        """Make many products with blocks of some width cheaper, where the plan of passes allows it.
 
         Records the graphs of a `TangentGraph`, which takes about as long as two products and
         makes a product with J cost a backward pass: a quarter to six tenths of its price
@@ -188,8 +188,9 @@ class JacobianOperator(JacobianProducts):
         *args: further arguments of `f`: tensors `[B, ...]`, of which copies are kept as of x, or
             anything that is not a tensor, which is used as it stands.
         chunk: tangents in one pass, or "auto" to plan them from the budget.
-        memory: budget in bytes for one pass; by default half of the CPU's available memory, or
-            80 % of a GPU's free memory.
+        memory: budget in bytes for one pass, a limit; by default half of the CPU's available
+            memory, or 80 % of a GPU's free memory. On the CPU passes stay below 64 MiB alive at
+            once, where larger ones are slower.
         check: make one product with J and one with its transpose, and compare: samples must not
             influence one another, nor depend on how many there are, `f` must be deterministic and
             the two must be adjoint. It does not depend on the unit of x or f.
