@@ -189,7 +189,7 @@ class JacobianOperator(JacobianProducts):
             anything that is not a tensor, which is used as it stands.
         chunk: tangents in one pass, or "auto" to plan them from the budget.
         memory: budget in bytes for one pass, a limit; by default half of the CPU's available
-            memory, or 80 % of a GPU's free memory. On the CPU passes stay below 64 MiB alive at
+            memory, or 80 % of a GPU's free memory. On the CPU passes stay below 128 MiB alive at
             once, where larger ones are slower.
         check: make one product with J and one with its transpose, and compare: samples must not
             influence one another, nor depend on how many there are, `f` must be deterministic and

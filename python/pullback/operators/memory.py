@@ -13,10 +13,10 @@ from torch.utils._pytree import tree_leaves
 _CPU_SHARE, _GPU_SHARE = 0.5, 0.8
 _FALLBACK_BUDGET = 2 << 30
 
-#: Bytes alive in a pass on the CPU above which memory gets dear: glibc's malloc hands what is free
-#: beyond twice its largest mmap threshold (32 MiB) back to the system, and every page that is asked
-#: for again is faulted in and zeroed.
-_HEAP = 64 << 20
+#: Bytes alive in a pass on the CPU above which memory gets dear: glibc's malloc takes every tensor
+#: above its largest mmap threshold (32 MiB) from the system and gives it back when it is freed, and
+#: each page that is asked for again is faulted in and zeroed. A pass has a few of them alive.
+_HEAP = 128 << 20
 
 
 def default_budget(device: torch.device) -> int:

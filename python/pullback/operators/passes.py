@@ -57,10 +57,14 @@ class Chunk:
             return self.samples, tangents
         return max(1, min(self.samples, self.rows // tangents)), tangents
 
-    @property
-    def keep_closure(self) -> bool:
-        """Whether the activations of all samples may stay in memory between products."""
-        return self.samples * self.bytes_per_closure <= self.budget // 2
+    def keeps(self, batch: int, columns: int) -> bool:
+        """Whether the activations of a batch may stay between products with that many columns."""
+        samples, tangents = self.cut(columns)
+        activations = batch * self.bytes_per_closure
+        need = activations + samples * tangents * self.bytes_per_tangent
+        # Several passes share a batch either for speed, or since the memory takes no more at once.
+        room = samples >= batch or (self.rows is not None and need <= self.budget)
+        return activations <= self.budget // 2 and room
 
     def keep_graph(self, batch: int, columns: int) -> bool:
         """Whether a `TangentGraph` of all samples fits half the budget, and makes products cheaper.
@@ -86,11 +90,12 @@ class Chunk:
 
     def __str__(self) -> str:
         mib = 2.0**20
+        kept = self.keeps(self.samples, self.tangents)
         return (
             f"{self.samples} samples x {self.tangents} tangents a pass within "
             f"{self.budget / mib:.0f} MiB (about {self.bytes_per_tangent / mib:.2f} MiB a tangent "
             f"and sample; activations {self.bytes_per_closure / mib:.2f} MiB a sample, "
-            f"{'kept' if self.keep_closure else 'recomputed'} between products)"
+            f"{'kept' if kept else 'recomputed'} between products)"
         )
 
 
