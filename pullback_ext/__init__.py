@@ -15,6 +15,7 @@ Environment variables, read once:
 
 from __future__ import annotations
 
+from operator import index
 from typing import Any, NamedTuple
 
 import torch
@@ -120,6 +121,10 @@ class BlockStep(NamedTuple):
 
 
 def _int64(seed: int) -> int:
+    try:
+        seed = index(seed)
+    except TypeError:
+        raise ValueError(f"Expected a seed as a whole number, got {seed!r}.") from None
     if not -(2**63) <= seed < 2**63:
         raise ValueError(f"Expected a seed of 64 bits, between -2**63 and 2**63 - 1, got {seed}.")
     return seed
@@ -161,8 +166,9 @@ def orthonormalize(
         q, rank, replaced, passes: see :class:`Orthonormalized`.
 
     Raises:
-        RuntimeError: a shape, dtype or device other than the above; an input that carries a
+        RuntimeError: a shape, dtype, layout or device other than the above; an input that carries a
             derivative; on the CPU, NaN or infinity (on CUDA see ``passes``).
+        ValueError: a seed that is no whole number of 64 bits.
 
     Cost: a pass takes B k (k + 1 + 2 p) N multiply-adds and reads block and ``against`` once or
         twice. Workspace: at most 16 (CPU) or 64 (CUDA) matrices [B, k, k + p] of float64.
@@ -195,8 +201,9 @@ def block_step(
         is the LQ factorisation of ``w``.
 
     Raises:
-        RuntimeError: a shape, dtype or device other than the above, k + p + d > N; an input that
-            carries a derivative; on the CPU, NaN or infinity (on CUDA see ``passes``).
+        RuntimeError: a shape, dtype, layout or device other than the above, k + p + d > N; an input
+            that carries a derivative; on the CPU, NaN or infinity (on CUDA see ``passes``).
+        ValueError: a seed that is no whole number of 64 bits.
 
     Cost: as :func:`orthonormalize` against d + p rows, and k^2 (k + d + p) operations a pass.
     """

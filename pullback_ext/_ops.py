@@ -294,6 +294,14 @@ def _fallback(op: Op) -> Rule:
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        if not tensors:
+            raise RuntimeError(f"{op.name}: expected tensors, got none.")
+        for value in tensors:
+            if value.layout != torch.strided:  # no want of a processor: torch's own sums fail too
+                raise RuntimeError(
+                    f"{op.name}: expected dense tensors, got one of layout {value.layout}: convert "
+                    "it with .to_dense()."
+                )
         device_type = tensors[0].device.type
         if device_type not in warned:
             warned.add(device_type)

@@ -215,8 +215,8 @@ def _gram_schmidt(
         give_up = ~(distance > dependent_below(k, block.dtype))
         replaced.append(give_up)
         # Drawn for every row, needed or not: what replaces a row must not depend on other samples.
-        random = torch.randn(columns, generator=generator, dtype=torch.float64).to(row.device)
-        random = random.expand(batch, columns) / max(columns, 1) ** 0.5
+        random = torch.randn(columns, generator=generator, dtype=torch.float64, device="cpu")
+        random = random.to(row.device).expand(batch, columns) / max(columns, 1) ** 0.5
         for _ in range(3):
             random = random - _project(random, q)
             random = random / torch.linalg.vector_norm(random, dim=1, keepdim=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -97,10 +97,11 @@ def with_spectrum(
     Returns:
         `[B, m, n]` on the CPU.
     """
-    generator = torch.Generator().manual_seed(seed)
-    s = torch.as_tensor(singular_values, dtype=torch.float64)[: min(m, n)]
+    generator = torch.Generator("cpu").manual_seed(seed)
+    kind: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+    s = torch.as_tensor(singular_values, **kind)[: min(m, n)]
     left, right = (
-        torch.linalg.qr(torch.randn(batch, d, len(s), generator=generator, dtype=torch.float64))[0]
+        torch.linalg.qr(torch.randn(batch, d, len(s), generator=generator, **kind))[0]
         for d in (m, n)
     )
     return ((left * s) @ right.mT).to(dtype)

@@ -58,3 +58,26 @@ def test_training_mode_and_active_dropout_are_refused(digits):
     model.network.mid_block.resnets[0].dropout.train()
     with pytest.raises(ValueError, match=r"mid_block\.resnets\.0\.dropout"):
         local_basis(model, latents(), 500, 2)
+
+
+@pytest.mark.parametrize("map", [None, "encoder"])
+def test_what_is_no_map_is_told_at_once(digits, map):
+    with pytest.raises(TypeError, match=r"Expected a map, got .*local_basis takes a model"):
+        pullback.basis(map, digits.sample_latents(1, 500), 500, 2)
+    with pytest.raises(TypeError, match="Expected a map, got LatentModel"):
+        pullback.basis(digits, digits.sample_latents(1, 500), 500, 2)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"memory": "4GiB"}, "memory budget in bytes"),
+        ({"max_products": 10**20}, "max_products to be between"),
+        ({"seed": 2**64}, "seed to be between"),
+        ({"seed": 1.5}, "seed to be a whole number"),
+    ],
+)
+def test_options_of_another_kind_are_told_in_one_paragraph(digits, option, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        pullback.local_basis(digits, digits.sample_latents(1, 500), 500, 2, **option)
+    assert "\n" not in str(caught.value)

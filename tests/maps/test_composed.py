@@ -55,3 +55,20 @@ def test_masks_that_fit_nothing(model, x):
             wrong.at(x, T).value()
         with pytest.raises(ValueError, match=r"Expected a mask of shape"):
             pullback.basis(wrong, x, T, 1)
+
+
+def test_what_follows_a_map_must_be_a_function(digits):
+    with pytest.raises(TypeError, match=r"function or a module to follow encoder.*got NoneType"):
+        maps.encoder(digits).then(None)
+    empty = maps.encoder(digits).then(lambda h: h.flatten(1)[:, :0])
+    with pytest.raises(ValueError, match=r"one entry or more per sample, got shape \(1, 0\)"):
+        empty.at(digits.sample_latents(1, 500), 500).operator()
+
+
+def test_editing_the_latents_after_a_map_was_bound_changes_nothing(digits):
+    x = digits.sample_latents(2, 500)
+    bounds = [maps.encoder(digits).at(x, 500), maps.decoder(digits).at(x, 500)]
+    values = [bound.value() for bound in bounds]
+    x.zero_()
+    for bound, value in zip(bounds, values, strict=True):
+        assert torch.equal(bound.value(), value)

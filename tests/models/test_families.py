@@ -2,8 +2,14 @@
 
 import pytest
 import torch
+from diffusers import (
+    DDPMScheduler,
+    DiTTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    UNet2DModel,
+)
 
-from pullback import local_basis, maps
+from pullback import LatentModel, local_basis, maps
 from tests.models import by_hand, families
 from tests.models.by_hand import check, rank_of
 
@@ -82,3 +88,56 @@ def test_the_prediction_is_that_of_a_call_by_hand(name):
         found = model.call(case.x, case.t, cond)
     assert found.shape == case.x.shape
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layers", "middle"), [(1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (6, 2), (28, 13)]
+)
+def test_the_middle_of_an_even_number_of_blocks_is_the_earlier_one(layers, middle):
+    """The one after which half of the blocks have run, or half of them and one half more."""
+    config = families.dit().config
+    network = DiTTransformer2DModel.from_config({**config, "num_layers": layers}).eval()
+    model = LatentModel(network, DDPMScheduler())
+    assert model.default_tap == f"transformer_blocks.{middle}"
+    run = model.blocks().index(model.default_tap) + 1
+    assert run == (layers + 1) // 2
+    assert maps.encoder(model).site == model.site(f"transformer_blocks.{middle}")
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 7), (4, 7, 8), (4, 7, 7), (3, 8, 8)])
+def test_latents_that_cannot_be_packed_are_refused(shape):
+    network = families.model_of("FluxTransformer2DModel").network
+    with pytest.raises(ValueError, match=r"\(4, H, W\) with even H and W for a Flux"):
+        LatentModel(network, FlowMatchEulerDiscreteScheduler(), latent_shape=shape)
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 10), (4, 10, 6)])
+def test_latents_of_another_side_are_packed_as_the_pipeline_packs_them(shape):
+    """Three patches by five: rows and columns of patches are odd, and not to be exchanged."""
+    case = by_hand.case("FluxTransformer2DModel")
+    network = families.model_of("FluxTransformer2DModel").network
+    model = LatentModel(network, FlowMatchEulerDiscreteScheduler(), latent_shape=shape)
+    x = torch.randn(len(case.x), *shape)
+    cond = model.conditions.of(case.cond, len(x))
+    with torch.no_grad():
+        found = model.call(x, case.t, cond)
+        expected = by_hand.call(network, x, case.t, case.cond)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [[0.0], [0.25], [7.0]])
+def test_class_labels_that_are_not_from_a_table_are_not_counted(value):
+    """Networks that embed a label as they embed a timestep take any number for it."""
+    sides = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    plain = UNet2DModel(8, block_out_channels=(32,), class_embed_type="timestep", **sides)
+    plain = LatentModel(plain.eval(), DDPMScheduler())
+    worded = families.condition_unet(class_embed_type="timestep").eval()
+    worded = LatentModel(worded, DDPMScheduler())
+    for model, others in ((plain, {}), (worded, families.text(1))):
+        assert model.conditions.arguments["class_labels"].classes == 0
+        found = model.conditions.of({"class_labels": torch.tensor(value), **others}, 1)
+        assert found["class_labels"].tolist() == value
+        x = torch.zeros(1, *model.latent_shape)
+        assert model.predict(x, 5, found).shape == x.shape
+    free = LatentModel(lambda x, t, class_labels: x, DDPMScheduler(), latent_shape=(1, 2, 2))
+    assert free.conditions.of({"class_labels": value}, 1)["class_labels"].tolist() == value

@@ -118,3 +118,50 @@ def test_what_cannot_be_estimated(rng):
         for wrong in ({"samples": 1}, {"confidence": 0.0}, {"confidence": 1.0}):
             with pytest.raises(ValueError, match="two or more samples and a confidence between"):
                 getattr(a.gram(), name)(**wrong)
+
+
+#: Spectra of matrices with trace 1 on 48 entries; rank one is the worst for an estimate.
+SPECTRA = {
+    "rank one": torch.ones(1),
+    "rank two": torch.full((2,), 0.5),
+    "halved from one to the next": 2.0 ** -torch.arange(1.0, 40),
+    "one above many": torch.cat([torch.full((1,), 0.5), torch.full((40,), 0.5 / 40)]),
+    "flat": torch.linspace(0.5, 1.5, 48) / 48,
+    "a difference": torch.tensor([2.0, -1.0]),
+}
+
+
+@pytest.mark.parametrize("samples", [2, 4, 8, 32])
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_intervals_hold_for_the_worst_spectra_and_the_fewest_vectors(rng, spectrum, samples):
+    """Each of many matrices with this spectrum, in random directions, is held 95 times of 100."""
+    values, size, many = SPECTRA[spectrum].double(), 48, 500
+    rows = torch.randn(many, size, len(values), generator=rng, dtype=torch.float64)
+    vectors = torch.linalg.qr(rows).Q
+    matrices = (vectors * values) @ vectors.mT
+    operator = MatrixOperator(matrices)
+    truth, diagonal = values.sum(), matrices.diagonal(dim1=1, dim2=2)
+    runs = 8
+    found = [operator.trace(samples, seed=seed) for seed in range(runs)]
+    hits = torch.stack([(one.low <= truth) & (truth <= one.high) for one in found]).double()
+    # At worst 0.05 are missed, with a deviation of the share by √(0.05 · 0.95 / trials); the
+    # matrices share the vectors of a run, but point anywhere beside them.
+    deviation = math.sqrt(0.05 * 0.95 / (many * runs))
+    assert float(hits.mean()) > 0.95 - 3 * deviation
+    found = [operator.diag(samples, seed=seed) for seed in range(runs)]
+    hits = torch.stack([(one.low <= diagonal) & (diagonal <= one.high) for one in found])
+    assert float(hits.double().mean()) > 0.95 - 3 * deviation
+
+
+def test_the_interval_of_a_flat_spectrum_is_no_wider_than_it_must_be(rng):
+    """Holding for rank one costs the others nothing: the width is from the matrix at hand."""
+    size, samples = 48, 32
+    vectors = torch.linalg.qr(torch.randn(20, size, size, generator=rng, dtype=torch.float64)).Q
+    values = 0.5 + torch.rand(20, 1, size, generator=rng, dtype=torch.float64)
+    matrices = (vectors * values) @ vectors.mT
+    found = MatrixOperator(matrices).trace(samples)
+    off = matrices - torch.diag_embed(matrices.diagonal(dim1=1, dim2=2))
+    error = (2 * off.square().sum((1, 2)) / samples).sqrt()
+    student = 2.0395  # with 31 degrees of freedom
+    width = (found.high - found.low) / 2
+    torch.testing.assert_close(width, student * error, rtol=0.2, atol=0)

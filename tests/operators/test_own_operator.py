@@ -7,7 +7,8 @@ import torch
 
 from pullback import krylov
 from pullback.operators import BlockOperator
-from pullback.testing import MatrixOperator
+from pullback.testing import MatrixOperator, dense
+from tests.operators.known import close, smooth_operator
 
 
 class Shift(BlockOperator):
@@ -73,3 +74,23 @@ def test_the_solver_asks_for_the_base_class():
         krylov.svd(Duck(), 1)
     with pytest.raises(TypeError, match="unsupported operand"):
         MatrixOperator(torch.eye(2)[None]) + Duck()
+
+
+@pytest.mark.parametrize("sample", [-1, -2, -3])
+def test_a_negative_sample_counts_from_the_end(scale, sample):
+    operator = Shift(scale)
+    v = np.arange(40.0)
+    from_the_end = operator.to_scipy(sample) @ v
+    np.testing.assert_array_equal(from_the_end, operator.to_scipy(3 + sample) @ v)
+    np.testing.assert_allclose(from_the_end, np.roll(v * scale[sample].numpy(), 1))
+    with pytest.raises(IndexError, match="between 0 and 2, got -4"):
+        operator.to_scipy(-4)
+
+
+def test_negative_indices_select_from_the_end(rng):
+    a, matrices = smooth_operator(rng)
+    rows = torch.tensor([-1, 0, -2])
+    close(dense(a.select(rows)), matrices[rows])
+    a.prepare(4)
+    close(dense(a.select(rows)), matrices[rows])
+    close(dense((2 * a).gram().select(rows)), 4 * (matrices.mT @ matrices)[rows])

@@ -1,6 +1,7 @@
 """How products are cut into passes that fit the memory."""
 
 import gc
+import itertools
 import weakref
 
 import pytest
@@ -8,9 +9,9 @@ import torch
 
 from pullback import JacobianOperator
 from pullback.operators.memory import measure
-from pullback.operators.passes import Chunk
+from pullback.operators.passes import Chunk, plan
 from pullback_ext.intercept import forward_mode_ready
-from tests.operators.small_net import points, small_net
+from tests.operators.small_net import counting, points, small_net
 
 
 def test_a_small_budget_gives_small_passes_and_the_same_numbers():
@@ -144,3 +145,123 @@ def test_the_plan_is_an_upper_estimate_of_what_products_need():
         closure = measure(lambda: torch.func.vjp(lambda p: f(p, shift), x))[1][0]
     assert (many - few) / 10 <= chunk.bytes_per_tangent <= 8 * (many - few) / 10
     assert closure / 1.5 <= chunk.bytes_per_closure <= 4 * closure
+
+
+@pytest.mark.parametrize("fails_at", [2, 3, 4])
+@pytest.mark.parametrize("product", ["matmat", "rmatmat"])
+def test_passes_of_an_attempt_that_ran_out_of_memory_are_not_counted(product, fails_at):
+    """What was multiplied before the error is multiplied again, and is one product to the user."""
+    f, (x, shift) = small_net(), points(4)
+    operator = JacobianOperator(f, x, shift, check=False, chunk=4)
+    operator.chunk.samples = 1
+    calls = []
+
+    def hungry(x, shift):
+        calls.append(1)
+        if len(calls) == fails_at:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return f(x, shift)
+
+    object.__setattr__(operator.points, "f", hungry)
+    shape = operator.x_shape if product == "matmat" else operator.h_shape
+    block = torch.randn(4, 4, *shape, dtype=torch.float64)
+    found = getattr(operator, product)(block)
+    assert len(calls) > 4
+    assert operator.chunk.tangents == 2
+    counts = (operator.count.jvp, operator.count.vjp)
+    assert counts == ((16, 0) if product == "matmat" else (0, 16))
+    whole = JacobianOperator(f, x, shift, check=False)
+    assert torch.allclose(found, getattr(whole, product)(block), atol=1e-12)
+
+
+# ------------------------------------------------------------------------------- passes and speed
+
+
+def test_a_pass_keeps_the_tangents_of_a_sample_together_and_takes_samples_away():
+    chunk = Chunk(300, 70, 1 << 40, 1, 1, rows=100)
+    assert chunk.cut(5) == (20, 5)
+    assert chunk.cut(1) == (100, 1)
+    assert chunk.cut(64) == (1, 64)
+    assert chunk.cut(500) == (1, 70)  # a single sample's tangents are the memory's business alone
+    assert Chunk(3, 70, 1 << 40, 1, 1, rows=100).cut(5) == (3, 5)
+    assert Chunk(300, 70, 1 << 40, 1, 1).cut(5) == (300, 5)
+
+
+def test_halving_takes_rows_away_too():
+    """Or a pass of fewer tangents would be filled up with samples, and be as large as before."""
+    chunk = Chunk(1000, 8, 1 << 40, 1, 1, rows=80)
+    sizes = []
+    while True:
+        samples, tangents = chunk.cut(8)
+        sizes.append(samples * tangents)
+        if not chunk.halve():
+            break
+    assert all(after <= before for before, after in itertools.pairwise(sizes))
+    assert sizes[1] <= sizes[0] // 2
+    assert sizes[-1] == 1
+
+
+def test_passes_on_the_cpu_stay_within_what_the_allocator_keeps():
+    """However much memory there is: 128 MiB alive at once, and a graph within a part of it."""
+    f, (x, shift) = small_net(), points()
+    _, (peak, total) = measure(JacobianOperator(f, x, shift).points.select(slice(0, 1)).value)
+    planned = plan(10**6, "auto", None, (peak, total), torch.device("cpu"))
+    samples, tangents = planned.cut(5)
+    assert tangents == 5
+    assert 64 * 2**20 < samples * tangents * peak <= 128 * 2**20
+    assert planned.keep_graph(4, 5)
+    assert not planned.keep_graph(samples, 5)
+    # A budget stays a limit, also where it is the lower one.
+    small = plan(10**6, "auto", 2**20, (peak, total), torch.device("cpu"))
+    samples, tangents = small.cut(5)
+    need = samples * (small.bytes_per_closure + tangents * small.bytes_per_tangent)
+    assert need <= 2**20
+    # On a GPU torch keeps what it has, and passes are planned for the memory alone.
+    there = plan(10**6, "auto", 2**40, (peak, total), torch.device("cuda"))
+    assert there.rows is None
+    assert there.cut(5) == (there.samples, 5)
+
+
+def test_the_size_of_a_pass_changes_nothing_but_rounding():
+    f, (x, shift) = small_net(), points(7)
+    v = torch.randn(7, 4, 2, 5, 7, dtype=torch.float64)
+    u = torch.randn(7, 4, 3, 3, 4, dtype=torch.float64)
+    whole = JacobianOperator(f, x, shift)
+    jv, ju = whole.matmat(v), whole.rmatmat(u)
+    for rows in (1, 4, 9, 13, 28):
+        counted, calls = counting(f)
+        cut = JacobianOperator(counted, x, shift)
+        cut.chunk.rows = rows
+        before = len(calls)
+        assert torch.allclose(cut.matmat(v), jv, atol=1e-12)
+        assert len(calls) - before == -(-7 // max(1, rows // 4))
+        assert torch.allclose(cut.rmatmat(u), ju, atol=1e-12)
+
+
+def test_activations_of_several_passes_are_kept_where_they_fit():
+    f, (x, shift) = small_net(), points(7)
+    u = torch.randn(7, 4, 3, 3, 4, dtype=torch.float64)
+    counted, calls = counting(f)
+    operator = JacobianOperator(counted, x, shift)
+    expected = operator.rmatmat(u)
+    operator.release()
+    operator.chunk.rows = 8
+    for width, made in ((4, 4), (4, 0), (2, 2), (2, 0), (4, 4)):  # passes of 2, 4 and 2 samples
+        before = len(calls)
+        assert torch.allclose(operator.rmatmat(u[:, :width]), expected[:, :width], atol=1e-12)
+        assert len(calls) - before == made
+    chunk = operator.chunk
+    assert len(operator._passes._closure) == 4
+    # Beside what a pass takes they must fit the budget, which is a limit.
+    chunk.budget = 7 * chunk.bytes_per_closure + 8 * chunk.bytes_per_tangent - 1
+    operator.rmatmat(u)
+    assert operator._passes._closure is None
+    chunk.budget = 2 * 7 * chunk.bytes_per_closure + 8 * chunk.bytes_per_tangent
+    operator.rmatmat(u)
+    assert len(operator._passes._closure) == 4
+    operator.release()
+    assert operator._passes._closure is None
+    # On a GPU several passes mean that the memory takes no more at once.
+    chunk.rows, chunk.samples = None, 2
+    operator.rmatmat(u)
+    assert operator._passes._closure is None

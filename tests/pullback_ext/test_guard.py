@@ -5,7 +5,7 @@ import torch
 from torch.autograd import forward_ad
 
 from pullback_ext import __main__ as command
-from pullback_ext import _loader, _ops, gram, reference
+from pullback_ext import _loader, _ops, block_step, gram, orthonormalize, reference, ritz
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -170,3 +170,23 @@ def test_every_tensor_argument_of_every_operator_is_watched(name):
             f(args[i].detach().clone().requires_grad_())
         with torch.no_grad():
             f(args[i].detach().clone().requires_grad_())
+
+
+@pytest.mark.parametrize("name", ["gram", "orthonormalize", "ritz"])
+@pytest.mark.parametrize("convert", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
+def test_a_sparse_tensor_is_named_and_not_the_processor(name, convert, recwarn):
+    block = convert(torch.eye(3).repeat(2, 1, 1))
+    with pytest.raises(RuntimeError, match=rf"{name}: expected dense.*sparse.*\.to_dense\(\)"):
+        {"gram": gram, "orthonormalize": orthonormalize, "ritz": ritz}[name](block)
+    assert not [one for one in recwarn if "plain torch" in str(one.message)]
+
+
+@pytest.mark.parametrize("seed", [1.5, "5", None])
+def test_a_seed_of_another_type_is_named(seed):
+    block = torch.eye(3).unsqueeze(0)
+    for call in (
+        lambda: orthonormalize(block, seed=seed),
+        lambda: block_step(block[:, :1], block[:, 1:2], block[:, 2:], seed=seed),
+    ):
+        with pytest.raises(ValueError, match="Expected a seed as a whole number, got"):
+            call()

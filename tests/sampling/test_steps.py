@@ -111,3 +111,57 @@ def test_every_sample_has_noise_of_its_own():
     many = gaussian_noise((100, 100), range(8))
     assert float(many.mean()) == pytest.approx(0, abs=0.02)
     assert float(many.std()) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7, 15, 64, 300])
+@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
+def test_steps_that_do_not_divide_the_schedule_are_those_of_diffusers(rng, steps, kind):
+    """A run of diffusers' own scheduler, its own timesteps from the first to the last.
+
+    1000 / 7 is nearer to 143, and DDIM goes down by 142; its last step leads from t = 0 to the
+    clean image.
+    """
+    config = {"prediction_type": kind, "clip_sample": False}
+    scheduler = DDIMScheduler(**config)
+    scheduler.set_timesteps(steps)
+    weight = torch.randn(4, 4, generator=rng) / 3
+    asked = []
+
+    def predict(x, t):
+        asked.append(int(t))
+        return torch.tanh(x @ weight) * (1 + t / 1000)
+
+    x = torch.randn(2, 1, 4, 4, generator=rng)
+    expected = x
+    for t in scheduler.timesteps:
+        expected = scheduler.step(predict(expected, int(t)), t, expected).prev_sample
+    theirs, start = asked[:], int(scheduler.timesteps[0])
+    asked.clear()
+    found = denoise(Schedule(DDIMScheduler(**config), kind), predict, x, start, steps=steps)
+    assert torch.equal(found, expected)
+    assert asked == theirs
+    if steps > 1:
+        assert stride(Schedule(scheduler), steps) == theirs[0] - theirs[1]
+
+
+@pytest.mark.parametrize("steps", [1, 4, 20, 50])
+def test_steps_of_a_flow_are_those_of_diffusers(rng, steps):
+    """FlowMatchEulerDiscreteScheduler on the σ that its pipelines hand it, down to 0."""
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(sigmas=[1 - step / steps for step in range(steps)])
+    weight = torch.randn(4, 4, generator=rng) / 3
+    asked = []
+
+    def predict(x, t):
+        asked.append(float(t))
+        return torch.tanh(x @ weight) * (1 + float(t) / 1000)
+
+    x = torch.randn(2, 1, 4, 4, generator=rng)
+    expected = x
+    for t in scheduler.timesteps:
+        expected = scheduler.step(predict(expected, t), t, expected).prev_sample
+    theirs = asked[:]
+    asked.clear()
+    found = denoise(FLOW, predict, x, 1000, steps=steps)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert asked == pytest.approx(theirs, abs=1e-3)

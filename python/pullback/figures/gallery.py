@@ -111,7 +111,7 @@ class Gallery:
         x = self.latents[t][sample]
         v = self.bases[t].v[sample, :_DIRECTIONS].to(x.dtype)
         s = self.bases[t].s[sample, :_DIRECTIONS]
-        lengths = torch.tensor(LENGTHS, dtype=torch.float64)
+        lengths = torch.tensor(LENGTHS, dtype=torch.float64, device="cpu")
         away = lengths[lengths != 0]
         offsets = (away * x.double().norm()).to(x.dtype)[None, :, None, None, None] * v[:, None]
         starts = torch.cat([x[None], (x + offsets).flatten(0, 1)])  # [1 + k (a - 1), C, H, W]

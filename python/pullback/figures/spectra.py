@@ -28,7 +28,9 @@ def spectrum(values: Mapping[int, torch.Tensor]) -> Figure:
             s = s.double().cpu()
             ratio = torch.where(s > 0, s / s[:, :1], torch.nan)
             low, median, high = torch.nanquantile(
-                ratio, torch.tensor([0.25, 0.5, 0.75], dtype=ratio.dtype), dim=0
+                ratio,
+                torch.tensor([0.25, 0.5, 0.75], dtype=ratio.dtype, device=ratio.device),
+                dim=0,
             ).numpy()
             index = np.arange(1, s.shape[1] + 1)
             axes.fill_between(index, low, high, color=colour, alpha=0.18, linewidth=0)

@@ -276,6 +276,11 @@ def basis(
     the tap, once.
     """
     check_options("basis", options)
+    if not isinstance(map, maps.Map):
+        raise TypeError(
+            f"Expected a map, got {type(map).__name__}. pullback.maps.encoder(model) makes one, as "
+            "do the other functions of pullback.maps; local_basis takes a model."
+        )
     given: dict[str, Any] = {**options}
     products = {name: given.pop(name) for name in OF_PRODUCTS if name in given}
     init, progress = given.pop("init", None), given.pop("progress", None)

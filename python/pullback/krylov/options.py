@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from operator import index
 
 import torch
 
+from pullback import _numbers
 from pullback.krylov.blocks import MOST_ROWS
 from pullback.operators import BlockOperator
 
@@ -60,14 +60,9 @@ def whole(name: str, value: object) -> int:
     """A value as an int, whatever integer type it has.
 
     Raises:
-        ValueError: it is not a whole number.
+        ValueError: it is not a whole number of 64 bits; the solver compares it with such.
     """
-    try:
-        if not isinstance(value, bool):
-            return index(value)  # type: ignore[arg-type]
-    except TypeError:
-        pass
-    raise ValueError(f"Expected {name} to be a whole number, got {value!r}.")
+    return _numbers.whole(name, value, -(2**63), 2**63 - 1)
 
 
 def check_rank(rank: int, n: int, m: int) -> int:

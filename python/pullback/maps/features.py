@@ -9,7 +9,7 @@ from pullback.maps.map import Map
 from pullback.maps.outputs import converter
 from pullback.maps.replay import not_reached
 from pullback.maps.variables import ConditionPair, Feature, Held, variable_of
-from pullback.models import LatentModel, Reached, TapName, hooked, pooled
+from pullback.models import LatentModel, Reached, TapName, check_model, hooked, pooled
 
 
 def encoder(
@@ -29,8 +29,10 @@ def encoder(
         wrt: "x", or "prompt" for the Jacobian with respect to the prompt's embedding.
 
     Raises:
+        TypeError: the model is none.
         ValueError: there is no such module, or pool or wrt is something else.
     """
+    check_model(model)
     site = model.site(tap)
     if pool not in (None, "space"):
         raise ValueError(f'Expected pool="space" or None, got {pool!r}.')
@@ -74,8 +76,10 @@ def decoder(
         kind: as in `output`.
 
     Raises:
+        TypeError: the model is none.
         ValueError: there is no such module, or kind is unknown.
     """
+    check_model(model)
     site = model.site(tap)
     module, convert = model.module(site), converter(model, kind)
 

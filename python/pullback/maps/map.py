@@ -46,7 +46,15 @@ class Map:
         Args:
             module: maps [B, ...] to [B, ...], every sample by itself.
             name: what it is, for the provenance; by default its class or function name.
+
+        Raises:
+            TypeError: module cannot be called.
         """
+        if not callable(module):
+            raise TypeError(
+                f"Expected a function or a module to follow {self.name}, got "
+                f"{type(module).__name__}."
+            )
         label = name or getattr(module, "__name__", type(module).__name__)
         return self._after(module, f"{self.name} then {label}")
 
@@ -60,7 +68,8 @@ class Map:
         Raises:
             ValueError: the mask is not bool or selects nothing.
         """
-        mask = torch.as_tensor(mask)
+        if not isinstance(mask, torch.Tensor):
+            mask = torch.as_tensor(mask, device="cpu")
         if mask.dtype != torch.bool or not bool(mask.any()):
             raise ValueError(
                 f"Expected a bool mask that selects something, got {mask.dtype} with "
@@ -101,7 +110,7 @@ class Map:
         """The map at latents.
 
         Args:
-            x: latents x_t, `[B, C, H, W]`, in the model's dtype and on its device.
+            x: latents x_t, `[B, C, H, W]`, in the model's dtype and on its device; a copy is kept.
             t: their timestep in training units: one for all, or int64 `[B]`.
             cond: as for `local_basis`.
 
@@ -113,7 +122,7 @@ class Map:
         model = self.model
         model.check_latents(x)
         timesteps = model.schedule.timesteps(t, len(x), model.device)
-        return self.bind(x, timesteps, model.conditions.of(cond, len(x)))
+        return self.bind(x.detach().clone(), timesteps, model.conditions.of(cond, len(x)))
 
     def bind(self, x: torch.Tensor, t: torch.Tensor, cond: dict[str, torch.Tensor]) -> Bound:
         """The map where everything has been checked before.

@@ -8,7 +8,7 @@ import torch
 
 from pullback.maps.map import Map
 from pullback.maps.variables import ConditionPair, Held, variable_of
-from pullback.models import Condition, LatentModel
+from pullback.models import Condition, LatentModel, check_model
 
 #: Names of what can be computed of the network's output.
 OUTPUTS = ("noise", "denoised", "score")
@@ -34,8 +34,10 @@ def output(
         wrt: "x" or "prompt".
 
     Raises:
+        TypeError: the model is none.
         ValueError: kind or wrt is something else, or the schedule is of an unknown kind.
     """
+    check_model(model)
     variable = variable_of(wrt)
     convert = converter(model, kind)
     mixed = _guided(model, guidance)

@@ -3,7 +3,7 @@
 from pullback.models.conditions import Condition, Conditions
 from pullback.models.denoising import ddim
 from pullback.models.loading import load
-from pullback.models.model import LatentModel
+from pullback.models.model import LatentModel, check_model
 from pullback.models.schedule import Schedule
 from pullback.models.taps import Reached, Site, Tap, TapName, hooked, pooled
 
@@ -16,6 +16,7 @@ __all__ = [
     "Site",
     "Tap",
     "TapName",
+    "check_model",
     "ddim",
     "hooked",
     "load",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pullback._numbers import is_several, whole
 from pullback.models.families import Argument, Family, flat
 from pullback.models.placement import Placement
 
@@ -44,7 +45,7 @@ class Conditions:
         self._empty_prompt: dict[str, torch.Tensor] | None = None
         self._given: dict[str, torch.Tensor] | None = None
         if null is not None:
-            self._given = {name: torch.as_tensor(value) for name, value in flat(null).items()}
+            self._given = {name: _tensor(value) for name, value in flat(null).items()}
             self.of(None, 1)  # raises what is wrong with it
 
     @property
@@ -155,8 +156,8 @@ class Conditions:
                 f"{' or '.join(takes) or 'no condition at all'}."
             )
         if class_label is not None:
-            labels = [class_label] if isinstance(class_label, int) else list(class_label)
-            cond = {"class_labels": torch.tensor(labels, dtype=torch.int64)}
+            labels = _labels(class_label)
+            cond = {"class_labels": torch.tensor(labels, dtype=torch.int64, device="cpu")}
             return self.of(cond, len(labels))
         prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
         return self.of(self._encoded(prompts, guidance), len(prompts))
@@ -179,10 +180,16 @@ class Conditions:
             return self._family.encode(pipeline, self._network, prompts, guidance)
 
 
+def _labels(given: int | Sequence[int]) -> list[int]:
+    """Class labels as ints, from one or several; raises ValueError unless they are whole."""
+    labels: Any = given if is_several(given) else [given]
+    return [whole("class_label", one, 0, 2**63 - 1) for one in labels]
+
+
 def _rows(cond: Condition) -> int:
     """The most rows that a tensor of a condition has; 1 where it has no tensors."""
     given = flat(cond).values() if isinstance(cond, Mapping) else ()
-    values = (torch.as_tensor(value) for value in given)
+    values = (_tensor(value) for value in given)
     return max((len(value) for value in values if value.dim()), default=1)
 
 
@@ -194,6 +201,8 @@ def checked(
     name: str,
 ) -> dict[str, torch.Tensor]:
     """A condition as the network takes it: flat, on its device, `[count, ...]` each.
+
+    Class labels become int64, whatever integers they are; everything else keeps its dtype.
 
     Args:
         cond: tensors `[count, ...]` or `[1, ...]` by the names of the network's forward arguments;
@@ -221,7 +230,7 @@ def checked(
                 f"got {argument!r}."
             )
         try:
-            value = torch.as_tensor(given)
+            value = _tensor(given)
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(
                 f"Expected cond[{argument!r}] as a tensor, batch first, got "
@@ -234,7 +243,7 @@ def checked(
             )
         classes = 0 if arguments is None else arguments[argument].classes
         if classes:
-            _check_labels(value, classes)
+            value = _labels_of(value, classes)
         result[argument] = value.to(device).clone().expand(count, *value.shape[1:])
     missing = {
         argument for argument, kind in (arguments or {}).items() if kind.needed
@@ -247,17 +256,26 @@ def checked(
     return result
 
 
-def _check_labels(value: torch.Tensor, classes: int) -> None:
-    if (
+def _tensor(value: Any) -> torch.Tensor:
+    """A tensor as it is; numbers and arrays as one on the CPU, whatever torch's default device."""
+    return value if isinstance(value, torch.Tensor) else torch.as_tensor(value, device="cpu")
+
+
+def _labels_of(value: torch.Tensor, classes: int) -> torch.Tensor:
+    """Class labels in int64, which an embedding takes; whole numbers of any width will do."""
+    whole_numbers = not (
         value.dim() != 1
         or value.is_floating_point()
+        or value.is_complex()
         or value.dtype == torch.bool
-        or not bool(((value >= 0) & (value < classes)).all())
-    ):
+    )
+    labels = value.to(torch.int64) if whole_numbers else value
+    if not whole_numbers or not bool(((labels >= 0) & (labels < classes)).all()):
         raise ValueError(
             f"Expected class labels as whole numbers [{len(value)}] between 0 and {classes - 1}, "
             f"got {value.tolist()}."
         )
+    return labels
 
 
 def without_prompt(pipeline: Any, empty: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ import torch
 
 from pullback import sampling
 from pullback.models.conditions import Condition
-from pullback.models.model import LatentModel
+from pullback.models.model import LatentModel, check_model
 
 
 def ddim(
@@ -35,12 +35,14 @@ def ddim(
         Latents at `stop`, `[B, C, H, W]`.
 
     Raises:
+        TypeError: the model is none, or x is no tensor.
         ValueError: a timestep lies outside the schedule or off the stride, or x has the wrong
             shape or is not finite.
 
     Cost: one forward pass of the batch per stride between start and stop.
     Source: Song et al. 2020, arXiv:2010.02502.
     """
+    check_model(model)
     start = model.schedule.check_timestep(start)
     model.check_latents(x)
     condition = model.conditions.of(cond, len(x))

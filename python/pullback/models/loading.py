@@ -194,7 +194,10 @@ def _place(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep progress bars and advice of diffusers and transformers off the screen while loading."""
+    """Keep progress bars and advice of diffusers and transformers off the screen while loading.
+
+    What they make without naming a device is on the CPU, whatever torch's default device is.
+    """
     voices: list[Any] = [diffusers_logging]
     if is_transformers_available():
         from transformers.utils import logging as transformers_logging
@@ -205,7 +208,8 @@ def _quiet() -> Iterator[None]:
         voice.set_verbosity_error()
         voice.disable_progress_bar()
     try:
-        yield
+        with torch.device("cpu"):
+            yield
     finally:
         for voice, (verbosity, bars) in zip(voices, before, strict=True):
             voice.set_verbosity(verbosity)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pullback import sampling
+from pullback._numbers import is_several, seed_of, whole
 from pullback.models.conditions import Condition, Conditions
 from pullback.models.families import family_of
 from pullback.models.placement import Placement
@@ -242,20 +243,21 @@ class LatentModel:
             count: samples.
             t: timestep to stop at, in the scheduler's training units.
             seed: the first sample's seed, where the others follow with seed + 1, seed + 2, ...;
-                or one seed per sample.
+                or one seed per sample. Whole numbers from 0 to 2³² − 1.
             cond: the network's further arguments, batch first; None is the null condition.
             steps: DDIM steps over the whole schedule.
 
         Returns:
             `[count, C, H, W]` in the network's dtype, on its device.
 
+        Raises:
+            ValueError: count, t, a seed, cond or steps is not what the model takes.
+
         Cost: at most `steps` forward passes of the batch.
         """
-        if count < 1:
+        if whole("count", count) < 1:
             raise ValueError(f"Expected a positive count of samples, got {count}.")
-        seeds = seed if isinstance(seed, Sequence) else range(int(seed), int(seed) + count)
-        if len(seeds) != count:
-            raise ValueError(f"Expected one seed per sample, {count}, got {len(seeds)}.")
+        seeds = _seeds(seed, count)
         self.check_mode()
         t, condition = self.schedule.check_timestep(t), self.conditions.of(cond, count)
         x = sampling.gaussian_noise(self.latent_shape, seeds).to(self.device, self.dtype)
@@ -306,6 +308,30 @@ class LatentModel:
             f"LatentModel({self.name}: {self.family.label}, latents {shape}, "
             f"{self.schedule.num_timesteps} timesteps, {self.dtype}, {self.device})"
         )
+
+
+def check_model(model: object) -> None:
+    """Raise TypeError unless it is a `LatentModel`."""
+    if not isinstance(model, LatentModel):
+        raise TypeError(
+            f"Expected a LatentModel, got {type(model).__name__}. pullback.load makes one from a "
+            "name, folder, pipeline or network."
+        )
+
+
+def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
+    """The seeds of a number of samples, from the first one or one for each.
+
+    Raises:
+        ValueError: they are of another number, or one of them is no seed.
+    """
+    if not is_several(seed):
+        first = seed_of(seed)
+        return [seed_of(first + sample) for sample in range(count)]
+    given: Sequence[int] = seed  # type: ignore[assignment]
+    if len(given) != count:
+        raise ValueError(f"Expected one seed per sample, {count}, got {len(given)}.")
+    return [seed_of(one) for one in given]
 
 
 def _three(shape: Sequence[int]) -> tuple[int, int, int]:

@@ -74,6 +74,12 @@ class Schedule:
                 "timestep (it has no alphas_cumprod). Expected a scheduler such as DDPMScheduler "
                 "with the settings of training."
             )
+        if alphas.is_meta:
+            raise ValueError(
+                f'This {type(self.scheduler).__name__} was made on the device "meta", where its '
+                "schedule has no numbers. Expected one with numbers: make it again under "
+                'torch.device("cpu").'
+            )
         share = alphas.to(t.device).float()[t.long()]
         return share.sqrt(), (1 - share).sqrt()
 
@@ -103,7 +109,9 @@ class Schedule:
         Raises:
             ValueError: another number of timesteps, or one that is not of the schedule.
         """
-        given = torch.as_tensor(self.check_timestep(t) if not isinstance(t, torch.Tensor) else t)
+        given = t
+        if not isinstance(given, torch.Tensor):
+            given = torch.tensor(self.check_timestep(given), device="cpu")
         if given.dim() > 1 or (given.dim() == 1 and len(given) != count):
             raise ValueError(
                 f"Expected t as one timestep or one per sample, [{count}], got shape "

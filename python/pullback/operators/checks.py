@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -42,19 +43,25 @@ class _Products:
     ju: torch.Tensor
 
 
-def check_map(points: Points) -> bool:
+def check_map(points: Points, alone: torch.Tensor) -> bool:
     """One product with J and one with its transpose, and what must hold between them.
+
+    Nothing depends on the unit of x or f: tangents and cotangents have entries of size 1, and
+    what is compared is relative.
 
     Args:
         points: the map at one or two points.
+        alone: f at the first of them alone, `[1, *h_shape]`.
 
     Returns:
         Whether two reverse passes give J as well, so that a `TangentGraph` may be used.
 
     Raises:
-        ValueError: f is not finite or deterministic, mixes samples, or has a wrong derivative.
+        ValueError: f or a product is not finite, f is not deterministic, mixes samples or depends
+            on how many there are, or has a wrong derivative.
 
-    Cost: one product of each kind per point, and the same once more through graphs.
+    Cost: one product of each kind per point, and the same once more through graphs; for a single
+        point a forward pass of two copies as well.
     """
     tolerance = _AGREEMENT[points.x.dtype]
     value = points.value()
@@ -64,8 +71,10 @@ def check_map(points: Points) -> bool:
             f"the weights, and whether {points.x.dtype} is wide enough for this network."
         )
     made = _multiply(points, value)
+    _check_finite(made)
     _check_deterministic(made, tolerance)
     _check_independent(made)
+    _check_any_count(points, value, alone, tolerance)
     _check_adjoint(made, tolerance)
     twice = _same_by_graph(points, made.v, made.jv, tolerance)
     _check_zero_is_true(points, made, tolerance)
@@ -84,15 +93,28 @@ def _multiply(points: Points, value: torch.Tensor) -> _Products:
     v[0] = draw(x[0])
     with torch.no_grad(), forward_mode_ready():
         again, jv = torch.func.jvp(points.at, (x,), (v,))[:2]
-        # <J v, J v> = <J^T J v, v> is far from zero; with a random u both sides nearly were.
-        u[0] = jv[0] if _norm(jv[0]) > 0 else draw(value[0])
+        # <J v, J v> = <J^T J v, v> is far from zero; with a random u both sides nearly were. Of
+        # size 1, since J^T J v leaves the range of the dtype long before J does.
+        size = _norm(jv[0]) / math.sqrt(jv[0].numel())
+        u[0] = jv[0] / size if 0 < size < math.inf else draw(value[0])
         (ju,) = torch.func.vjp(points.at, x)[1](u)
     return _Products(value, again, v, jv, u, ju)
 
 
+def _check_finite(made: _Products) -> None:
+    for name, product in (("J v", made.jv), ("J^T u", made.ju)):
+        bad = (~torch.isfinite(product)).flatten(1).any(1)
+        if bool(bad.any()):
+            raise ValueError(
+                f"f(x) is finite, but its derivative is not: {name} contains NaN or Inf in samples "
+                f"{torch.nonzero(bad).flatten().tolist()}. Expected finite products; look for a "
+                "square root, norm or logarithm at zero inside f, or compute in a wider dtype than "
+                f"{made.v.dtype}."
+            )
+
+
 def _check_deterministic(made: _Products, tolerance: float) -> None:
-    scale = max(_norm(made.value), torch.finfo(torch.float64).tiny)
-    difference = _norm(made.again - made.value) / scale
+    difference = _relative(made.again - made.value, made.value)
     if not difference <= tolerance:
         raise ValueError(
             f"f is not deterministic: two evaluations at the same x differ by "
@@ -113,6 +135,26 @@ def _check_independent(made: _Products) -> None:
         )
 
 
+def _check_any_count(
+    points: Points, value: torch.Tensor, alone: torch.Tensor, tolerance: float
+) -> None:
+    """The value of a sample must not depend on how many there are: passes cut the batch anyhow."""
+    if len(points) == 1:
+        value = points.select(torch.zeros(2, dtype=torch.int64, device="cpu")).value()
+    if value.shape[1:] != alone.shape[1:]:
+        what = f"has shape {list(value.shape[1:])} and not {list(alone.shape[1:])}"
+    else:
+        difference = _relative(value[:1] - alone, alone)
+        if difference <= tolerance:
+            return
+        what = f"differs by {difference:.1e} relative"
+    raise ValueError(
+        f"f depends on the number of samples: with two of them the value of the first {what} from "
+        "what it is alone. Expected every row of the batch to be treated by itself, however many "
+        "there are; remove factors of len(x) and what is normalised over the batch."
+    )
+
+
 def _check_adjoint(made: _Products, tolerance: float) -> None:
     forward = torch.dot(made.u.double().flatten(), made.jv.double().flatten()).item()
     backward = torch.dot(made.ju.double().flatten(), made.v.double().flatten()).item()
@@ -130,7 +172,7 @@ def _check_zero_is_true(points: Points, made: _Products, tolerance: float) -> No
     """Where both products are zero, f must indeed not change along v."""
     if _norm(made.jv) > 0 or _norm(made.ju) > 0:
         return
-    step = 1e-2 * max(_norm(points.x[0]), 1.0) / _norm(made.v)
+    step = 1e-2 * (_norm(points.x[0]) or 1.0) / _norm(made.v)
     with torch.no_grad(), forward_mode_ready():
         change = _norm(points.at(points.x + step * made.v) - made.value)
     if change > tolerance * _norm(made.value):
@@ -144,10 +186,14 @@ def _check_zero_is_true(points: Points, made: _Products, tolerance: float) -> No
 def _same_by_graph(points: Points, v: torch.Tensor, jv: torch.Tensor, tolerance: float) -> bool:
     """Whether two reverse passes give the product that forward mode gave.
 
-    They do not where a backward rule cannot be differentiated, or drops its own derivative.
+    They do not where a backward rule cannot be differentiated, or drops its own derivative. A
+    graph holds copies of every sample, so that of a single one is tried with two: f may mix them.
     """
+    block = v.unsqueeze(1)
+    if len(points) == 1:
+        block = torch.cat([block, torch.zeros_like(block)], dim=1)
     try:
-        product = TangentGraph(points, 1).push(v.unsqueeze(1)).squeeze(1)
+        product = TangentGraph(points, block.shape[1]).push(block)[:, 0]
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
@@ -155,5 +201,16 @@ def _same_by_graph(points: Points, v: torch.Tensor, jv: torch.Tensor, tolerance:
     return _norm(product - jv) <= tolerance * _norm(jv)
 
 
+def _relative(difference: torch.Tensor, of: torch.Tensor) -> float:
+    """The size of a difference beside that of the whole; 0 where there is none."""
+    size = _norm(difference)
+    return size / max(_norm(of), torch.finfo(torch.float64).tiny) if size else 0.0
+
+
 def _norm(tensor: torch.Tensor) -> float:
-    return torch.linalg.vector_norm(tensor.double()).item()
+    """The Euclidean norm, also where the squares of the entries leave the range of float64."""
+    wide = tensor.double()
+    largest = wide.abs().max().item()
+    if not 0 < largest < math.inf:
+        return largest
+    return largest * torch.linalg.vector_norm(wide / largest).item()

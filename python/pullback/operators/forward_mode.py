@@ -34,7 +34,7 @@ class ForwardMode:
         self, points: Points, chunk: Chunk, h_shape: tuple[int, ...], count: ProductCount
     ) -> None:
         self.points, self.chunk, self.h_shape, self.count = points, chunk, h_shape, count
-        self._closure: _Closure | None = None
+        self._closure: dict[int, _Closure] | None = None  # by the first sample of the pass
 
     def push(self, v: torch.Tensor) -> torch.Tensor:
         """J v: `[B, k, *x_shape]` to `[B, k, *h_shape]`."""
@@ -57,14 +57,14 @@ class ForwardMode:
         pieces: dict[int, list[torch.Tensor]] = {}
         with torch.no_grad(), forward_mode_ready():
             for samples, columns in self._passes(u.shape[1]):
-                pull = self._closure_of(samples)
+                pull = self._closure_of(samples, u.shape[1])
                 cotangents = u[samples, columns]
                 product = torch.func.vmap(lambda w, pull=pull: pull(w)[0], in_dims=1, out_dims=1)(
                     cotangents
                 )
                 pieces.setdefault(samples.start, []).append(product)
                 self.count.vjp += cotangents.shape[0] * cotangents.shape[1]
-        if not self.chunk.keep_closure or self.chunk.samples < len(self.points):
+        if not self.chunk.keeps(len(self.points), u.shape[1]):
             self.forget()
         return _assembled(pieces, u, tuple(self.points.x.shape[1:]))
 
@@ -74,22 +74,35 @@ class ForwardMode:
 
     def _passes(self, columns: int) -> Iterator[tuple[slice, slice]]:
         batch = len(self.points)
-        for first in range(0, batch, self.chunk.samples):
-            samples = slice(first, min(first + self.chunk.samples, batch))
-            for column in range(0, columns, self.chunk.tangents):
-                yield samples, slice(column, min(column + self.chunk.tangents, columns))
+        rows, width = self.chunk.cut(columns)
+        for first in range(0, batch, rows):
+            samples = slice(first, min(first + rows, batch))
+            for column in range(0, columns, width):
+                yield samples, slice(column, min(column + width, columns))
 
-    def _closure_of(self, samples: slice) -> Callable[[torch.Tensor], tuple[torch.Tensor]]:
-        if self._closure is None or self._closure.samples != samples:
-            self._closure = None  # free the old activations before the new ones are made
+    def _closure_of(
+        self, samples: slice, columns: int
+    ) -> Callable[[torch.Tensor], tuple[torch.Tensor]]:
+        kept = None if self._closure is None else self._closure.get(samples.start)
+        if kept is None or kept.samples != samples:
+            if not self.chunk.keeps(len(self.points), columns) or not self._fits(samples):
+                self._closure = None  # free the old activations before the new ones are made
             part = self.points.select(samples)
             value, pull = torch.func.vjp(part.at, part.x)[:2]
 
             def cast_and_pull(w: torch.Tensor) -> tuple[torch.Tensor]:
                 return pull(w.to(value.dtype))
 
-            self._closure = _Closure(samples, cast_and_pull)
-        return self._closure.pull
+            kept = _Closure(samples, cast_and_pull)
+            self._closure = {**(self._closure or {}), samples.start: kept}
+        return kept.pull
+
+    def _fits(self, samples: slice) -> bool:
+        """Whether a pass is none of those that are kept, or goes between them."""
+        return all(
+            other.samples.stop <= samples.start or samples.stop <= other.samples.start
+            for other in (self._closure or {}).values()
+        )
 
 
 def _assembled(

@@ -4,6 +4,17 @@ from __future__ import annotations
 
 import torch
 
+from pullback._numbers import whole
+
+
+def check_function(f: object) -> None:
+    """Raise TypeError unless f can be called."""
+    if not callable(f):
+        raise TypeError(
+            f"Expected f as a function of x and args, got {type(f).__name__}. Pass a function or "
+            "a module that maps [B, *x_shape] to [B, *h_shape]."
+        )
+
 
 def check_tensor(name: str, value: object) -> None:
     """Raise TypeError unless a value is a tensor."""
@@ -20,6 +31,11 @@ def check_point(x: torch.Tensor) -> None:
     if not x.is_floating_point():
         raise TypeError(
             f"Expected x in a floating dtype, got {x.dtype}. Convert it with x.to(torch.float32)."
+        )
+    if x.layout != torch.strided:
+        raise TypeError(
+            f"Expected x as a dense tensor, got one of layout {x.layout}. Convert it with "
+            "x.to_dense()."
         )
     if x.dim() < 2 or x.numel() == 0:
         raise ValueError(
@@ -49,6 +65,21 @@ def check_chunk(chunk: object) -> None:
     """Raise ValueError unless chunk is "auto" or a positive integer."""
     if chunk != "auto" and (not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1):
         raise ValueError(f'Expected chunk to be "auto" or a positive integer, got {chunk!r}.')
+
+
+def check_memory(memory: object) -> int | None:
+    """A memory budget as an int; raises ValueError unless it is a positive number of bytes."""
+    if memory is None:
+        return None
+    if isinstance(memory, float) and memory.is_integer():
+        memory = int(memory)  # 1e9 is how some people write a number of bytes
+    try:
+        return whole("memory", memory, low=1)
+    except ValueError:
+        raise ValueError(
+            f"Expected a positive memory budget in bytes, a whole number such as 4 * 2**30, got "
+            f"{memory!r}."
+        ) from None
 
 
 def check_block(

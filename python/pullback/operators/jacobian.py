@@ -12,10 +12,17 @@ from pullback.operators.base import BlockOperator
 from pullback.operators.checks import check_map
 from pullback.operators.forward_mode import ForwardMode
 from pullback.operators.inference import outside_inference_mode
-from pullback.operators.inputs import check_args, check_block, check_chunk, check_point
+from pullback.operators.inputs import (
+    check_args,
+    check_block,
+    check_chunk,
+    check_function,
+    check_memory,
+    check_point,
+)
 from pullback.operators.memory import empty_cache, is_out_of_memory, measure
 from pullback.operators.passes import Chunk, ProductCount, plan, too_large
-from pullback.operators.points import Points
+from pullback.operators.points import Points, copied
 from pullback.operators.tangent_graph import SharedGraph
 
 
@@ -110,7 +117,7 @@ class JacobianProducts(BlockOperator):
 
     @outside_inference_mode
     def prepare(self, columns: int) -> None:
-        """Make many products with blocks of some width cheaper, where the memory budget allows it.
+        """Make many products with blocks of some width cheaper, where the plan of passes allows it.
 
         Records the graphs of a `TangentGraph`, which takes about as long as two products and
         makes a product with J cost a backward pass: a quarter to six tenths of its price
@@ -178,21 +185,26 @@ class JacobianOperator(JacobianProducts):
         f: the map; a plain function or module, deterministic, differentiable in its first
             argument with forward and reverse mode.
         x: the points, `[B, *x_shape]`, floating point, finite. Products run in its dtype.
-        *args: further arguments of `f`: tensors `[B, ...]` or anything that is not a tensor.
+        *args: further arguments of `f`: tensors `[B, ...]`, of which copies are kept as of x, or
+            anything that is not a tensor, which is used as it stands.
         chunk: tangents in one pass, or "auto" to plan them from the budget.
-        memory: budget in bytes for one pass; by default half of the CPU's available memory, or
-            80 % of a GPU's free memory.
+        memory: budget in bytes for one pass, a limit; by default half of the CPU's available
+            memory, or 80 % of a GPU's free memory. On the CPU passes stay below 128 MiB alive at
+            once, where larger ones are slower.
         check: make one product with J and one with its transpose, and compare: samples must not
-            influence one another, `f` must be deterministic and the two must be adjoint.
+            influence one another, nor depend on how many there are, `f` must be deterministic and
+            the two must be adjoint. It does not depend on the unit of x or f.
 
     Raises:
-        TypeError: x is not a floating point tensor, or f returns something else.
+        TypeError: f cannot be called, x is not a dense tensor of a floating dtype, or f returns
+            something else.
         MemoryError: one sample does not fit the device.
-        ValueError: x is empty or not finite, a tensor of args has another batch size, f's output
-            does not start with the batch, or one of the checks failed.
+        ValueError: x is empty or not finite, a tensor of args has another batch size or is changed
+            by f, f's output is empty or does not start with the batch, chunk or memory is no such
+            number, or one of the checks failed.
 
     Cost: the check takes one product of each kind with two samples, and the same once more
-    through graphs; the plan one forward pass.
+    through graphs; the plan one forward pass. Memory of the copies of x and args.
     """
 
     @outside_inference_mode
@@ -205,16 +217,19 @@ class JacobianOperator(JacobianProducts):
         memory: int | None = None,
         check: bool = True,
     ) -> None:
+        check_function(f)
         check_point(x)
         check_args(args, len(x))
         check_chunk(chunk)
-        # A copy: products must not change when the caller goes on to edit the latents in place.
-        points = Points(f, x.detach().clone(), args)
+        memory = check_memory(memory)
+        # Copies: products must not change when the caller goes on to edit what was given.
+        kept = tuple(copied(arg) if isinstance(arg, torch.Tensor) else arg for arg in args)
+        points = Points(f, x.detach().clone(), kept)
         count = ProductCount()
         try:
             value, usage = measure(points.select(slice(0, 1)).value)
             # Two samples show whether they are independent, whatever fits the memory.
-            twice = check and _checked(points.select(slice(0, 2)), count)
+            twice = check and _checked(points.select(slice(0, 2)), value, count)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -223,9 +238,9 @@ class JacobianOperator(JacobianProducts):
         super().__init__(points, tuple(value.shape[1:]), passes, count, twice=twice)
 
 
-def _checked(points: Points, count: ProductCount) -> bool:
+def _checked(points: Points, alone: torch.Tensor, count: ProductCount) -> bool:
     """Check a map by one product of each kind; whether two reverse passes give J as well."""
-    twice = check_map(points)
+    twice = check_map(points, alone)
     count.jvp += len(points)
     count.vjp += len(points)
     return twice

@@ -13,6 +13,11 @@ from torch.utils._pytree import tree_leaves
 _CPU_SHARE, _GPU_SHARE = 0.5, 0.8
 _FALLBACK_BUDGET = 2 << 30
 
+#: Bytes alive in a pass on the CPU above which memory gets dear: glibc's malloc takes every tensor
+#: above its largest mmap threshold (32 MiB) from the system and gives it back when it is freed, and
+#: each page that is asked for again is faulted in and zeroed. A pass has a few of them alive.
+_HEAP = 128 << 20
+
 
 def default_budget(device: torch.device) -> int:
     """Bytes that one pass may use on a device: a share of what is free now."""
@@ -21,6 +26,19 @@ def default_budget(device: torch.device) -> int:
         return int((torch.cuda.mem_get_info(device)[0] + cached) * _GPU_SHARE)
     free = [size for size in (_system_bytes(), _container_bytes()) if size is not None]
     return int(min(free) * _CPU_SHARE) if free else _FALLBACK_BUDGET
+
+
+def heap_rows(peak: int, device: torch.device) -> int | None:
+    """How many tangents of samples a pass computes without memory coming from the system.
+
+    Args:
+        peak: the most bytes that one sample has alive at once in a plain forward pass.
+        device: where the pass runs.
+
+    Returns:
+        The rows; None on a GPU, where torch keeps what it has once been given.
+    """
+    return None if device.type == "cuda" else max(1, _HEAP // max(1, peak))
 
 
 def _system_bytes() -> int | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pullback.operators.memory import default_budget
+from pullback.operators.memory import default_budget, heap_rows
 
 #: What a pass needs, in units of the plain forward pass of one sample: a tangent some times the
 #: most bytes alive at once (it goes beside the primal, through rules that make several temporaries
@@ -15,6 +15,9 @@ _NEED = (4, 1)
 
 #: What a `TangentGraph` keeps per sample and column, in units of a vjp closure.
 _GRAPH_NEED = 4
+
+#: A graph is worth its memory up to this part of the rows of a pass; see `Chunk.keep_graph`.
+_GRAPH_SHARE = 4
 
 
 @dataclass
@@ -35,7 +38,9 @@ class Chunk:
     """How a product is cut into passes: samples and tangents (or cotangents) in one pass.
 
     `bytes_per_tangent` and `bytes_per_closure` are what one sample needs, in bytes: estimates
-    from what its forward pass has alive at one time, and makes in all.
+    from what its forward pass has alive at one time, and makes in all. `rows` limits the product
+    of samples and tangents where larger passes would fit but be slower; it takes samples away and
+    leaves the tangents of one sample together, since they share its primal.
     """
 
     samples: int
@@ -43,16 +48,33 @@ class Chunk:
     budget: int
     bytes_per_tangent: int
     bytes_per_closure: int
+    rows: int | None = None
 
-    @property
-    def keep_closure(self) -> bool:
-        """Whether the activations of all samples may stay in memory between products."""
-        return self.samples * self.bytes_per_closure <= self.budget // 2
+    def cut(self, columns: int) -> tuple[int, int]:
+        """Samples and tangents in a pass of a product with that many columns."""
+        tangents = max(1, min(self.tangents, columns))
+        if self.rows is None:
+            return self.samples, tangents
+        return max(1, min(self.samples, self.rows // tangents)), tangents
+
+    def keeps(self, batch: int, columns: int) -> bool:
+        """Whether the activations of a batch may stay between products with that many columns."""
+        samples, tangents = self.cut(columns)
+        activations = batch * self.bytes_per_closure
+        need = activations + samples * tangents * self.bytes_per_tangent
+        # Several passes share a batch either for speed, or since the memory takes no more at once.
+        room = samples >= batch or (self.rows is not None and need <= self.budget)
+        return activations <= self.budget // 2 and room
 
     def keep_graph(self, batch: int, columns: int) -> bool:
-        """Whether a `TangentGraph` of all samples fits half the budget."""
+        """Whether a `TangentGraph` of all samples fits half the budget, and makes products cheaper.
+
+        It saves calls of operations and not arithmetic, at the price of memory that is gone through
+        in every product: beyond a part of `rows` it is no faster than passes.
+        """
         need = _GRAPH_NEED * batch * columns * self.bytes_per_closure
-        return columns <= self.tangents and need <= self.budget // 2
+        small = self.rows is None or _GRAPH_SHARE * batch * columns <= self.rows
+        return columns <= self.tangents and need <= self.budget // 2 and small
 
     def halve(self) -> bool:
         """Ask for half as much in one pass; False when there is nothing left to halve."""
@@ -62,15 +84,18 @@ class Chunk:
             self.samples = (self.samples + 1) // 2
         else:
             return False
+        if self.rows is not None:
+            self.rows = (self.rows + 1) // 2  # or fewer tangents would make room for more samples
         return True
 
     def __str__(self) -> str:
         mib = 2.0**20
+        kept = self.keeps(self.samples, self.tangents)
         return (
             f"{self.samples} samples x {self.tangents} tangents a pass within "
             f"{self.budget / mib:.0f} MiB (about {self.bytes_per_tangent / mib:.2f} MiB a tangent "
             f"and sample; activations {self.bytes_per_closure / mib:.2f} MiB a sample, "
-            f"{'kept' if self.keep_closure else 'recomputed'} between products)"
+            f"{'kept' if kept else 'recomputed'} between products)"
         )
 
 
@@ -85,18 +110,15 @@ def plan(
         memory: the budget in bytes; None for a share of what is free.
         usage: bytes of one sample's forward pass: the most alive at once, and all that are made.
         device: where the passes run.
-
-    Raises:
-        ValueError: the budget is not positive.
     """
-    budget = default_budget(device) if memory is None else int(memory)
-    if budget <= 0:
-        raise ValueError(f"Expected a positive memory budget in bytes, got {memory}.")
+    budget = default_budget(device) if memory is None else memory
     tangent, closure = (max(1, factor * size) for factor, size in zip(_NEED, usage, strict=True))
-    samples = max(1, min(batch, budget // (tangent + closure)))
+    rows = heap_rows(usage[0], device)
+    most = batch if rows is None else min(batch, rows)
+    samples = max(1, min(most, budget // (tangent + closure)))
     left = budget - samples * closure
     tangents = int(chunk) if chunk != "auto" else max(1, left // (samples * tangent))
-    return Chunk(samples, tangents, budget, tangent, closure)
+    return Chunk(samples, tangents, budget, tangent, closure, rows)
 
 
 def too_large(device: torch.device, reason: str) -> MemoryError:

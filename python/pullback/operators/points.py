@@ -38,18 +38,30 @@ class Points:
         return Points(self.f, of(self.x), tuple(args))
 
     def at(self, x: torch.Tensor) -> torch.Tensor:
-        """The map at other points x of the same samples, `[B, *x_shape]`."""
-        return self.f(x, *self.args)
+        """The map at other points x of the same samples, `[B, *x_shape]`.
+
+        f gets a copy, which it may change in place, as an in-place ReLU at its beginning does.
+        """
+        return self.f(x.clone(), *self.args)
 
     def value(self) -> torch.Tensor:
         """The map at the points, `[B, *h_shape]`, without a graph.
 
         Raises:
             TypeError: f returns something else than a tensor of a floating dtype.
-            ValueError: its output does not start with the batch.
+            ValueError: its output does not start with the batch or has no entries, or f changes
+                one of its further arguments.
         """
+        before = self._versions()
         with torch.no_grad(), forward_mode_ready():
             value = self.at(self.x)
+        for position, (old, new) in enumerate(zip(before, self._versions(), strict=True)):
+            if old != new:
+                raise ValueError(
+                    f"f changes argument {position} of args in place, so that every call of it "
+                    "would find another value. Expected arguments that stay as they are: let f "
+                    "work on a copy (argument.clone())."
+                )
         if not isinstance(value, torch.Tensor):
             raise TypeError(
                 f"Expected f to return a tensor [B, *h_shape], got {type(value).__name__}. Wrap "
@@ -66,4 +78,28 @@ class Points:
                 f"{tuple(value.shape)}. Keep the batch as the first size, and flatten nothing "
                 "across samples."
             )
+        if value.numel() == 0:
+            raise ValueError(
+                f"Expected f to return one entry or more per sample, got shape "
+                f"{tuple(value.shape)}, which has none. Look for an index or a mask that selects "
+                "nothing."
+            )
         return value
+
+    def _versions(self) -> list[int]:
+        """How often each argument has been changed in place; 0 for what is no tensor."""
+        return [arg._version if isinstance(arg, torch.Tensor) else 0 for arg in self.args]
+
+
+def copied(value: torch.Tensor) -> torch.Tensor:
+    """A copy, without derivatives, that takes no more memory than the tensor.
+
+    One that repeats itself along a size (expanded, as a condition of all samples is) still does.
+    """
+    if value.layout != torch.strided:
+        return value.detach().clone()
+    core = value.detach()
+    for dim, step in enumerate(value.stride()):
+        if step == 0 and value.shape[dim] > 1:
+            core = core.narrow(dim, 0, 1)
+    return core.clone().expand(value.shape)

@@ -40,7 +40,9 @@ def summarize(model: LatentModel, plan: Plan, bases: Sequence[TimestepBases]) ->
 def _summary_of(bases: TimestepBases) -> dict[str, Any]:
     basis = bases.basis
     s = basis.s.double()
-    low, median, high = torch.quantile(s, torch.tensor([0.25, 0.5, 0.75], dtype=s.dtype), dim=0)
+    low, median, high = torch.quantile(
+        s, torch.tensor([0.25, 0.5, 0.75], dtype=s.dtype, device=s.device), dim=0
+    )
     reasons = {reason: basis.stopped.count(reason) for reason in sorted(set(basis.stopped))}
     products = basis.products.double()
     return {

@@ -86,8 +86,9 @@ def denoise(
         for t in range(start, max(stop, 0), -down):
             x = x - min(down, t) / schedule.num_timesteps * predict(x, t)
         return x
-    scheduler = DDIMScheduler.from_config(schedule.scheduler.config)
-    scheduler.set_timesteps(steps)
+    with torch.device("cpu"):  # and not on torch's default device, which may hold no numbers
+        scheduler = DDIMScheduler.from_config(schedule.scheduler.config)
+        scheduler.set_timesteps(steps)
     for t in range(start, stop, -down):
         x = scheduler.step(predict(x, t), t, x).prev_sample
     return x

@@ -10,5 +10,5 @@ _HERE = Path(__file__).parent
 
 #: Folder of each model in diffusers format, and its null condition per sample.
 MODELS: dict[str, tuple[Path, dict[str, torch.Tensor]]] = {
-    "digits": (_HERE / "digits" / "model", {"class_labels": torch.tensor(10)}),
+    "digits": (_HERE / "digits" / "model", {"class_labels": torch.tensor(10, device="cpu")}),
 }

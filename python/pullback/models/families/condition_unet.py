@@ -40,17 +40,17 @@ class ConditionUNet(AnyUNet):
         config = network.config
         width = config.encoder_hid_dim or config.cross_attention_dim
         width = width if isinstance(width, int) else width[0]  # one for each block
-        found = {"encoder_hidden_states": torch.zeros(WORDS, width)}
+        found = {"encoder_hidden_states": torch.zeros(WORDS, width, device="cpu")}
         if network.class_embedding is not None:
-            found["class_labels"] = torch.tensor(0)
+            found["class_labels"] = torch.tensor(0, device="cpu")
         if config.addition_embed_type == "text_time":
             sizes = 6
             pooled = (
                 config.projection_class_embeddings_input_dim
                 - sizes * config.addition_time_embed_dim
             )
-            found["added_cond_kwargs.text_embeds"] = torch.zeros(pooled)
-            found["added_cond_kwargs.time_ids"] = torch.zeros(sizes)
+            found["added_cond_kwargs.text_embeds"] = torch.zeros(pooled, device="cpu")
+            found["added_cond_kwargs.time_ids"] = torch.zeros(sizes, device="cpu")
         return found
 
     @override
@@ -66,7 +66,7 @@ class ConditionUNet(AnyUNet):
         words, _, pooled, _ = encoded(pipeline, prompts)
         # SDXL is told the original and target size and the crop: here all of a full-size image.
         side = network.config.sample_size * pipeline.vae_scale_factor
-        ids = torch.tensor([side, side, 0, 0, side, side])
+        ids = torch.tensor([side, side, 0, 0, side, side], device="cpu")
         return {
             "encoder_hidden_states": words,
             "added_cond_kwargs.text_embeds": pooled,

@@ -23,4 +23,4 @@ class DiT(Transformer):
 
     @override
     def null(self, network: Any) -> dict[str, torch.Tensor]:
-        return {"class_labels": torch.tensor(network.config.num_embeds_ada_norm)}
+        return {"class_labels": torch.tensor(network.config.num_embeds_ada_norm, device="cpu")}

@@ -50,8 +50,9 @@ class Flux(Transformer):
 
     @override
     def blank(self, network: Any) -> dict[str, torch.Tensor]:
-        guided = {"guidance": torch.tensor(1.0)} if network.config.guidance_embeds else {}
-        return words_and_pooled(network) | guided
+        if not network.config.guidance_embeds:
+            return words_and_pooled(network)
+        return words_and_pooled(network) | {"guidance": torch.tensor(1.0, device="cpu")}
 
     @override
     def call(self, network: Any, x: torch.Tensor, t: torch.Tensor, cond: Flat) -> Any:
@@ -87,5 +88,5 @@ class Flux(Transformer):
         )
         found = {"encoder_hidden_states": words, "pooled_projections": pooled}
         if network.config.guidance_embeds:
-            found["guidance"] = torch.full((len(prompts),), float(guidance)).to(words)
+            found["guidance"] = torch.full((len(prompts),), float(guidance), device="cpu").to(words)
         return found

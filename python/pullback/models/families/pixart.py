@@ -26,10 +26,14 @@ class PixArt(Transformer):
 
     @override
     def blank(self, network: Any) -> dict[str, torch.Tensor]:
-        found = {"encoder_hidden_states": torch.zeros(WORDS, network.config.caption_channels)}
+        found = {
+            "encoder_hidden_states": torch.zeros(
+                WORDS, network.config.caption_channels, device="cpu"
+            )
+        }
         if network.use_additional_conditions:
-            found["added_cond_kwargs.resolution"] = torch.zeros(2)
-            found["added_cond_kwargs.aspect_ratio"] = torch.zeros(1)
+            found["added_cond_kwargs.resolution"] = torch.zeros(2, device="cpu")
+            found["added_cond_kwargs.aspect_ratio"] = torch.zeros(1, device="cpu")
         return found
 
     @override
@@ -47,7 +51,9 @@ class PixArt(Transformer):
         if network.use_additional_conditions:
             # PixArt-α at 1024 pixels is told the size and aspect ratio of the image.
             side = network.config.sample_size * pipeline.vae_scale_factor
-            size = torch.tensor([side, side]).to(words).expand(len(words), 2)
+            size = torch.tensor([side, side], device="cpu").to(words).expand(len(words), 2)
             found["added_cond_kwargs.resolution"] = size
-            found["added_cond_kwargs.aspect_ratio"] = torch.ones(len(words), 1).to(words)
+            found["added_cond_kwargs.aspect_ratio"] = torch.ones(len(words), 1, device="cpu").to(
+                words
+            )
         return found

@@ -26,6 +26,6 @@ def words_and_pooled(network: Any) -> dict[str, torch.Tensor]:
     """A blank prompt of a network that takes words and their pooled embedding, without batch."""
     config = network.config
     return {
-        "encoder_hidden_states": torch.zeros(WORDS, config.joint_attention_dim),
-        "pooled_projections": torch.zeros(config.pooled_projection_dim),
+        "encoder_hidden_states": torch.zeros(WORDS, config.joint_attention_dim, device="cpu"),
+        "pooled_projections": torch.zeros(config.pooled_projection_dim, device="cpu"),
     }

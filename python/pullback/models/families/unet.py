@@ -24,7 +24,9 @@ class UNet(AnyUNet):
 
     @override
     def blank(self, network: Any) -> dict[str, torch.Tensor]:
-        return {} if network.class_embedding is None else {"class_labels": torch.tensor(0)}
+        if network.class_embedding is None:
+            return {}
+        return {"class_labels": torch.tensor(0, device="cpu")}
 
     @override
     def call(self, network: Any, x: torch.Tensor, t: torch.Tensor, cond: Flat) -> Any:

@@ -1,0 +1,69 @@
+"""Products in the dtype of the map, whatever that of the block."""
+
+import pytest
+import torch
+
+from pullback import JacobianOperator
+from pullback.testing import MatrixOperator, dense_jacobian
+from tests.operators.small_net import points, small_net
+
+FLOATS = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("given", FLOATS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_blocks_of_any_dtype_are_multiplied_in_that_of_the_map(dtype, given, prepared):
+    f, (x, shift) = small_net(dtype), points(dtype=dtype)
+    operator = JacobianOperator(f, x, shift)
+    if prepared:
+        operator.prepare(2)
+        assert operator._graph is not None
+    v = torch.randn(3, 2, 2, 5, 7).to(given)
+    u = torch.randn(3, 2, *operator.h_shape).to(given)
+    jv, ju = operator.matmat(v), operator.rmatmat(u)
+    assert (jv.dtype, ju.dtype) == (dtype, dtype)
+    # Rounded once, when the block was made, and never again.
+    truth = dense_jacobian(small_net(), x.double(), shift.double(), mode="reverse")
+    expected = torch.einsum("bmn,bkn->bkm", truth, v.double().flatten(2))
+    pulled = torch.einsum("bmn,bkm->bkn", truth, u.double().flatten(2))
+    tol = 1e-10 if dtype == torch.float64 else 1e-4
+    torch.testing.assert_close(jv.flatten(2).double(), expected, rtol=tol, atol=tol)
+    torch.testing.assert_close(ju.flatten(2).double(), pulled, rtol=tol, atol=tol)
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_map_may_answer_in_another_dtype_than_it_is_asked_in(prepared, rng):
+    weight = torch.randn(5, 6, generator=rng, dtype=torch.float64)
+    x = torch.randn(2, 6, generator=rng)
+
+    def f(x):
+        return torch.sin(x).double() @ weight.T
+
+    operator = JacobianOperator(f, x)
+    if prepared:
+        operator.prepare(3)
+        assert operator._graph is not None
+    truth = weight * x.double().cos().unsqueeze(1)
+    jv = operator.matmat(torch.eye(6).expand(2, 6, 6))
+    ju = operator.rmatmat(torch.eye(5).expand(2, 5, 5))
+    assert (jv.dtype, ju.dtype) == (torch.float64, torch.float32)
+    torch.testing.assert_close(jv.mT, truth, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ju.double(), truth, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_estimates_and_stacks_multiply_in_the_dtype_of_the_operator(dtype, rng):
+    class Strict(MatrixOperator):
+        def matmat(self, v):
+            assert v.dtype == dtype
+            return super().matmat(v)
+
+    matrices = torch.randn(2, 4, 4, generator=rng, dtype=torch.float64).to(dtype)
+    operator = Strict(matrices)
+    assert operator.trace(3).value.dtype == torch.float64
+    assert operator.diag(3).value.dtype == torch.float64
+    stack = operator.stacked()
+    v = torch.randn(1, 2, 4, generator=rng, dtype=torch.float64).to(dtype)
+    assert stack.rmatmat(stack.matmat(v)).dtype == dtype
+    assert stack.gram().matmat(v).dtype == dtype
