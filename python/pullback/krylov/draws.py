@@ -10,10 +10,11 @@ class Draws:
 
     Args:
         seed: a whole number.
+        attempt: which iteration with this seed; each has numbers of its own.
     """
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, attempt: int = 0) -> None:
+        self.seed, self._attempt = seed, attempt
         self._count = 0
 
     def next_seed(self) -> int:
@@ -29,8 +30,12 @@ class Draws:
         """Gaussian numbers [count, columns] that do not depend on what was drawn before."""
         return self._gaussian(count, columns, self._mixed(0))
 
+    def probe(self, columns: int) -> torch.Tensor:
+        """One Gaussian row [columns], the same at every call and independent of all others."""
+        return self._gaussian(1, columns, self._mixed(2**40))[0]
+
     def _mixed(self, draw: int) -> int:
-        return (self.seed * 1_000_003 + draw) % 2**63
+        return (self.seed * 1_000_003 + self._attempt * 2**44 + draw) % 2**63
 
     def _gaussian(self, rows: int, columns: int, seed: int) -> torch.Tensor:
         generator = torch.Generator("cpu").manual_seed(seed)

@@ -11,7 +11,8 @@ import math
 
 import torch
 
-from pullback.krylov.iteration import BlockKrylov, Settings
+from pullback.krylov.draws import Draws
+from pullback.krylov.iteration import BlockKrylov
 from pullback.krylov.options import (
     PRODUCTS_PER_DIRECTION,
     Progress,
@@ -24,6 +25,8 @@ from pullback.krylov.options import (
     whole,
 )
 from pullback.krylov.result import SVDResult
+from pullback.krylov.state import Settings
+from pullback.krylov.triplets import Results
 from pullback.operators import BlockOperator
 from pullback_ext.intercept import plain_arithmetic
 
@@ -86,11 +89,30 @@ def svd(
         check_init(init, operator)
     budget = PRODUCTS_PER_DIRECTION * rank if max_products is None else max_products
     settings = Settings(operator, rank, block=block, tol=bound, max_products=budget)
+    results = Results(operator, rank, settings.dtype)
+    report = None
+    if progress is not None:
+
+        def report(solver: BlockKrylov) -> None:
+            done, active = int(results.products.sum()), len(solver.running)
+            progress(Progress(done, operator.batch, active, solver.largest_bound, bound))
+
+    index = torch.arange(operator.batch, device="cpu")
+    attempt, part = 0, operator
     with torch.no_grad(), plain_arithmetic():
-        solver = BlockKrylov(operator, settings, seed, init)
-        while len(solver.running):
-            solver.step()
-            if progress is not None:
-                done, active = int(solver.products.sum()), len(solver.running)
-                progress(Progress(done, operator.batch, active, solver.largest_bound, bound))
-    return solver.results.complete(solver.products, bound)
+        while len(index):
+            solver = BlockKrylov(part, settings, Draws(seed, attempt), index, results, init)
+            while len(solver.running):
+                solver.step()
+                if report is not None:
+                    report(solver)
+            # Again with twice the rows, for samples of which a direction was missed.
+            refuted = sorted(solver.refuted, key=lambda found: found[0])
+            index = torch.tensor([place for place, _ in refuted], dtype=torch.int64, device="cpu")
+            if len(index):
+                part = operator.select(index.to(operator.device))
+                init = torch.stack([start for _, start in refuted])
+                init = init.unflatten(2, operator.x_shape)
+                attempt += 1
+                settings = settings.with_block(2 * settings.block)
+    return results.complete(bound)
