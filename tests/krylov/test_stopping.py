@@ -23,6 +23,7 @@ def evidence(norm=1e-4, gap=0.5, samples=1, **changes):
         noise=torch.zeros(samples, dtype=torch.float64),
         outside=torch.zeros(samples, dtype=torch.float64),
         earlier=torch.full((samples,), math.inf, dtype=torch.float64),
+        trusted=torch.ones(samples, dtype=torch.bool),
         exhausted=torch.zeros(samples, dtype=torch.bool),
         complete=False,
         following=torch.full((samples,), 10),
@@ -43,6 +44,15 @@ def test_a_small_residual_beside_a_wide_gap_has_converged():
 
 def test_a_large_residual_goes_on():
     assert not verdict(evidence(norm=0.1, gap=0.5))[0]
+
+
+def test_a_guess_about_what_is_outside_stops_nothing():
+    known = evidence(trusted=torch.tensor([False]))
+    found = decide(known, **LIMITS)
+    assert (bool(found.stop[0]), bool(found.doubtful[0])) == (False, True)
+    # Not even when the products are spent may it be called converged.
+    assert verdict(replace(known, following=torch.tensor([101])))[:2] == (True, "max_products")
+    assert not decide(evidence(norm=0.1, trusted=torch.tensor([False])), **LIMITS).doubtful[0]
 
 
 def test_products_that_are_spent_end_it_whatever_else_is_known():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 
 
@@ -16,6 +18,10 @@ class Draws:
     def __init__(self, seed: int, attempt: int = 0) -> None:
         self.seed, self._attempt = seed, attempt
         self._count = 0
+
+    def following(self) -> Draws:
+        """The numbers of the next iteration."""
+        return Draws(self.seed, self._attempt + 1)
 
     def next_seed(self) -> int:
         """A seed for the random rows of the kernels."""
@@ -32,10 +38,12 @@ class Draws:
 
     def probe(self, columns: int) -> torch.Tensor:
         """One Gaussian row [columns], the same at every call and independent of all others."""
-        return self._gaussian(1, columns, self._mixed(2**40))[0]
+        return self._gaussian(1, columns, self._mixed(-1))[0]
 
     def _mixed(self, draw: int) -> int:
-        return (self.seed * 1_000_003 + self._attempt * 2**44 + draw) % 2**63
+        # Hashed, because torch's generator on the CPU takes the lowest 32 bits of a seed only.
+        text = f"{self.seed} {self._attempt} {draw}".encode()
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
     def _gaussian(self, rows: int, columns: int, seed: int) -> torch.Tensor:
         generator = torch.Generator("cpu").manual_seed(seed)

@@ -40,13 +40,13 @@ class BlockKrylov:
         operator: J, of these samples.
         settings: what is asked for.
         draws: the random numbers.
-        index: the samples' places in the batch, int64 `[A]` on the CPU.
         results: where what is found is put, with the products it took.
-        init: vectors to start from, `[A, p, *x_shape]`, or None.
+        running: what is known of the samples.
+        state: their decomposition.
 
     Attributes:
-        refuted: samples of which the basis has missed a leading direction, for another iteration:
-            pairs of a place in the batch and vectors to start from, `[p, n]`.
+        others: iterations of samples that have missed a leading direction: they go on with wider
+            blocks, from where they were.
     """
 
     def __init__(
@@ -54,30 +54,40 @@ class BlockKrylov:
         operator: BlockOperator,
         settings: Settings,
         draws: Draws,
-        index: torch.Tensor,
         results: Results,
-        init: torch.Tensor | None,
+        running: Running,
+        state: Decomposition,
     ) -> None:
         self.operator, self.settings, self.draws, self.results = operator, settings, draws, results
-        self.running = Running.at_the_start(index, operator.device)
-        self.refuted: list[tuple[int, torch.Tensor]] = []
+        self.running, self.state = running, state
+        self.others: list[BlockKrylov] = []
         self.largest_bound = math.inf
-        first = pullback_ext.orthonormalize(self._start(init), seed=self.draws.next_seed()).q
-        operator.prepare(first.shape[1])
-        images = settings.m if settings.keep_images else None
-        self.state = Decomposition(first, settings.capacity, images)
+        operator.prepare(state.width)
 
-    def _start(self, init: torch.Tensor | None) -> torch.Tensor:
-        """The first block: random rows, beside the given vectors if there are any."""
-        rows = self._random_rows(self.settings.block)
-        if init is None:
-            return rows
-        # Random mixtures of the given vectors: a few multiplications spread them over the
-        # whole space that the vectors span. The random rest finds what the vectors lack.
-        given = unit_rows(init.to(self.operator.device, self.settings.dtype).flatten(2))
-        mixing = self.draws.mixture(self.settings.block, given.shape[1]).to(self.operator.device)
-        mixed = rotate(mixing.expand(len(given), *mixing.shape), given)
-        return unit_rows(mixed) + _RANDOM_SHARE * unit_rows(rows)
+    @classmethod
+    def begin(
+        cls,
+        operator: BlockOperator,
+        settings: Settings,
+        draws: Draws,
+        results: Results,
+        init: torch.Tensor | None,
+    ) -> BlockKrylov:
+        """The iteration on all samples, from random rows or from vectors `[B, p, *x_shape]`."""
+        rows = draws.rows(settings.block, settings.n).to(operator.device, settings.dtype)
+        rows = rows.expand(operator.batch, *rows.shape)
+        if init is not None:
+            # Random mixtures of the given vectors: a few multiplications spread them over the
+            # whole space that the vectors span. The random rest finds what the vectors lack.
+            given = unit_rows(init.to(operator.device, settings.dtype).flatten(2))
+            mixing = draws.mixture(settings.block, given.shape[1]).to(operator.device)
+            mixed = rotate(mixing.expand(len(given), *mixing.shape), given)
+            rows = unit_rows(mixed) + _RANDOM_SHARE * unit_rows(rows)
+        first = pullback_ext.orthonormalize(rows, seed=draws.next_seed()).q
+        images = settings.m if settings.keep_images else None
+        running = Running.at_the_start(operator.batch, operator.device)
+        state = Decomposition(first, settings.capacity, images)
+        return cls(operator, settings, draws, results, running, state)
 
     def _random_rows(self, count: int) -> torch.Tensor:
         """Gaussian rows [A, count, n]: the same for every sample, different at every call."""
@@ -152,12 +162,14 @@ class BlockKrylov:
         evidence = self._evidence(values, vectors)
         decision = self._decide(evidence)
         gone = torch.zeros_like(decision.stop)
-        # Nothing outside makes a bound of 1 larger, and nothing is outside of the whole space.
-        doubtful = decision.stop & ~self.running.certain & (decision.bound < 1)
-        doubtful &= evidence.ranks.to(gone.device) < self.settings.n
-        if self.state.width and bool(doubtful.any()):
-            gone = self._look_outside(torch.nonzero(doubtful.cpu()).flatten(), evidence, vectors)
-            evidence = replace(evidence, outside=self.running.outside_or(evidence.outside))
+        room = self.settings.n - self.state.size - self.state.width
+        ready = self.results.products[self.running.index] >= self.running.patience
+        rows = torch.nonzero(decision.doubtful.cpu() & ready).flatten()
+        if room >= 1 and len(rows):
+            gone = self._look_outside(rows, evidence)
+            running = self.running
+            outside = torch.where(running.certain, running.outside, evidence.outside)
+            evidence = replace(evidence, outside=outside, trusted=self.running.certain)
             decision = self._decide(evidence)
         running = self.running
         stop, bound = decision.stop & ~gone, decision.bound
@@ -169,7 +181,7 @@ class BlockKrylov:
         if not bool(going.all()):
             self._keep(going)
             values, vectors = values[going], vectors[going]
-        kept = self.settings.rank + math.ceil(self.settings.block / 4)
+        kept = self.settings.kept
         full = self.state.size + self.state.width > self.settings.capacity
         if len(self.running) and full and self.state.size > kept:
             self.state.restart(values[:, :kept], vectors[:, :kept])
@@ -191,8 +203,9 @@ class BlockKrylov:
             values=values,
             residual=vectors @ self.state.coupling.mT,
             ranks=ranks,
-            noise=4 * settings.eps * top + running.neglected,
-            outside=running.outside_or(guess),
+            noise=settings.rounding * top + running.neglected,
+            outside=torch.where(running.certain, running.outside, guess),
+            trusted=running.certain,
             earlier=running.earlier[:, 0],
             exhausted=running.exhausted,
             complete=self.state.width == 0,
@@ -225,9 +238,7 @@ class BlockKrylov:
         values[row], vectors[row] = sizes[0].square(), turn[0]
         return min(rank, int((sizes[0] > level * sizes[0, 0]).sum()))
 
-    def _look_outside(
-        self, rows: torch.Tensor, evidence: Evidence, vectors: torch.Tensor
-    ) -> torch.Tensor:
+    def _look_outside(self, rows: torch.Tensor, evidence: Evidence) -> torch.Tensor:
         """Bound the largest eigenvalue of A outside the basis of the samples at `rows`.
 
         Returns:
@@ -236,9 +247,13 @@ class BlockKrylov:
         settings, running = self.settings, self.running
         gone = torch.zeros(len(running), dtype=torch.bool, device=evidence.values.device)
         start = self.draws.probe(settings.n)
+        missing = start.new_zeros(len(running), 1, settings.n).to(gone.device, settings.dtype)
         operator = self._operator_of(rows)
         seen = Outside(self.state.basis[rows], start, self.draws.seed)
         known = evidence.select(rows)
+        last = known.last
+        tie = bound_of(replace(known, outside=torch.zeros_like(last))).sine >= 1
+        hopeful = bound_of(known).sine <= settings.tol
         while len(rows):
             image = self._image(operator, seen.vector)
             _, product = self._pulled(operator, image, rows)
@@ -247,25 +262,35 @@ class BlockKrylov:
             lower = bound_of(replace(known, outside=seen.lower)).sine
             # Where singular values are called zero, none outside may be larger.
             zero = known.zero(zero_level(settings.dtype), settings.rank)
-            missed = (lower >= 1.0) | (seen.lower > zero)
-            close = upper <= (_CLOSE_ENOUGH * lower).clamp_min(settings.tol)
-            enough = close & (seen.upper <= zero)
+            close = (upper <= (_CLOSE_ENOUGH * lower).clamp_min(settings.tol)) & (upper < 1)
+            # Where the last value and the next are a tie already, no bound can be had, but
+            # neither may a larger value be outside.
+            enough = torch.where(tie, seen.upper <= 1.02 * last, close) & (seen.upper <= zero)
+            hopeless = hopeful & (lower > settings.tol)
+            missed = torch.where(tie, seen.lower > 1.001 * last, lower >= 1)
+            missed = (missed | (seen.lower > zero)) & ~enough
             left = settings.max_products - self.results.products[running.index[rows]]
             left = left.to(enough.device)
-            missed &= left >= 2 * (settings.rank + 1)  # what another iteration takes at least
+            missed &= left >= 2 * settings.wider().block  # what the next step may take
             spent = (left < 2) | (seen.steps >= settings.capacity)
-            done = missed | enough | spent
+            done = missed | enough | hopeless | spent
             if bool(done.any()):
                 place = rows.to(done.device)
                 running.outside[place[done]] = seen.upper[done]
-                running.certain[place[done]] = True
+                running.certain[place[done]] = (enough | (spent & ~hopeless))[done]
+                # Half of the products at most are spent on looking outside.
+                gone_by = self.results.products[running.index[rows]] + 2 * seen.steps
+                running.patience[rows[done.cpu()]] = gone_by[done.cpu()]
                 gone[place[missed]] = True
-                if bool(missed.any()):
-                    self._refute(rows, missed.cpu(), vectors, seen.top())
+                missing[place[missed]] = seen.top()[missed]
                 stay = torch.nonzero(~done.cpu()).flatten()
                 rows, known = rows[stay], known.select(stay)
+                tie, last, hopeful = tie[stay], last[stay], hopeful[stay]
                 seen.select(stay)
                 operator = self._operator_of(rows) if len(rows) else operator
+        if bool(gone.any()):
+            lost = torch.nonzero(gone.cpu()).flatten()
+            self._go_on_wider(lost, missing[lost])
         return gone
 
     def _operator_of(self, rows: torch.Tensor) -> BlockOperator:
@@ -274,16 +299,26 @@ class BlockKrylov:
             return self.operator
         return self.operator.select(rows.to(self.operator.device))
 
-    def _refute(
-        self, rows: torch.Tensor, missed: torch.Tensor, vectors: torch.Tensor, top: torch.Tensor
-    ) -> None:
-        """Remember what is known of samples that have missed a direction, and which."""
-        for place in torch.nonzero(missed).flatten().tolist():
-            row = int(rows[place])
-            leading = vectors[row, : self.settings.rank]
-            found = rotate(leading.unsqueeze(0), self.state.basis[row : row + 1])[0]
-            start = torch.cat([found, top[place]])
-            self.refuted.append((int(self.running.index[row]), start))
+    def _go_on_wider(self, rows: torch.Tensor, missing: torch.Tensor) -> None:
+        """Let the samples at `rows` go on by themselves, with the directions `[A', 1, n]` they miss.
+
+        One row more shows one copy more of a value. Where that was not enough before, twice the
+        rows do.
+        """
+        settings = self.settings.wider()
+        draws = self.draws.following()
+        more = missing
+        room = settings.n - self.state.size - self.state.width
+        count = min(settings.block - self.settings.block, room)
+        if count > 1:
+            random = draws.rows(count - 1, settings.n).to(missing)
+            more = torch.cat([missing, random.expand(len(missing), *random.shape)], dim=1)
+        state = self.state.part(rows, more, settings.capacity)
+        running = self.running.select(rows)
+        running.certain = torch.zeros_like(running.certain)
+        running.earlier = torch.full_like(running.earlier, math.inf)
+        operator = self.operator.select(rows.to(self.operator.device))
+        self.others.append(BlockKrylov(operator, settings, draws, self.results, running, state))
 
     def _images(self, rows: torch.Tensor, leading: torch.Tensor) -> torch.Tensor:
         """J applied to the Ritz vectors `leading` [A', k, d] of the samples at `rows`."""
@@ -338,4 +373,4 @@ class BlockKrylov:
         if len(rows):
             self.operator.prepare(self.settings.block)
         self.running = self.running.select(rows)
-        self.state.select(rows)
+        self.state = self.state.part(rows)

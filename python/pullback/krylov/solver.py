@@ -90,29 +90,15 @@ def svd(
     budget = PRODUCTS_PER_DIRECTION * rank if max_products is None else max_products
     settings = Settings(operator, rank, block=block, tol=bound, max_products=budget)
     results = Results(operator, rank, settings.dtype)
-    report = None
-    if progress is not None:
-
-        def report(solver: BlockKrylov) -> None:
-            done, active = int(results.products.sum()), len(solver.running)
-            progress(Progress(done, operator.batch, active, solver.largest_bound, bound))
-
-    index = torch.arange(operator.batch, device="cpu")
-    attempt, part = 0, operator
     with torch.no_grad(), plain_arithmetic():
-        while len(index):
-            solver = BlockKrylov(part, settings, Draws(seed, attempt), index, results, init)
+        waiting = [BlockKrylov.begin(operator, settings, Draws(seed), results, init)]
+        while waiting:
+            solver = waiting.pop()
             while len(solver.running):
                 solver.step()
-                if report is not None:
-                    report(solver)
-            # Again with twice the rows, for samples of which a direction was missed.
-            refuted = sorted(solver.refuted, key=lambda found: found[0])
-            index = torch.tensor([place for place, _ in refuted], dtype=torch.int64, device="cpu")
-            if len(index):
-                part = operator.select(index.to(operator.device))
-                init = torch.stack([start for _, start in refuted])
-                init = init.unflatten(2, operator.x_shape)
-                attempt += 1
-                settings = settings.with_block(2 * settings.block)
+                if progress is not None:
+                    active = sum(len(one.running) for one in (solver, *waiting, *solver.others))
+                    done = int(results.products.sum())
+                    progress(Progress(done, operator.batch, active, solver.largest_bound, bound))
+            waiting += solver.others
     return results.complete(bound)

@@ -22,13 +22,22 @@ class Settings:
         m: entries of an output.
         dtype: of the vectors that the iteration holds: float32 or float64.
         eps: rounding of the products.
+        rounding: what it may add to a product, relative to the largest eigenvalue of A.
         keep_images: whether J V is kept beside V.
         floor: relative residual below which rounding hides everything.
         capacity: rows of V at most.
+        kept: Ritz vectors that stay when V is full.
     """
 
     def __init__(
-        self, operator: BlockOperator, rank: int, *, block: int, tol: float, max_products: int
+        self,
+        operator: BlockOperator,
+        rank: int,
+        *,
+        block: int,
+        tol: float,
+        max_products: int,
+        wider: int = 0,
     ) -> None:
         self.rank, self.tol, self.max_products = rank, tol, max_products
         self.n, self.m = math.prod(operator.x_shape), math.prod(operator.h_shape)
@@ -38,14 +47,23 @@ class Settings:
         # In half precision J v_i taken afresh is far more accurate than a sum of stored images,
         # and rounding, which is once per layer there, disturbs the iteration less than eps says.
         self.keep_images = operator.dtype == self.dtype
+        # Sums in float64 add up in float64, those of narrower products in something wider.
+        self.rounding = self.eps * (64 if operator.dtype == torch.float64 else 4)
         self.floor = self.eps * (8 if self.keep_images else 0.5)
         self.capacity = max(4 * rank, rank + 10 * self.block)
-        self._operator = operator
+        self.kept = rank + 2 * self.block
+        self._operator, self._wider = operator, wider
 
-    def with_block(self, block: int) -> Settings:
-        """The same settings with another number of rows."""
+    def wider(self) -> Settings:
+        """The same settings with more rows: first one more, then twice as many."""
+        block = self.block + 1 if self._wider == 0 else 2 * self.block
         return Settings(
-            self._operator, self.rank, block=block, tol=self.tol, max_products=self.max_products
+            self._operator,
+            self.rank,
+            block=block,
+            tol=self.tol,
+            max_products=self.max_products,
+            wider=self._wider + 1,
         )
 
 
@@ -61,7 +79,8 @@ class Running:
         breakdown: `[A]`, bool, whether what it brought beyond was nothing but rounding.
         exhausted: `[A]`, bool, whether two steps in a row broke down.
         outside: `[A]`, float64, bound on the largest eigenvalue of A outside the basis.
-        certain: `[A]`, bool, whether `outside` has been looked for; else it is not used.
+        patience: `[A]`, int64 on the CPU, products before which that is not looked for again.
+        certain: `[A]`, bool, whether `outside` may be relied on; else it is a guess.
     """
 
     index: torch.Tensor
@@ -71,29 +90,27 @@ class Running:
     breakdown: torch.Tensor
     exhausted: torch.Tensor
     outside: torch.Tensor
+    patience: torch.Tensor
     certain: torch.Tensor
 
     @classmethod
-    def at_the_start(cls, index: torch.Tensor, device: torch.device) -> Running:
-        """The samples at these places in the batch, before the first step."""
+    def at_the_start(cls, batch: int, device: torch.device) -> Running:
+        """Every sample, before the first step."""
         # Each a tensor of its own: some are written to in part.
-        zeros = torch.zeros(3, len(index), dtype=torch.float64, device=device).unbind()
-        no = torch.zeros(3, len(index), dtype=torch.bool, device=device).unbind()
-        earlier = torch.full((len(index), 2), math.inf, dtype=torch.float64, device=device)
+        zeros = torch.zeros(3, batch, dtype=torch.float64, device=device).unbind()
+        no = torch.zeros(3, batch, dtype=torch.bool, device=device).unbind()
+        earlier = torch.full((batch, 2), math.inf, dtype=torch.float64, device=device)
         return cls(
-            index=index,
+            index=torch.arange(batch, device="cpu"),
             scale=zeros[0],
             neglected=zeros[1],
             earlier=earlier,
             breakdown=no[0],
             exhausted=no[1],
             outside=zeros[2],
+            patience=torch.zeros(batch, dtype=torch.int64, device="cpu"),
             certain=no[2],
         )
-
-    def outside_or(self, guess: torch.Tensor) -> torch.Tensor:
-        """`outside` where it has been looked for, and a guess `[A]` elsewhere."""
-        return torch.where(self.certain, self.outside, guess)
 
     def __len__(self) -> int:
         """Samples still running."""

@@ -16,12 +16,14 @@ class Decision:
 
     Attributes:
         stop: `[A]`, bool.
+        doubtful: `[A]`, bool: converged or at the floor, if nothing is missing in the basis.
         reasons: per sample "converged", "floor" or "max_products": why it stops, or would.
         bound: `[A]`, float64, bound on the sine of the largest principal angle.
         residual_norm: `[A]`, float64, ‖A V − V Θ‖₂ of the leading Ritz vectors.
     """
 
     stop: torch.Tensor
+    doubtful: torch.Tensor
     reasons: tuple[str, ...]
     bound: torch.Tensor
     residual_norm: torch.Tensor
@@ -38,6 +40,7 @@ class Evidence:
             numerical rank where that is smaller.
         noise: `[A]`, what rounding may add to the norm of any residual.
         outside: `[A]`, what no vector orthogonal to the basis exceeds in xᵀAx.
+        trusted: `[A]`, bool, whether `outside` is more than a guess.
         earlier: `[A]`, residual norm two tests ago.
         exhausted: `[A]`, bool, whether two blocks in a row brought nothing but rounding.
         complete: whether the basis spans the whole space.
@@ -49,6 +52,7 @@ class Evidence:
     ranks: torch.Tensor
     noise: torch.Tensor
     outside: torch.Tensor
+    trusted: torch.Tensor
     earlier: torch.Tensor
     exhausted: torch.Tensor
     complete: bool
@@ -60,6 +64,21 @@ class Evidence:
         return Evidence(
             **{k: v[rows] if isinstance(v, torch.Tensor) else v for k, v in values.items()}
         )
+
+    @property
+    def last(self) -> torch.Tensor:
+        """`[A]`, the smallest of the leading values; 0 where there is none."""
+        place = self.ranks.to(self.values.device).unsqueeze(1)
+        last = self.values.gather(1, (place - 1).clamp_min(0)).squeeze(1)
+        return torch.where(place.squeeze(1) > 0, last, 0.0)
+
+    @property
+    def gap(self) -> torch.Tensor:
+        """`[A]`, from the smallest of the leading values to the next; inf where there is none."""
+        place = self.ranks.to(self.values.device).unsqueeze(1)
+        following = self.values.gather(1, place.clamp_max(self.values.shape[1] - 1)).squeeze(1)
+        there = place.squeeze(1) < self.values.shape[1]
+        return torch.where(there, self.last - following, math.inf)
 
     def zero(self, level: float, rank: int) -> torch.Tensor:
         """`[A]`, what A may have outside the basis where singular values are said to be zero.
@@ -95,17 +114,23 @@ def decide(
     top = evidence.values[:, 0]
     found = bound_of(evidence)
     bound, norm, least = found.sine, found.residual_norm, found.least
-    bound = bound.masked_fill(evidence.ranks.to(bound.device) == n, 0.0)  # the whole space
+    ranks = evidence.ranks.to(bound.device)
+    bound = bound.masked_fill(ranks == n, 0.0)  # the whole space
     converged = bound <= tol
-    stalled = (norm > evidence.earlier / 2) & (norm <= min(100 * eps, 1e-2) * top)
+    # A residual that no longer falls is at the level of rounding, too; but as long as the next
+    # value is not known as well, more products may widen the gap.
+    known = torch.isfinite(least) | (evidence.gap <= 8 * evidence.noise)
+    stalled = (norm > evidence.earlier / 2) & (norm <= min(100 * eps, 1e-2) * top) & known
     # At the level of rounding more products help only where the gap is wide enough for tol.
-    settled = (norm <= floor * top) & (least > tol) & torch.isfinite(least)
-    at_floor = settled | stalled | evidence.exhausted
+    narrow = (norm <= floor * top) & (least > tol) & torch.isfinite(least)
+    at_floor = narrow | stalled | evidence.exhausted
     if evidence.complete:
         at_floor = torch.ones_like(converged)
     spent = (evidence.following > max_products).to(converged.device)
+    settled = converged | at_floor
+    trusted = evidence.trusted | (ranks == n) | evidence.complete
     reasons = tuple(
-        "converged" if c else "floor" if f else "max_products"
-        for c, f in zip(converged.tolist(), at_floor.tolist(), strict=True)
+        "max_products" if not t else "converged" if c else "floor" if f else "max_products"
+        for c, f, t in zip(converged.tolist(), at_floor.tolist(), trusted.tolist(), strict=True)
     )
-    return Decision(converged | at_floor | spent, reasons, bound, norm)
+    return Decision(settled & trusted | spent, settled & ~trusted, reasons, bound, norm)
