@@ -63,10 +63,23 @@ def test_restart_and_selection(rng, maps):
     check(state, maps, 5, 4)
     step(state, maps, rng)
     check(state, maps, 9, 4)
-    state.select(torch.tensor([2, 0]))
-    check(state, maps[[2, 0]], 9, 4)
-    step(state, maps[[2, 0]], rng)
-    check(state, maps[[2, 0]], 13, 4)
+    some = state.part(torch.tensor([2, 0]))
+    check(some, maps[[2, 0]], 9, 4)
+    step(some, maps[[2, 0]], rng)
+    check(some, maps[[2, 0]], 13, 4)
+    check(state, maps, 9, 4)  # as it was
+
+
+def test_more_rows_may_be_pending(rng, maps):
+    state = Decomposition(orthonormal(rng, 4), 12, M)
+    for _ in range(3):
+        step(state, maps, rng)
+    wider = state.part(torch.arange(BATCH), 1e3 * torch.randn(BATCH, 2, N, generator=rng).double(), 20)
+    check(wider, maps, 12, 6)
+    torch.testing.assert_close(wider.pending[:, :4], state.pending)
+    step(wider, maps, rng)
+    check(wider, maps, 18, 6)
+    check(state, maps, 12, 4)
 
 
 def test_rows_that_bring_nothing_are_random_and_may_be_renewed(rng):

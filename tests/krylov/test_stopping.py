@@ -6,10 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pullback.krylov.stopping import Evidence, angle_bound, decide
-from pullback.testing import sine
+from pullback.krylov.stopping import Evidence, decide
 
-LIMITS = {"tol": 1e-2, "eps": 1e-7, "floor": 8e-7, "max_products": 100}
+LIMITS = {"n": 50, "tol": 1e-2, "eps": 1e-7, "floor": 8e-7, "max_products": 100}
 
 
 def evidence(norm=1e-4, gap=0.5, samples=1, **changes):
@@ -17,17 +16,16 @@ def evidence(norm=1e-4, gap=0.5, samples=1, **changes):
     values = torch.tensor([[1.0, 0.9, 0.9 - gap]], dtype=torch.float64).expand(samples, 3)
     residual = torch.zeros(samples, 3, 2, dtype=torch.float64)
     residual[:, 0, 0] = residual[:, 1, 1] = norm
-    no = torch.zeros(samples, dtype=torch.bool)
     known = Evidence(
         values=values,
         residual=residual,
         ranks=torch.full((samples,), 2),
         noise=torch.zeros(samples, dtype=torch.float64),
+        outside=torch.zeros(samples, dtype=torch.float64),
         earlier=torch.full((samples,), math.inf, dtype=torch.float64),
-        confirmed=~no,
-        exhausted=no,
+        trusted=torch.ones(samples, dtype=torch.bool),
+        exhausted=torch.zeros(samples, dtype=torch.bool),
         complete=False,
-        unique=False,
         following=torch.full((samples,), 10),
     )
     return replace(known, **changes)
@@ -41,19 +39,24 @@ def verdict(known, **limits):
 def test_a_small_residual_beside_a_wide_gap_has_converged():
     stop, reason, bound = verdict(evidence(norm=1e-3, gap=0.5))
     assert (stop, reason) == (True, "converged")
-    assert bound == pytest.approx(1e-3 / 0.5)
+    assert 0.5e-3 / 0.5 < bound < 1e-3 / 0.4
 
 
 def test_a_large_residual_goes_on():
     assert not verdict(evidence(norm=0.1, gap=0.5))[0]
 
 
-def test_what_no_later_product_has_confirmed_goes_on():
-    assert not verdict(evidence(confirmed=torch.tensor([False])))[0]
+def test_a_guess_about_what_is_outside_stops_nothing():
+    known = evidence(trusted=torch.tensor([False]))
+    found = decide(known, **LIMITS)
+    assert (bool(found.stop[0]), bool(found.doubtful[0])) == (False, True)
+    # Not even when the products are spent may it be called converged.
+    assert verdict(replace(known, following=torch.tensor([101])))[:2] == (True, "max_products")
+    assert not decide(evidence(norm=0.1, trusted=torch.tensor([False])), **LIMITS).doubtful[0]
 
 
 def test_products_that_are_spent_end_it_whatever_else_is_known():
-    known = evidence(norm=0.1, confirmed=torch.tensor([False]), following=torch.tensor([101]))
+    known = evidence(norm=0.1, following=torch.tensor([101]))
     assert verdict(known)[:2] == (True, "max_products")
     assert not verdict(replace(known, following=torch.tensor([100])))[0]
 
@@ -66,7 +69,7 @@ def test_a_residual_at_the_level_of_rounding_beside_a_narrow_gap_is_at_the_floor
 
 
 def test_a_residual_that_no_longer_falls_is_at_the_floor():
-    stalled = evidence(norm=5e-6, gap=1e-4, earlier=torch.tensor([6e-6], dtype=torch.float64))
+    stalled = evidence(norm=5e-6, gap=1e-6, earlier=torch.tensor([6e-6], dtype=torch.float64))
     assert verdict(stalled)[:2] == (True, "floor")
     falling = replace(stalled, earlier=torch.tensor([2e-5], dtype=torch.float64))
     assert not verdict(falling)[0]
@@ -78,7 +81,8 @@ def test_an_exhausted_space_ends_it(known):
 
 
 def test_there_is_only_one_space_of_all_dimensions():
-    assert verdict(evidence(norm=0.1, gap=0.0, unique=True)) == (True, "converged", 0.0)
+    assert verdict(evidence(norm=0.1, gap=0.0), n=2) == (True, "converged", 0.0)
+    assert verdict(evidence(norm=0.1, gap=0.0), n=3)[2] == 1.0
 
 
 def test_every_sample_is_judged_by_itself():
@@ -87,31 +91,3 @@ def test_every_sample_is_judged_by_itself():
     residual[1] *= 1e3
     found = decide(replace(known, residual=residual), **LIMITS)
     assert found.stop.tolist() == [True, False, True]
-
-
-def test_a_value_that_may_overtake_the_last_leaves_no_bound():
-    known = evidence(gap=0.01)
-    residual = known.residual.clone()
-    residual[0, 2, 0] = 0.02  # the third value may yet grow past the second
-    assert verdict(replace(known, residual=residual))[2] == 1.0
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_the_bound_holds_for_any_subspace_that_contains_the_following_value(seed):
-    """Rayleigh-Ritz on a perturbed invariant subspace, against the true one."""
-    generator = torch.Generator().manual_seed(seed)
-    n, d, r = 30, 8, 3
-    spectrum = torch.cat([torch.tensor([1.0, 0.8, 0.6]), 0.4 * 0.7 ** torch.arange(n - 3.0)])
-    q = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))[0]
-    a = (q * spectrum.double()) @ q.mT
-    noise = torch.randn(d, n, generator=generator, dtype=torch.float64)
-    basis = torch.linalg.qr((q.mT[:d] + 10.0 ** -(1 + seed % 5) * noise / n**0.5).mT)[0].mT
-    values, turn = torch.linalg.eigh(basis @ a @ basis.mT)
-    ritz = turn.flip(1).mT @ basis
-    outside = (ritz @ a - values.flip(0)[:, None] * ritz).unsqueeze(0)
-    zero = torch.zeros(1, dtype=torch.float64)
-    bound, norm, _ = angle_bound(values.flip(0)[None], outside, torch.tensor([r]), zero)
-    true = float(sine(ritz[None, :r], q.mT[None, :r]))
-    assert float(norm) == pytest.approx(float(torch.linalg.matrix_norm(outside[0, :r], ord=2)))
-    assert true <= float(bound) * (1 + 1e-9)
-    assert float(bound) <= 60 * true  # and is not idle

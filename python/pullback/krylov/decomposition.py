@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 
 import torch
 
@@ -121,13 +122,40 @@ class Decomposition:
         self.projection = torch.diag_embed(values)
         self.coupling = self.coupling @ ritz.mT
 
-    def select(self, rows: torch.Tensor) -> None:
-        """Keep the samples at the indices `rows` only."""
-        self._rows = self._rows[rows]
-        self._images = None if self._images is None else self._images[rows]
-        self.projection, self.coupling = self.projection[rows], self.coupling[rows]
-        self.remainder, self.asymmetry = self.remainder[rows], self.asymmetry[rows]
-        self.finite = self.finite[rows]
+    def part(
+        self, rows: torch.Tensor, more: torch.Tensor | None = None, capacity: int = 0
+    ) -> Decomposition:
+        """The decomposition of the samples at the int64 indices `rows` `[B']`.
+
+        Args:
+            rows: which.
+            more: `[B', e, n]`, rows to be pending beside W; S is zero there. They need not be
+                orthonormal, to each other or to V and W.
+            capacity: rows of V at most, if it shall be more than here.
+        """
+        kept = copy(self)
+        kept._rows = self._rows[rows]
+        kept._images = None if self._images is None else self._images[rows]
+        for name in ("projection", "coupling", "remainder", "asymmetry", "finite"):
+            setattr(kept, name, getattr(self, name)[rows])
+        if more is not None:
+            kept._widen(more, capacity)
+        return kept
+
+    def _widen(self, more: torch.Tensor, capacity: int) -> None:
+        old, images = self._rows[:, : self.size + self.width], self._images
+        batch, _, n = old.shape
+        more = pullback_ext.orthonormalize(more, old).q
+        width = self.width + more.shape[1]
+        capacity = min(max(capacity, self.size + width), n)
+        self._rows = old.new_empty(batch, min(capacity + width, n), n)
+        self._rows[:, : old.shape[1]] = old
+        self._rows[:, old.shape[1] : old.shape[1] + more.shape[1]] = more
+        if images is not None:
+            self._images = images.new_empty(batch, capacity, images.shape[2])
+            self._images[:, : self.size] = images[:, : self.size]
+        self.width = width
+        self.coupling = torch.nn.functional.pad(self.coupling, (0, 0, 0, more.shape[1]))
 
     def _put_pending(self, rows: torch.Tensor) -> None:
         self._rows[:, self.size : self.size + self.width] = rows

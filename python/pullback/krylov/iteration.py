@@ -8,7 +8,7 @@ projection T of A. All samples step together; those that are done leave and cost
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 
 import torch
 
@@ -16,125 +16,78 @@ import pullback_ext
 from pullback.krylov.blocks import rotate, unit_rows
 from pullback.krylov.decomposition import Decomposition
 from pullback.krylov.draws import Draws
-from pullback.krylov.stopping import Decision, Evidence, decide
-from pullback.krylov.triplets import Results, power_of_two, triplets, zero_level
+from pullback.krylov.outside import Outside
+from pullback.krylov.state import Running, Settings
+from pullback.krylov.stopping import Decision, Evidence, bound_of, decide
+from pullback.krylov.triplets import Results, power_of_two, resolved, triplets, zero_level
 from pullback.operators import BlockOperator
 
 #: Norm of the random part of the start beside that of the given vectors.
 _RANDOM_SHARE = 0.1
 
-
-class Settings:
-    """What does not change during an iteration.
-
-    Attributes:
-        rank: triplets per sample.
-        block: rows multiplied at a time.
-        tol: the bound on the sine that is asked for.
-        max_products: products per sample after which to stop.
-        n: entries of an input.
-        m: entries of an output.
-        dtype: of the vectors that the iteration holds: float32 or float64.
-        eps: rounding of the products.
-        keep_images: whether J V is kept beside V.
-        floor: relative residual below which rounding hides everything.
-        capacity: rows of V at most.
-    """
-
-    def __init__(
-        self, operator: BlockOperator, rank: int, *, block: int, tol: float, max_products: int
-    ) -> None:
-        self.rank, self.tol, self.max_products = rank, tol, max_products
-        self.n, self.m = math.prod(operator.x_shape), math.prod(operator.h_shape)
-        self.block = min(block, rank + 4, self.n)
-        self.dtype = torch.float64 if operator.dtype == torch.float64 else torch.float32
-        self.eps = torch.finfo(operator.dtype).eps
-        # In half precision J v_i taken afresh is far more accurate than a sum of stored images,
-        # and rounding, which is once per layer there, disturbs the iteration less than eps says.
-        self.keep_images = operator.dtype == self.dtype
-        self.floor = self.eps * (8 if self.keep_images else 0.5)
-        self.capacity = max(3 * rank, rank + 6 * self.block)
-
-
-@dataclass
-class Running:
-    """What is remembered of each of the A samples that are still running.
-
-    Attributes:
-        index: `[A]`, int64 on the CPU, their places in the batch.
-        scale: `[A]`, float64, the power of two near the size of J that is their unit.
-        neglected: `[A]`, float64, norm of the largest row that random rows have replaced.
-        earlier: `[A, 2]`, float64, residual norms of the last two tests, the older one first.
-        invariant: `[A]`, bool, whether A nearly mapped the basis into itself in the last step.
-        breakdown: `[A]`, bool, whether what it brought beyond was nothing but rounding.
-        confirmed: `[A]`, bool, whether the last product could have shown a missing direction.
-        exhausted: `[A]`, bool, whether two steps in a row broke down.
-    """
-
-    index: torch.Tensor
-    scale: torch.Tensor
-    neglected: torch.Tensor
-    earlier: torch.Tensor
-    invariant: torch.Tensor
-    breakdown: torch.Tensor
-    confirmed: torch.Tensor
-    exhausted: torch.Tensor
-
-    @classmethod
-    def whole_batch(cls, batch: int, device: torch.device) -> Running:
-        """Every sample, before the first step."""
-        zeros = torch.zeros(batch, dtype=torch.float64, device=device)
-        no = torch.zeros(batch, dtype=torch.bool, device=device)
-        earlier = torch.full((batch, 2), math.inf, dtype=torch.float64, device=device)
-        return cls(torch.arange(batch, device="cpu"), zeros, zeros, earlier, no, no, no, no)
-
-    def __len__(self) -> int:
-        """Samples still running."""
-        return len(self.index)
-
-    def select(self, rows: torch.Tensor) -> Running:
-        """Some of them, at int64 indices on the CPU."""
-        return Running(*(getattr(self, field.name)[rows] for field in fields(self)))
+#: The bound is not pursued further once it is at most this many times what it would be if the
+#: largest eigenvalue outside the basis were known.
+_CLOSE_ENOUGH = 1.25
 
 
 class BlockKrylov:
-    """The iteration on all samples that are still running.
+    """The iteration on some samples of a batch, until all of them have stopped.
 
-    `state` is their Krylov decomposition. It keeps the images J V too, so that the left vectors
-    cost no products at the end. A and J are in units of `running.scale`.
+    `state` is the Krylov decomposition of those that are running. It keeps the images J V too, so
+    that the left vectors cost no products at the end. A and J are in units of `running.scale`.
 
     Args:
-        operator: J.
+        operator: J, of these samples.
         settings: what is asked for.
-        seed: seed of the random rows.
-        init: vectors to start from, `[B, p, *x_shape]`, or None.
+        draws: the random numbers.
+        results: where what is found is put, with the products it took.
+        running: what is known of the samples.
+        state: their decomposition.
+
+    Attributes:
+        others: iterations of samples that have missed a leading direction: they go on with wider
+            blocks, from where they were.
     """
 
     def __init__(
-        self, operator: BlockOperator, settings: Settings, seed: int, init: torch.Tensor | None
+        self,
+        operator: BlockOperator,
+        settings: Settings,
+        draws: Draws,
+        results: Results,
+        running: Running,
+        state: Decomposition,
     ) -> None:
-        self.operator, self.settings = operator, settings
-        self.draws = Draws(seed)
-        self.products = torch.zeros(operator.batch, dtype=torch.int64, device="cpu")
-        self.results = Results(operator, settings.rank, settings.dtype)
-        self.running = Running.whole_batch(operator.batch, operator.device)
+        self.operator, self.settings, self.draws, self.results = operator, settings, draws, results
+        self.running, self.state = running, state
+        self.others: list[BlockKrylov] = []
         self.largest_bound = math.inf
-        first = pullback_ext.orthonormalize(self._start(init), seed=self.draws.next_seed()).q
-        operator.prepare(first.shape[1])
-        images = settings.m if settings.keep_images else None
-        self.state = Decomposition(first, settings.capacity, images)
+        operator.prepare(state.width)
 
-    def _start(self, init: torch.Tensor | None) -> torch.Tensor:
-        """The first block: random rows, beside the given vectors if there are any."""
-        rows = self._random_rows(self.settings.block)
-        if init is None:
-            return rows
-        # Random mixtures of the given vectors: a few multiplications spread them over the
-        # whole space that the vectors span. The random rest finds what the vectors lack.
-        given = unit_rows(init.to(self.operator.device, self.settings.dtype).flatten(2))
-        mixing = self.draws.mixture(self.settings.block, given.shape[1]).to(self.operator.device)
-        mixed = rotate(mixing.expand(len(given), *mixing.shape), given)
-        return unit_rows(mixed) + _RANDOM_SHARE * unit_rows(rows)
+    @classmethod
+    def begin(
+        cls,
+        operator: BlockOperator,
+        settings: Settings,
+        draws: Draws,
+        results: Results,
+        init: torch.Tensor | None,
+    ) -> BlockKrylov:
+        """The iteration on all samples, from random rows or from vectors `[B, p, *x_shape]`."""
+        rows = draws.rows(settings.block, settings.n).to(operator.device, settings.dtype)
+        rows = rows.expand(operator.batch, *rows.shape)
+        if init is not None:
+            # Random mixtures of the given vectors: a few multiplications spread them over the
+            # whole space that the vectors span. The random rest finds what the vectors lack.
+            given = unit_rows(init.to(operator.device, settings.dtype).flatten(2))
+            mixing = draws.mixture(settings.block, given.shape[1]).to(operator.device)
+            mixed = rotate(mixing.expand(len(given), *mixing.shape), given)
+            rows = unit_rows(mixed) + _RANDOM_SHARE * unit_rows(rows)
+        first = pullback_ext.orthonormalize(rows, seed=draws.next_seed()).q
+        images = settings.m if settings.keep_images else None
+        running = Running.at_the_start(operator.batch, operator.device)
+        state = Decomposition(first, settings.capacity, images)
+        return cls(operator, settings, draws, results, running, state)
 
     def _random_rows(self, count: int) -> torch.Tensor:
         """Gaussian rows [A, count, n]: the same for every sample, different at every call."""
@@ -144,49 +97,45 @@ class BlockKrylov:
 
     def step(self) -> None:
         """Multiply the pending block, extend the projection, and let go who is done."""
-        first = self.state.size == 0
-        image, product = self._multiply(self.state.pending)
+        image = self._image(self.operator, self.state.pending)
+        if self.state.size == 0:
+            self.running.scale = power_of_two(image)
+        every = torch.arange(len(self.running), device="cpu")
+        image, product = self._pulled(self.operator, image, every)
         self.state.extend(image, product, self._random_rows, self.draws.next_seed())
         size = self.state.projection.diagonal(dim1=1, dim2=2).abs().amax(1)
         self._check_symmetric(self.state.asymmetry, size)
-        self._watch_for_breakdown(size, first)
+        self._watch_for_breakdown(size)
         if self.state.size >= min(self.settings.rank + 1, self.settings.n):
             self._test()
 
-    def _multiply(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """J rows and A rows, in units of `scale`, which the first block sets."""
-        image = self.operator.matmat(rows.unflatten(2, self.operator.x_shape)).flatten(2)
-        if self.state.size == 0:
-            self.running.scale = power_of_two(image)
-        unit = self.running.scale[:, None, None]
+    def _image(self, operator: BlockOperator, rows: torch.Tensor) -> torch.Tensor:
+        """J rows, `[A, r, m]`, in its own units."""
+        return operator.matmat(rows.unflatten(2, operator.x_shape)).flatten(2)
+
+    def _pulled(
+        self, operator: BlockOperator, image: torch.Tensor, rows: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """J w and A w in units of `scale`, from J w of the samples at `rows`, which it counts."""
+        unit = self.running.scale[rows, None, None]
         image = (image.double() / unit).to(self.settings.dtype)
-        product = self.operator.rmatmat(image.unflatten(2, self.operator.h_shape)).flatten(2)
+        product = operator.rmatmat(image.unflatten(2, operator.h_shape)).flatten(2)
         product = (product.double() / unit).to(self.settings.dtype)
-        self.products[self.running.index] += 2 * rows.shape[1]
+        self.results.count(self.running.index[rows], 2 * image.shape[1])
         if product.device.type == "cpu":  # on CUDA the kernel notices, and nobody waits for it
             self._check_finite(torch.isfinite(product).all())
         return image, product
 
-    def _watch_for_breakdown(self, size: torch.Tensor, first: bool) -> None:
-        """Notice samples whose basis A maps into itself.
-
-        Such a basis teaches nothing new, and may still miss a direction (of an eigenvalue with
-        more copies than a block has rows): a sample stops there only if the next block, drawn
-        from what rounding left or at random, brings nothing new either.
-        """
-        running, eps = self.running, self.settings.eps
-        remainder = self.state.remainder
-        invariant = remainder <= max(self.settings.floor, min(max(1024 * eps, 1e-10), 1e-3)) * size
+    def _watch_for_breakdown(self, size: torch.Tensor) -> None:
+        """Renew the pending rows of samples for which the last product brought only rounding."""
+        running, remainder = self.running, self.state.remainder
         breakdown = remainder <= self.settings.floor * size
         if self.state.width and bool(breakdown.any()):
             self.state.renew(breakdown, self._random_rows, self.draws.next_seed())
             larger = torch.maximum(running.neglected, remainder)
             running.neglected = torch.where(breakdown, larger, running.neglected)
-        # One product is not enough either: the random part of a warm start may happen to be
-        # nearly orthogonal to a direction that it lacks. The second has it, multiplied by A.
-        running.confirmed = torch.zeros_like(invariant) if first else ~invariant | running.invariant
         running.exhausted = breakdown & running.breakdown
-        running.invariant, running.breakdown = invariant, breakdown
+        running.breakdown = breakdown
 
     def _check_finite(self, finite: torch.Tensor) -> None:
         if not bool(finite):
@@ -210,55 +159,166 @@ class BlockKrylov:
         self._check_finite(self.state.finite.all())
         values, vectors = pullback_ext.ritz(self.state.projection)
         values = values.clamp_min(0.0)
-        residual = vectors @ self.state.coupling.mT
-        decision = self._decide(values, vectors, residual)
+        evidence = self._evidence(values, vectors)
+        decision = self._decide(evidence)
+        gone = torch.zeros_like(decision.stop)
+        room = self.settings.n - self.state.size - self.state.width
+        ready = self.results.products[self.running.index] >= self.running.patience
+        rows = torch.nonzero(decision.doubtful.cpu() & ready).flatten()
+        if room >= 1 and len(rows):
+            gone = self._look_outside(rows, evidence)
+            running = self.running
+            outside = torch.where(running.certain, running.outside, evidence.outside)
+            evidence = replace(evidence, outside=outside, trusted=self.running.certain)
+            decision = self._decide(evidence)
         running = self.running
-        stop, bound = decision.stop, decision.bound
-        self.largest_bound = float(bound[~stop].max() if not bool(stop.all()) else bound.max())
+        stop, bound = decision.stop & ~gone, decision.bound
+        going = ~(stop | gone)
+        self.largest_bound = float(bound[going].max() if bool(going.any()) else bound.max())
         running.earlier = torch.stack([running.earlier[:, 1], decision.residual_norm], dim=1)
         if bool(stop.any()):
-            self._finish(decision, values, vectors, residual)
-            self._keep(~stop)
-            values, vectors = values[~stop], vectors[~stop]
-        kept = self.settings.rank + math.ceil(self.settings.block / 4)
+            self._finish(stop, decision, values, vectors, evidence.residual)
+        if not bool(going.all()):
+            self._keep(going)
+            values, vectors = values[going], vectors[going]
+        kept = self.settings.kept
         full = self.state.size + self.state.width > self.settings.capacity
         if len(self.running) and full and self.state.size > kept:
             self.state.restart(values[:, :kept], vectors[:, :kept])
+            self.running.certain = torch.zeros_like(self.running.certain)
 
-    def _decide(
-        self, values: torch.Tensor, vectors: torch.Tensor, residual: torch.Tensor
-    ) -> Decision:
+    def _evidence(self, values: torch.Tensor, vectors: torch.Tensor) -> Evidence:
         settings, running = self.settings, self.running
         top = values[:, 0]
         ranks = torch.full_like(running.index, settings.rank)
         low = values[:, settings.rank - 1] <= 64 * torch.finfo(settings.dtype).eps * top
         for row in torch.nonzero(low).flatten().tolist():
-            ranks[row] = self._numerical_rank(row, vectors[row, : settings.rank])
-        evidence = Evidence(
+            ranks[row] = self._resolve(row, values, vectors)
+        # Until it has been looked for, the largest eigenvalue outside is taken to be that of the
+        # middle one of the Ritz vectors that are not asked for.
+        place = ranks.to(values.device)
+        middle = (place + (values.shape[1] - place) // 2).clamp_max(values.shape[1] - 1)
+        guess = values.gather(1, middle.unsqueeze(1)).squeeze(1)
+        return Evidence(
             values=values,
-            residual=residual,
+            residual=vectors @ self.state.coupling.mT,
             ranks=ranks,
-            noise=4 * settings.eps * top + running.neglected,
+            noise=settings.rounding * top + running.neglected,
+            outside=torch.where(running.certain, running.outside, guess),
+            trusted=running.certain,
             earlier=running.earlier[:, 0],
-            confirmed=running.confirmed,
             exhausted=running.exhausted,
             complete=self.state.width == 0,
-            unique=settings.rank == settings.n,
-            following=self.products[running.index] + 2 * self.state.width,
+            following=self.results.products[running.index] + 2 * self.state.width,
         )
+
+    def _decide(self, evidence: Evidence) -> Decision:
+        settings = self.settings
         return decide(
             evidence,
+            n=settings.n,
             tol=settings.tol,
             eps=settings.eps,
             floor=settings.floor,
             max_products=settings.max_products,
         )
 
-    def _numerical_rank(self, row: int, leading: torch.Tensor) -> int:
-        """How many of the leading Ritz vectors of one sample J does not send to zero."""
-        images = self._images(torch.tensor([row], device="cpu"), leading.unsqueeze(0))
-        sizes = torch.linalg.svdvals(images.double())[0]
-        return int((sizes > zero_level(self.settings.dtype) * sizes[0]).sum())
+    def _resolve(self, row: int, values: torch.Tensor, vectors: torch.Tensor) -> int:
+        """The numerical rank of one sample whose last values JᵀJ does not resolve.
+
+        J resolves them, if its images are kept: then its singular vectors within the basis take
+        the place of the Ritz vectors.
+        """
+        rank, level = self.settings.rank, zero_level(self.settings.dtype)
+        if not self.settings.keep_images:
+            images = self._images(torch.tensor([row], device="cpu"), vectors[row, None, :rank])
+            sizes = torch.linalg.svdvals(images.double())[0]
+            return int((sizes > level * sizes[0]).sum())
+        sizes, turn = resolved(self.state.images[row : row + 1])
+        values[row], vectors[row] = sizes[0].square(), turn[0]
+        return min(rank, int((sizes[0] > level * sizes[0, 0]).sum()))
+
+    def _look_outside(self, rows: torch.Tensor, evidence: Evidence) -> torch.Tensor:
+        """Bound the largest eigenvalue of A outside the basis of the samples at `rows`.
+
+        Returns:
+            `[A]`, bool: in which samples a leading direction lies there.
+        """
+        settings, running = self.settings, self.running
+        gone = torch.zeros(len(running), dtype=torch.bool, device=evidence.values.device)
+        start = self.draws.probe(settings.n)
+        missing = start.new_zeros(len(running), 1, settings.n).to(gone.device, settings.dtype)
+        operator = self._operator_of(rows)
+        seen = Outside(self.state.basis[rows], start, self.draws.seed)
+        known = evidence.select(rows)
+        last = known.last
+        tie = bound_of(replace(known, outside=torch.zeros_like(last))).sine >= 1
+        hopeful = bound_of(known).sine <= settings.tol
+        while len(rows):
+            image = self._image(operator, seen.vector)
+            _, product = self._pulled(operator, image, rows)
+            seen.extend(product, known.values[:, 0])
+            upper = bound_of(replace(known, outside=seen.upper)).sine
+            lower = bound_of(replace(known, outside=seen.lower)).sine
+            # Where singular values are called zero, none outside may be larger.
+            zero = known.zero(zero_level(settings.dtype), settings.rank)
+            close = (upper <= (_CLOSE_ENOUGH * lower).clamp_min(settings.tol)) & (upper < 1)
+            # Where the last value and the next are a tie already, no bound can be had, but
+            # neither may a larger value be outside.
+            enough = torch.where(tie, seen.upper <= 1.02 * last, close) & (seen.upper <= zero)
+            hopeless = hopeful & (lower > settings.tol)
+            missed = torch.where(tie, seen.lower > 1.001 * last, lower >= 1)
+            missed = (missed | (seen.lower > zero)) & ~enough
+            left = settings.max_products - self.results.products[running.index[rows]]
+            left = left.to(enough.device)
+            missed &= left >= 2 * settings.wider().block  # what the next step may take
+            spent = (left < 2) | (seen.steps >= settings.capacity)
+            done = missed | enough | hopeless | spent
+            if bool(done.any()):
+                place = rows.to(done.device)
+                running.outside[place[done]] = seen.upper[done]
+                running.certain[place[done]] = (enough | (spent & ~hopeless))[done]
+                # Half of the products at most are spent on looking outside.
+                gone_by = self.results.products[running.index[rows]] + 2 * seen.steps
+                running.patience[rows[done.cpu()]] = gone_by[done.cpu()]
+                gone[place[missed]] = True
+                missing[place[missed]] = seen.top()[missed]
+                stay = torch.nonzero(~done.cpu()).flatten()
+                rows, known = rows[stay], known.select(stay)
+                tie, last, hopeful = tie[stay], last[stay], hopeful[stay]
+                seen.select(stay)
+                operator = self._operator_of(rows) if len(rows) else operator
+        if bool(gone.any()):
+            lost = torch.nonzero(gone.cpu()).flatten()
+            self._go_on_wider(lost, missing[lost])
+        return gone
+
+    def _operator_of(self, rows: torch.Tensor) -> BlockOperator:
+        """J of the samples at `rows`."""
+        if len(rows) == len(self.running):
+            return self.operator
+        return self.operator.select(rows.to(self.operator.device))
+
+    def _go_on_wider(self, rows: torch.Tensor, missing: torch.Tensor) -> None:
+        """Let the samples at `rows` go on by themselves, with the directions `[A', 1, n]` they miss.
+
+        One row more shows one copy more of a value. Where that was not enough before, twice the
+        rows do.
+        """
+        settings = self.settings.wider()
+        draws = self.draws.following()
+        more = missing
+        room = settings.n - self.state.size - self.state.width
+        count = min(settings.block - self.settings.block, room)
+        if count > 1:
+            random = draws.rows(count - 1, settings.n).to(missing)
+            more = torch.cat([missing, random.expand(len(missing), *random.shape)], dim=1)
+        state = self.state.part(rows, more, settings.capacity)
+        running = self.running.select(rows)
+        running.certain = torch.zeros_like(running.certain)
+        running.earlier = torch.full_like(running.earlier, math.inf)
+        operator = self.operator.select(rows.to(self.operator.device))
+        self.others.append(BlockKrylov(operator, settings, draws, self.results, running, state))
 
     def _images(self, rows: torch.Tensor, leading: torch.Tensor) -> torch.Tensor:
         """J applied to the Ritz vectors `leading` [A', k, d] of the samples at `rows`."""
@@ -267,11 +327,12 @@ class BlockKrylov:
         vectors = rotate(leading, self.state.basis[rows]).unflatten(2, self.operator.x_shape)
         chosen = self.operator.select(rows.to(self.operator.device))
         images = chosen.matmat(vectors).flatten(2).double()
-        self.products[self.running.index[rows]] += vectors.shape[1]
+        self.results.count(self.running.index[rows], vectors.shape[1])
         return (images / self.running.scale[rows, None, None]).to(self.settings.dtype)
 
     def _finish(
         self,
+        stop: torch.Tensor,
         decision: Decision,
         values: torch.Tensor,
         vectors: torch.Tensor,
@@ -279,7 +340,7 @@ class BlockKrylov:
     ) -> None:
         """Turn the Ritz vectors of the samples that stop into singular triplets."""
         rank = self.settings.rank
-        rows = torch.nonzero(decision.stop.cpu()).flatten()
+        rows = torch.nonzero(stop.cpu()).flatten()
         leading = vectors[rows, :rank]
         found = triplets(
             rotate(leading, self.state.basis[rows]),
@@ -292,13 +353,14 @@ class BlockKrylov:
         for row in torch.nonzero(found.rank.cpu() < rank).flatten().tolist():
             single = self.operator.select(rows[row : row + 1].to(self.operator.device))
             pulled = single.rmatmat(found.u[row : row + 1].unflatten(2, self.operator.h_shape))
-            self.products[self.running.index[rows[row]]] += rank
+            self.results.count(self.running.index[rows[row : row + 1]], rank)
             s, v = found.s[row], found.v[row].double()
             gap = pulled.flatten(2)[0].double() - s.unsqueeze(1) * v
             found.residual[row] = torch.linalg.vector_norm(gap, dim=1) / (s[0] if s[0] > 0 else 1)
         reasons = tuple(decision.reasons[row] for row in rows.tolist())
         index, bound = self.running.index[rows], decision.bound[rows]
-        self.results.put(index, found, bound, bound <= self.settings.tol, reasons)
+        converged = torch.tensor([r == "converged" for r in reasons], device=bound.device)
+        self.results.put(index, found, bound, converged, reasons)
 
     def _keep(self, stay: torch.Tensor) -> None:
         """Go on with some of the samples only."""
@@ -311,4 +373,4 @@ class BlockKrylov:
         if len(rows):
             self.operator.prepare(self.settings.block)
         self.running = self.running.select(rows)
-        self.state.select(rows)
+        self.state = self.state.part(rows)

@@ -11,7 +11,8 @@ import math
 
 import torch
 
-from pullback.krylov.iteration import BlockKrylov, Settings
+from pullback.krylov.draws import Draws
+from pullback.krylov.iteration import BlockKrylov
 from pullback.krylov.options import (
     PRODUCTS_PER_DIRECTION,
     Progress,
@@ -24,6 +25,8 @@ from pullback.krylov.options import (
     whole,
 )
 from pullback.krylov.result import SVDResult
+from pullback.krylov.state import Settings
+from pullback.krylov.triplets import Results
 from pullback.operators import BlockOperator
 from pullback_ext.intercept import plain_arithmetic
 
@@ -86,11 +89,16 @@ def svd(
         check_init(init, operator)
     budget = PRODUCTS_PER_DIRECTION * rank if max_products is None else max_products
     settings = Settings(operator, rank, block=block, tol=bound, max_products=budget)
+    results = Results(operator, rank, settings.dtype)
     with torch.no_grad(), plain_arithmetic():
-        solver = BlockKrylov(operator, settings, seed, init)
-        while len(solver.running):
-            solver.step()
-            if progress is not None:
-                done, active = int(solver.products.sum()), len(solver.running)
-                progress(Progress(done, operator.batch, active, solver.largest_bound, bound))
-    return solver.results.complete(solver.products, bound)
+        waiting = [BlockKrylov.begin(operator, settings, Draws(seed), results, init)]
+        while waiting:
+            solver = waiting.pop()
+            while len(solver.running):
+                solver.step()
+                if progress is not None:
+                    active = sum(len(one.running) for one in (solver, *waiting, *solver.others))
+                    done = int(results.products.sum())
+                    progress(Progress(done, operator.batch, active, solver.largest_bound, bound))
+            waiting += solver.others
+    return results.complete(bound)

@@ -73,6 +73,24 @@ def triplets(
     return Triplets(u * sign, s, v * sign, error, (s > 0).sum(1))
 
 
+def resolved(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The singular values of J on the span of some vectors, down to the rounding of J.
+
+    Args:
+        images: J applied to d orthonormal vectors, `[B, d, m]`.
+
+    Returns:
+        s `[B, d]`, descending, and the right singular vectors in coordinates of the vectors,
+        `[B, d, d]`; both float64.
+    """
+    rows = images.shape[1]
+    if rows > images.shape[2]:  # more vectors than J has rows: some of them are zero directions
+        across, s, _ = torch.linalg.svd(images.double(), full_matrices=True)
+        return torch.nn.functional.pad(s, (0, rows - s.shape[1])), across.mT
+    across, s, _ = torch.linalg.svd(lq(images)[0])
+    return s, across.mT
+
+
 class Results:
     """The samples' triplets as they finish, in the order of the batch; all have to, in the end."""
 
@@ -86,7 +104,12 @@ class Results:
         self.angle_bound = torch.empty(batch, dtype=torch.float64, device=device)
         self.converged = torch.empty(batch, dtype=torch.bool, device=device)
         self.rank = torch.empty(batch, dtype=torch.int64, device=device)
+        self.products = torch.zeros(batch, dtype=torch.int64, device="cpu")
         self.stopped = [""] * batch
+
+    def count(self, index: torch.Tensor, products: int) -> None:
+        """Count products for each of the samples at `index`, on the CPU."""
+        self.products[index] += products
 
     def put(
         self,
@@ -105,11 +128,10 @@ class Results:
         for sample, reason in zip(index.tolist(), reasons, strict=True):
             self.stopped[sample] = reason
 
-    def complete(self, products: torch.Tensor, tol: float) -> SVDResult:
+    def complete(self, tol: float) -> SVDResult:
         """The result of all samples, once every one of them has been put.
 
         Args:
-            products: `[B]`, int64, what each sample took.
             tol: the bound that was asked for.
         """
         return SVDResult(
@@ -120,7 +142,7 @@ class Results:
             angle_bound=self.angle_bound,
             converged=self.converged,
             rank=self.rank,
-            products=products.to(self.rank.device),
+            products=self.products.to(self.rank.device),
             stopped=tuple(self.stopped),
             tol=tol,
         )

@@ -1,0 +1,163 @@
+"""The bound on the angle as a theorem, and the bound on what lies outside the basis."""
+
+import math
+
+import pytest
+import torch
+
+from pullback.krylov import bounds
+from pullback.krylov.outside import MISSED, Outside
+from pullback.testing import sine
+
+DTYPE = torch.float64
+
+
+def symmetric(spectrum, generator):
+    """A matrix with this spectrum, and its eigenvectors as rows."""
+    n = len(spectrum)
+    q = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=DTYPE))[0]
+    return (q * spectrum) @ q.mT, q.mT
+
+
+def rayleigh_ritz(a, basis):
+    """Ritz values and vectors, the residuals' coordinates and their rows, as an iteration has them.
+
+    The residuals of d rows span at most d directions, which stand for the pending rows.
+    """
+    values, turn = torch.linalg.eigh(basis @ a @ basis.mT)
+    values, ritz = values.flip(0), turn.flip(1).mT @ basis
+    outside = ritz @ a - values[:, None] * ritz
+    rows = torch.linalg.svd(outside, full_matrices=False).Vh
+    return values, ritz, outside @ rows.mT
+
+
+def largest_outside(a, basis):
+    """The largest eigenvalue of a between vectors orthogonal to the basis."""
+    others = torch.eye(a.shape[0], dtype=DTYPE) - basis.mT @ basis
+    return float(torch.linalg.eigvalsh(others @ a @ others)[-1])
+
+
+def angle_bound(values, residual, rank, outside, noise=0.0):
+    number = torch.tensor([float(outside)], dtype=DTYPE)
+    return bounds.angle_bound(
+        values[None], residual[None], torch.tensor([rank]), number * 0 + noise, number
+    )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_bound_holds_for_any_subspace(seed):
+    """Also where the basis lacks a large eigenvalue, as long as that is said."""
+    generator = torch.Generator().manual_seed(seed)
+    n, d, rank = 30, 8, 3
+    spectrum = torch.cat([torch.tensor([1.0, 0.8, 0.6]), 0.5 * 0.7 ** torch.arange(n - 3.0)])
+    a, eigenvectors = symmetric(spectrum.to(DTYPE), generator)
+    noise = torch.randn(d, n, generator=generator, dtype=DTYPE) / n**0.5
+    known = [0, 1, 2, *range(3 + seed % 3, d + seed % 3)]  # some lack the fourth and the fifth
+    basis = eigenvectors[known] + 10.0 ** -(1 + seed % 5) * noise
+    basis = torch.linalg.qr(basis.mT)[0].mT
+    values, ritz, residual = rayleigh_ritz(a, basis)
+    found = angle_bound(values, residual, rank, largest_outside(a, basis))
+    true = float(sine(ritz[None, :rank], eigenvectors[None, :rank]))
+    norm = float(torch.linalg.matrix_norm(ritz[:rank] @ a - values[:rank, None] * ritz[:rank], 2))
+    assert float(found.residual_norm) == pytest.approx(norm)
+    assert true <= float(found.sine) * (1 + 1e-9)
+    assert float(found.sine) <= 12 * true  # and is not idle
+    if seed % 5:  # a basis that is any good: Davis and Kahan alone would be weaker
+        assert float(found.sine) <= norm / (float(values[rank - 1]) - 0.5)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_the_bound_holds_where_the_following_value_is_barely_known(seed):
+    """Random bases of random spectra with narrow gaps: found by searching for the worst."""
+    generator = torch.Generator().manual_seed(seed)
+    n, d = 14, 4 + seed % 5
+    rank = 1 + seed % 3
+    spectrum = torch.rand(n, generator=generator, dtype=DTYPE).sort(descending=True).values
+    spectrum[rank:] = spectrum[rank:].clamp_max(float(spectrum[rank - 1]) * 0.97)
+    a, eigenvectors = symmetric(spectrum, generator)
+    size = 10 ** float(-3 * torch.rand((), generator=generator))
+    tilt = size * torch.randn(d, n, generator=generator, dtype=DTYPE)
+    basis = torch.linalg.qr((eigenvectors[:d] + tilt).mT)[0].mT
+    values, ritz, residual = rayleigh_ritz(a, basis)
+    found = angle_bound(values, residual, rank, largest_outside(a, basis))
+    true = float(sine(ritz[None, :rank], eigenvectors[None, :rank]))
+    assert true <= float(found.sine) * (1 + 1e-9)
+
+
+def test_a_value_that_may_overtake_leaves_no_bound():
+    values = torch.tensor([1.0, 0.9, 0.5], dtype=DTYPE)
+    residual = torch.zeros(3, 2, dtype=DTYPE)
+    residual[0, 0] = residual[1, 1] = 1e-4
+    assert float(angle_bound(values, residual, 2, 0.1).sine) < 1e-3
+    assert float(angle_bound(values, residual, 2, 0.9).sine) == 1.0  # outside the basis
+    residual[2, 0] = 0.7  # the third may yet grow past the second
+    assert float(angle_bound(values, residual, 2, 0.1).sine) == 1.0
+    assert math.isinf(float(angle_bound(values, residual, 2, 0.1).least))
+
+
+def test_rounding_counts_for_the_bound_and_alone_leaves_the_least():
+    values = torch.tensor([1.0, 0.9, 0.5], dtype=DTYPE)
+    residual = torch.zeros(3, 2, dtype=DTYPE)
+    found = angle_bound(values, residual, 2, 0.1, noise=1e-5)
+    assert float(found.sine) >= float(found.least) >= 1e-5 / 0.4
+    assert float(found.sine) < 3e-5 / 0.4
+
+
+# -------------------------------------------------------------------------- outside the basis
+
+
+def follow(a, basis, start, steps):
+    """Lanczos outside a basis: the bound and the Ritz value after each product."""
+    seen = Outside(basis[None], start, 0)
+    top = torch.linalg.eigvalsh(a)[-1:]
+    for _ in range(steps):
+        seen.extend(seen.vector @ a, top)
+        yield float(seen.lower), float(seen.upper), seen
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_largest_eigenvalue_outside_lies_between_its_bounds(seed):
+    generator = torch.Generator().manual_seed(seed)
+    n, d = 80, 10
+    spectrum = [0.9 ** torch.arange(n), torch.linspace(1, 0.1, n), torch.ones(n)][seed % 3]
+    a, eigenvectors = symmetric(spectrum.to(DTYPE), generator)
+    basis = eigenvectors[2 * (seed % 2) : 2 * (seed % 2) + d]  # half of them lack the first two
+    true = largest_outside(a, basis)
+    start = torch.randn(n, generator=generator, dtype=DTYPE)
+    earlier = math.inf
+    for lower, upper, _ in follow(a, basis, start, 24):
+        assert lower <= true * (1 + 1e-9)
+        assert true <= upper <= earlier * (1 + 1e-9)
+        earlier = upper
+    assert upper < 1.5 * true
+
+
+def test_the_ritz_vector_outside_is_the_missing_direction():
+    generator = torch.Generator().manual_seed(0)
+    a, eigenvectors = symmetric(0.8 ** torch.arange(60, dtype=DTYPE), generator)
+    basis = eigenvectors[1:9]
+    *_, (_, _, seen) = follow(a, basis, torch.randn(60, generator=generator, dtype=DTYPE), 20)
+    assert float(sine(seen.top(), eigenvectors[None, :1])) < 1e-6
+
+
+def test_a_start_that_hardly_sees_the_largest_is_the_only_way_to_miss_it():
+    """The bound fails for a component below its probability's, and holds for one above."""
+    generator = torch.Generator().manual_seed(0)
+    n = 60
+    a = torch.diag(torch.cat([torch.ones(1), 0.1 * 0.5 ** torch.arange(n - 1)]).to(DTYPE))
+    level = math.sqrt(math.pi / 2) * MISSED
+    for component, holds in ((2 * level, True), (level * 1e-6, False)):
+        start = torch.randn(n, generator=generator, dtype=DTYPE)
+        start[0] = component
+        bound = min(u for _, u, _ in follow(a, torch.zeros(1, 0, n, dtype=DTYPE)[0], start, 4))
+        assert (bound >= 1) is holds
+
+
+def test_a_space_that_is_exhausted_has_its_largest_ritz_value():
+    a = torch.zeros(20, 20, dtype=DTYPE)
+    a[3, 3] = 2.0
+    basis = torch.eye(20, dtype=DTYPE)[:3]
+    start = torch.randn(20, generator=torch.Generator().manual_seed(0), dtype=DTYPE)
+    *_, (lower, upper, _) = follow(a, basis, start, 3)
+    assert lower == pytest.approx(2.0)
+    assert lower <= upper < 2.001
