@@ -1,33 +1,22 @@
-"""Where the `pullback` program begins and ends: signals, streams and the exit code.
-
-It imports nothing that takes long: a signal that comes while the rest is imported finds its
-handler.
-"""
+"""Where the `pullback` program begins and ends: streams and the exit code."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from types import FrameType
 
-from pullback._files import discard_unfinished
-
-INTERRUPTED = "interrupted. Finished files are complete; the same command goes on from them."
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from pullback.cli.signals import heed
 
 
 def main() -> None:
     """Entry point of the `pullback` command."""
-    # What a shell or nohup has made us ignore stays ignored.
-    heeded = [one for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
-    for one in heeded:
-        signal.signal(one, _end)
+    heeded = heed()
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal does not know must not cost the results.
         if stream is not None:  # as where it was closed
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    # Imported now, since it takes long: signals that come meanwhile find their handlers.
     from pullback.cli.application import app
 
     try:
@@ -40,24 +29,6 @@ def main() -> None:
     for one in heeded:
         signal.signal(one, signal.SIG_IGN)
     sys.exit(code or _flushed())
-
-
-def _end(number: int, _frame: FrameType | None) -> None:
-    """End the process at once.
-
-    Raising here would not do: an exception inside a callback of another library, or in a
-    destructor, is dropped, and the run goes on. Results are moved to their places when they are
-    complete, so nothing is lost.
-    """
-    discard_unfinished()
-    name = signal.Signals(number).name
-    said = INTERRUPTED if number == signal.SIGINT else INTERRUPTED.replace(
-        "interrupted", f"ended by {name}"
-    )  # fmt: skip
-    # Progress bars hide the cursor. Streams may be in the midst of a write, the descriptor is not.
-    shown = "\x1b[?25h\n" if os.isatty(2) else ""
-    os.write(2, f"{shown}pullback: {said}\n".encode())
-    os._exit(128 + number)
 
 
 def _flushed() -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from pullback.cli.entry import INTERRUPTED
+from pullback.cli.signals import INTERRUPTED
 
 #: What a user can cause and cure; anything else is a defect, and shows its traceback.
 _USER_ERRORS = (
