@@ -61,7 +61,8 @@ class Run:
         while not self.ended():
             lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
             caught = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt"))
-            if caught >> (signal.SIGHUP - 1) & 1:
+            # Not SIGHUP, which nohup makes the program ignore.
+            if caught >> (signal.SIGTERM - 1) & 1:
                 return
             time.sleep(0.001)
 
@@ -170,6 +171,8 @@ def main():
             tally["left something unfinished, swept by the next run"] += stray
             if (number + 1) % 20 == 0:
                 print(f"{number + 1} trials", file=sys.stderr, flush=True)
+    disturbed = sum(times for name, times in tally.items() if "exit code" in name)
+    assert 2 * disturbed > options.count, f"only {disturbed} of {options.count} runs were disturbed"
     print(f"{options.count} trials, all went on to the files of an undisturbed run")
     for name, times in sorted(tally.items()):
         print(f"{times:5} {name}")
