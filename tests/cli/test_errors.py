@@ -1,8 +1,13 @@
 """Wrong usage and what cannot be done: one paragraph on stderr, and the exit code."""
 
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
+from pullback._files import occupied
 from tests.cli.calls import refused
 
 
@@ -17,6 +22,8 @@ from tests.cli.calls import refused
         (["--rank", "0"], 1, ["between 1 and min(n, m)", "got 0"]),
         (["--rank", "257"], 1, ["= 256", "got 257"]),
         (["--device", "abacus"], 1, ["'abacus'", "cpu"]),
+        (["--device", "meta"], 1, ["'meta'", "no numbers", '"cpu"']),
+        (["--device", "meta:0"], 1, ["'meta:0'", "no numbers"]),
         (["--dtype", "int8"], 1, ["float32", "'int8'"]),
         (["--memory", "lots"], 2, ["--memory", "4GiB", "'lots'"]),
         (["--memory", "0GiB"], 2, ["--memory"]),
@@ -36,6 +43,25 @@ def test_bad_input(basis, args, code, words):
     refused(basis("-t", "500", *args), code, *words)
 
 
+@pytest.mark.parametrize("seeds", ["18446744073709551616", "0,-1"])
+def test_seeds_that_no_generator_takes(call, tmp_path, seeds):
+    result = call("basis", "digits", "--seeds", seeds, "-k", "2", "-o", tmp_path / "out")
+    refused(result, 1, "Expected seeds of 0 or more and below 2^64", seeds.split(",")[-1])
+
+
+def test_the_largest_seeds_are_taken(call, tmp_path):
+    result = call(
+        "basis", "digits", "--seeds", str(2**64 - 1), "--seed", str(2**64), "-t", "900", "-k", "2",
+        "--quality", "draft", "--no-figures", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+
+
+def test_a_list_that_would_fill_the_memory(call, tmp_path):
+    result = call("basis", "digits", "--seeds", f"0-{10**15}", "-o", tmp_path / "out")
+    refused(result, 2, "--seeds", "at most 100000 numbers")
+
+
 def test_an_unknown_model(call, tmp_path):
     refused(call("info", "./nowhere"), 1, "'./nowhere'", "digits")
     refused(call("basis", "letters", "-o", tmp_path / "out"), 1, "'letters'", "digits")
@@ -53,6 +79,34 @@ def test_an_output_that_is_a_file(basis, tmp_path):
     refused(basis("-t", "500", output=path), 1, str(path.name), "--output")
     refused(basis("-t", "500", output=path / "below"), 1, "--output")
     assert path.read_text() == "mine"
+
+
+@pytest.fixture
+def nothing_is_loaded(monkeypatch):
+    def load(*_args, **_kwargs):
+        raise AssertionError("the model was read")
+
+    monkeypatch.setattr("pullback.cli.basis.load", load)
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_any_work(call, nothing_is_loaded):
+    result = call("basis", "digits", "-o", "/proc")
+    refused(result, 1, "No file can be written in the folder /proc", "choose another one")
+    refused(call("basis", "digits", "-o", "/proc/out"), 1, "/proc/out cannot be made", "--output")
+
+
+def test_a_folder_where_another_run_is_at_work(call, nothing_is_loaded, tmp_path):
+    with ThreadPoolExecutor(1) as pool, occupied(tmp_path):
+        result = pool.submit(call, "basis", "digits", "-o", tmp_path).result()
+    refused(result, 1, "Another run is at work", str(os.getpid()), "wait until it ends")
+
+
+def test_a_plain_error_of_the_system_is_a_sentence(basis, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pullback.cli.execution.print_results", full)
+    refused(basis("-t", "900"), 1, "The output cannot be", ": No space left on device.", "are kept")
 
 
 def test_debug_shows_the_traceback(basis):

@@ -59,9 +59,11 @@ class Drawing:
             lambda: self.between(0.5, 0.98) ** i,
             lambda: (1 + i) ** -self.between(0.4, 2),
             lambda: 1 / (1 + torch.exp((i - self.between(2, 15)) / self.between(0.5, 3))),
-            lambda: torch.rand(count, generator=self.generator, dtype=torch.float64)
-            .sort(descending=True)
-            .values,
+            lambda: (
+                torch.rand(count, generator=self.generator, dtype=torch.float64)
+                .sort(descending=True)
+                .values
+            ),
             lambda: 0.3 + 0.7 * 0.9**i,
         )()
 
@@ -122,7 +124,15 @@ class Drawing:
         quality = self.pick("draft", "standard", "tight")
         dtype = self.pick(torch.float32, torch.float64)
         kind = self.pick(
-            "ordinary", "gap", "cluster", "cluster", "cluster", "repeated", "tie", "deficient", "blur"
+            "ordinary",
+            "gap",
+            "cluster",
+            "cluster",
+            "cluster",
+            "repeated",
+            "tie",
+            "deficient",
+            "blur",
         )
         if kind == "blur":
             matrices = self.blur(batch, dtype)

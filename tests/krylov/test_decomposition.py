@@ -74,7 +74,9 @@ def test_more_rows_may_be_pending(rng, maps):
     state = Decomposition(orthonormal(rng, 4), 12, M)
     for _ in range(3):
         step(state, maps, rng)
-    wider = state.part(torch.arange(BATCH), 1e3 * torch.randn(BATCH, 2, N, generator=rng).double(), 20)
+    wider = state.part(
+        torch.arange(BATCH), 1e3 * torch.randn(BATCH, 2, N, generator=rng).double(), 20
+    )
     check(wider, maps, 12, 6)
     torch.testing.assert_close(wider.pending[:, :4], state.pending)
     step(wider, maps, rng)

@@ -5,6 +5,10 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
+
+import pullback
+from pullback.models import LatentModel
 
 CHANGED = {
     "timesteps": (500,),
@@ -33,6 +37,7 @@ def test_a_plan_that_can_be_computed(plan, digits):
         ({"seeds": ()}, "one or more different seeds"),
         ({"seeds": (1, 1)}, "different seeds"),
         ({"seeds": (0, -1)}, "seeds of 0 or more"),
+        ({"seeds": (0, 2**64)}, r"below 2\^64, .*got \[0, 18446744073709551616\]"),
         ({"class_labels": (1, 2, 3)}, "one for each of the 2, got 3"),
         ({"class_labels": (1, 11)}, "between 0 and 10"),
         ({"prompts": ("a",)}, "one prompt for all samples or one for each of the 2, got 1"),
@@ -61,6 +66,32 @@ def test_the_settings_tell_all_that_a_plan_holds(plan, digits):
     for name, value in CHANGED.items():
         other = replace(plan, **{name: value})
         assert other.settings(digits, other.timesteps[0]) != settings, name
+
+
+def test_the_settings_tell_all_that_the_model_is(plan, digits):
+    def told(model):
+        settings = plan.settings(model, 900)
+        assert json.loads(json.dumps(settings)) == settings
+        return settings
+
+    model = pullback.load("digits")
+    plain = told(model)
+    assert plain == told(digits)
+    assert plain == {**plan.shared_settings(model), "t": 900}
+    assert {"pullback", "torch", "diffusers", "dtype", "device"} <= set(plain)
+    # Only the last entry of one tensor, which torch does not count as a change.
+    model.network.conv_out.weight.data.view(-1)[-1] += 1
+    assert changed(plain, told(model)) == {"fingerprint"}
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear")
+    other = LatentModel(digits.network, scheduler, name="digits", null_cond=digits.conditions.null)
+    assert changed(plain, told(other)) == {"scheduler"}
+    null = {"class_labels": torch.tensor(3)}
+    other = LatentModel(digits.network, digits.schedule.scheduler, name="digits", null_cond=null)
+    assert changed(plain, told(other)) == {"conditions"}
+
+
+def changed(first, second):
+    return {name for name in first.keys() | second.keys() if first.get(name) != second.get(name)}
 
 
 def test_the_condition_of_some_samples(plan, digits):

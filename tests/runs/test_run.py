@@ -1,13 +1,19 @@
 """Runs: what is computed, what is reused, and who is told."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+import safetensors.torch
 import torch
+from diffusers import DDPMScheduler
 
+import pullback
 from pullback import local_basis
-from pullback.runs import Watch, basis_path, discover, latents_path, summarize
+from pullback._files import write_json
+from pullback.models import LatentModel
+from pullback.runs import Watch, basis_path, discover, latents_path, summarize, summary_path
 
 
 class Log(Watch):
@@ -100,3 +106,111 @@ def test_the_summary_tells_what_was_reached(plan, digits, tmp_path):
         assert "converged" not in row["stopped"]
         assert row["angle_bound"]["max"] == float(item.basis.angle_bound.max())
         assert row["products"]["total"] == int(item.basis.products.sum())
+
+
+def snapshot(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_another_schedule_never_reuses(plan, digits, tmp_path):
+    discover(digits, plan, tmp_path)
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear")
+    other = LatentModel(digits.network, scheduler, name="digits", null_cond=digits.conditions.null)
+    with pytest.raises(ValueError, match=r"other settings: scheduler \w{16} \(now \w{16}\)\."):
+        discover(other, plan, tmp_path)
+
+
+def test_other_weights_never_reuse_wherever_they_differ(plan, tmp_path):
+    model = pullback.load("digits")
+    discover(model, plan, tmp_path)
+    model.network.conv_out.weight.data.view(-1)[-1] += 1
+    with pytest.raises(ValueError, match=r"other settings: fingerprint \w{16} \(now \w{16}\)\."):
+        discover(model, plan, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"timesteps": (500,), "tol": 1e-2}, r"other settings: tol 0\.05 \(now 0\.01\)\."),
+        ({"timesteps": (500,)}, r"timesteps 900 too, which are not asked for now \(500 are\)"),
+    ],
+)
+def test_a_folder_is_of_one_plan(plan, digits, tmp_path, changed, words):
+    """Its summary and figures would be overwritten, though no basis would be."""
+    discover(digits, plan, tmp_path)
+    before = snapshot(tmp_path)
+    log = Log()
+    with pytest.raises(ValueError, match=words) as caught:
+        discover(digits, replace(plan, **changed), tmp_path, watch=log)
+    assert "\n" not in str(caught.value)
+    assert "another --output folder" in str(caught.value)
+    assert log.events == []
+    assert snapshot(tmp_path) == before
+
+
+def test_overwriting_leaves_no_basis_of_another_plan(plan, digits, tmp_path):
+    discover(digits, plan, tmp_path)
+    before = snapshot(tmp_path)
+    with pytest.raises(ValueError, match=r"timesteps 900 too.*remove those files"):
+        discover(digits, replace(plan, timesteps=(500,), seed=1), tmp_path, overwrite=True)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("left", ["latents", "summary"])
+def test_any_file_tells_another_plan(plan, digits, tmp_path, left):
+    bases = discover(digits, plan, tmp_path)
+    write_json(summary_path(tmp_path), summarize(digits, plan, bases))
+    for path in tmp_path.iterdir():
+        if not path.name.startswith(left):
+            path.unlink()
+    with pytest.raises(ValueError, match=rf"{left}.* other settings: seed 0 \(now 1\)\."):
+        discover(digits, replace(plan, seed=1), tmp_path)
+    discover(digits, plan, tmp_path)
+
+
+def test_a_summary_of_something_else_is_not_overwritten(plan, digits, tmp_path):
+    summary_path(tmp_path).write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match=r"summary\.json is damaged .*pullback\.summary/1"):
+        discover(digits, plan, tmp_path)
+    summary_path(tmp_path).write_text("{")
+    with pytest.raises(ValueError, match=r"summary\.json is damaged .*no JSON"):
+        discover(digits, plan, tmp_path)
+
+
+def test_two_runs_do_not_share_a_folder(plan, digits, tmp_path):
+    class Second(Watch):
+        def started(self, t):
+            with ThreadPoolExecutor(1) as pool, pytest.raises(OSError, match="Another run is at"):
+                pool.submit(discover, digits, replace(plan, timesteps=(500,)), tmp_path).result()
+
+    discover(digits, plan, tmp_path, watch=Second())
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"basis_t0900.safetensors", "latents_t0900.safetensors"}
+
+
+def test_what_killed_runs_left_is_swept(plan, digits, tmp_path):
+    left = tmp_path / ".basis_t0900.safetensors.4711-0123abcd.partial"
+    left.mkdir()
+    (left / "basis_t0900.safetensors").write_text("half")
+    discover(digits, plan, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_full_disk_keeps_what_is_finished(plan, digits, tmp_path, monkeypatch):
+    wider = replace(plan, timesteps=(900, 500))
+    save = safetensors.torch.save_file
+
+    def full(tensors, path, metadata):
+        if "basis_t0500" in str(path):
+            raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+        save(tensors, path, metadata)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", full)
+        with pytest.raises(OSError, match=r"basis_t0500.* could not be written: .*No space left"):
+            discover(digits, wider, tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        "basis_t0900.safetensors", "latents_t0900.safetensors", "latents_t0500.safetensors",
+    }  # fmt: skip
+    assert [bases.reused for bases in discover(digits, wider, tmp_path)] == [True, False]

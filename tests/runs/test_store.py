@@ -1,6 +1,7 @@
 """The files of a timestep: whole or not there, and never read under other settings."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -89,3 +90,42 @@ def test_settings_survive_json(bases, tmp_path):
     settings = {**SETTINGS, "prompts": ["ein »a«", "b"], "class_labels": None}
     store.write(tmp_path, replace(bases, t=5), settings)
     assert store.read(tmp_path, 5, json.loads(json.dumps(settings))) is not None
+
+
+def test_a_run_of_other_types_is_named(bases, tmp_path):
+    for run, words in (
+        (None, "expected run as a mapping, got None"),
+        ([], r"expected run as a mapping, got \[\]"),
+        ({"settings": None}, "expected settings as a mapping, got None"),
+        ({"settings": SETTINGS, "seconds": "1"}, "expected seconds of 0 or more, got '1'"),
+        ({"settings": SETTINGS, "seconds": math.nan}, "expected seconds of 0 or more, got nan"),
+    ):
+        basis = replace(bases.basis, provenance={**bases.basis.provenance, "run": run})
+        basis.save(basis_path(tmp_path, 900))
+        with pytest.raises(ValueError, match=rf"basis_t0900.* is damaged \({words}.*--overwrite"):
+            store.read(tmp_path, 900, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (torch.ones(2, 1, 16), r"expected x \[B, C, H, W\] in float32, got \[2, 1, 16\]"),
+        (torch.ones(2, 1, 16, 16).double(), "expected x .* in float32, got .* in torch.float64"),
+        (torch.ones(3, 1, 16, 16), "expected 2 samples, got 3"),
+        (torch.full((2, 1, 16, 16), math.nan), "expected finite latents"),
+    ],
+)
+def test_latents_of_another_kind_are_named(bases, tmp_path, x, words):
+    settings = {**SETTINGS, "dtype": "float32"}
+    store.write(tmp_path, replace(bases, x=x), settings)
+    with pytest.raises(ValueError, match=rf"latents_t0900.* is damaged \({words}.*--overwrite"):
+        store.read(tmp_path, 900, settings)
+
+
+def test_a_basis_of_another_size_than_its_settings_say_is_named(bases, tmp_path):
+    settings = {**SETTINGS, "rank": 2, "sample_seeds": [0, 1, 2]}
+    store.write(tmp_path, bases, settings)
+    with pytest.raises(
+        ValueError, match=r"is damaged \(expected s of shape \[3, 2\], got \[2, 2\]"
+    ):
+        store.read(tmp_path, 900, settings)

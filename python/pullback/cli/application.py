@@ -2,17 +2,15 @@
 
 What computes is imported inside the commands, so that usage errors and `--help` do not wait for
 it. Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 for an error, 2 for wrong
-usage, 130 for Ctrl-C.
+usage, 130 for Ctrl-C, 143 for SIGTERM.
 """
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
 from pullback.cli.basis import basis, demo
-from pullback.cli.errors import INTERRUPTED, reported, tell
+from pullback.cli.errors import reported
 from pullback.cli.info import info, taps
 
 app = typer.Typer(
@@ -24,12 +22,3 @@ app = typer.Typer(
 )
 for command in (basis, demo, taps, info):
     app.command()(reported(command))
-
-
-def main() -> None:
-    """Entry point of the `pullback` command."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        tell(INTERRUPTED)
-        sys.exit(130)

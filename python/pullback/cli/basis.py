@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pullback._files import occupied
 from pullback.cli.loading import load
 from pullback.cli.options import AsJson, Debug, Device, Dtype, Memory, Model, Overwrite, Quiet
 from pullback.cli.parsing import parse_list, parse_memory, parse_seeds
@@ -110,21 +111,25 @@ def demo(
 
 def _deliver(request: Request, delivery: Delivery, read: Callable[[], LatentModel]) -> None:
     _make_folder(delivery.folder)
-    # Imported when all that can be refused without torch has been.
-    from pullback.cli.execution import execute
+    # Before anything that takes long: that the folder can be written to, and is nobody else's.
+    with occupied(delivery.folder):
+        # Imported when all that can be refused without torch has been.
+        from pullback.cli.execution import execute
 
-    execute(request, delivery, read)
+        execute(request, delivery, read)
 
 
 def _make_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(
-            f"Expected --output to be a folder, or a path where one can be made; {folder} is a "
-            "file. Choose another path."
-        )
     try:
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(
+                f"Expected --output to be a folder, or a path where one can be made; {folder} is "
+                "a file. Choose another path."
+            )
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if error.strerror is None:
+            raise
         raise OSError(
             f"The output folder {folder} cannot be made: {error.strerror}. Choose another --output."
         ) from error

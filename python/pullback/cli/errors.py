@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-INTERRUPTED = "interrupted. Finished files are complete; the same command goes on from them."
+from pullback.cli.signals import INTERRUPTED
 
 #: What a user can cause and cure; anything else is a defect, and shows its traceback.
 _USER_ERRORS = (
@@ -43,11 +43,19 @@ def reported(function: Callable[..., None]) -> Callable[..., None]:
         except _USER_ERRORS as error:
             if debug:
                 raise
-            message = " ".join(str(error).split()) or type(error).__name__
-            tell(message)
+            tell(_said(error))
             raise typer.Exit(1) from None
 
     return run
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror is not None:  # in the words of the system
+        return (
+            f"{error.filename or 'The output'} cannot be read or written: {error.strerror}. Files "
+            "that were finished before are kept: mend that, and call this again."
+        )
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def tell(message: str) -> None:

@@ -12,6 +12,9 @@ _UNITS = {
 }  # fmt: skip
 
 
+_MOST = 100_000  # numbers in a list; a slip of the finger must not fill the memory
+
+
 def parse_memory(text: str) -> int:
     """Bytes of a budget such as 4GiB, 512 MiB or 2.5GB.
 
@@ -40,7 +43,12 @@ def parse_list(text: str, option: str) -> tuple[int, ...]:
             raise typer.BadParameter(
                 f"expected whole numbers such as 0,3,7 or 0-15, got {text!r}", param_hint=option
             )
-        numbers.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
+        first, last = int(match[1]), int(match[2] or match[1])
+        if len(numbers) + last - first >= _MOST:
+            raise typer.BadParameter(
+                f"expected at most {_MOST} numbers, got more: {text!r}", param_hint=option
+            )
+        numbers.extend(range(first, last + 1))
     return tuple(numbers)
 
 

@@ -17,6 +17,7 @@ from typing_extensions import Unpack
 from pullback import krylov, maps
 from pullback._files import write_safetensors
 from pullback._version import __version__
+from pullback.geometry import stored
 from pullback.geometry.options import OF_PRODUCTS, Options, check_options, with_options
 from pullback.models import Condition, LatentModel, TapName
 
@@ -90,7 +91,11 @@ class LocalBasis(krylov.SVDResult):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the basis to a safetensors file, with its provenance in the header.
 
-        The file appears complete or not at all.
+        The file appears complete or not at all. It may replace a regular file, and of a symbolic
+        link the file that it leads to.
+
+        Raises:
+            OSError: the file cannot be written, or something else stands there, such as a device.
         """
         path = Path(path)
         metadata = {
@@ -106,9 +111,11 @@ class LocalBasis(krylov.SVDResult):
     def load(cls, path: str | os.PathLike[str]) -> LocalBasis:
         """Read a basis that `save` wrote, onto the CPU.
 
+        Names, types, shapes and numbers are checked, of the tensors and of the header.
+
         Raises:
             FileNotFoundError: no such file.
-            ValueError: the file is damaged or is not a basis.
+            ValueError: the file is damaged or is not a basis; it says what is wrong.
         """
         path = Path(path)
         if not path.is_file():
@@ -125,17 +132,18 @@ class LocalBasis(krylov.SVDResult):
                         f"header, got {metadata.get('format')!r}. Was it written by a later "
                         "version, or by something else?"
                     )
-                return cls(
-                    **{name: file.get_tensor(name) for name in cls.TENSORS},
-                    stopped=tuple(json.loads(metadata["stopped"])),
-                    tol=float(metadata["tol"]),
-                    provenance=json.loads(metadata["provenance"]),
-                )
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
             raise ValueError(
                 f"{path} is damaged or is no safetensors file ({error}). Copy it again, or "
                 "compute the basis again."
             ) from error
+        try:
+            return cls(**stored.fields(tensors, metadata))
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is damaged: {error}. Copy it again, or compute the basis again."
+            ) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +187,7 @@ class _Source:
         parts["products"][:checked] += checks // checked
         provenance = {
             "model": model.name,
-            "fingerprint": model.fingerprint,
+            "fingerprint": model.seen_fingerprint,
             "dtype": str(model.dtype).removeprefix("torch."),
             "map": self.map.name,
             "wrt": self.map.wrt,

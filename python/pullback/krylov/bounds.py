@@ -73,7 +73,9 @@ def angle_bound(
     coupling = residual.masked_fill(inside.unsqueeze(2), 0.0)
     reach = torch.where(separate, 1 / narrowest, math.inf)  # hᵢ
     if residual.shape[2]:
-        amount, growth, definite = _schur(leading - (outside + noise).unsqueeze(1), inverse, coupling, rows)
+        amount, growth, definite = _schur(
+            leading - (outside + noise).unsqueeze(1), inverse, coupling, rows
+        )
         reach = torch.where(definite, reach + growth, math.inf)
         by_row = (growth * amount).sqrt()
     else:

@@ -91,7 +91,11 @@ class Outside:
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep the samples at the indices `rows` only."""
-        self._others, self.vector, self._mass = self._others[rows], self.vector[rows], self._mass[rows]
+        self._others, self.vector, self._mass = (
+            self._others[rows],
+            self.vector[rows],
+            self._mass[rows],
+        )
         self._vectors = [value[rows] for value in self._vectors]
         self._diagonal = [value[rows] for value in self._diagonal]
         self._beside = [value[rows] for value in self._beside]

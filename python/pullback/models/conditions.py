@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pullback._numbers import is_several, whole
+from pullback.models import fingerprints
 from pullback.models.families import Argument, Family, flat
 from pullback.models.placement import Placement
 
@@ -57,6 +58,16 @@ class Conditions:
     def given_null(self) -> dict[str, torch.Tensor] | None:
         """The null condition that was given, flat, each `[*shape]` of one sample; else None."""
         return self._given
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of what conditions are made of: the null condition and the text encoders.
+
+        Cost: all weights of the text encoders are read once.
+        """
+        given = self._given or {}
+        null = [part for name in sorted(given) for part in (name, given[name])]
+        return fingerprints.of(*null, fingerprints.of_prompts(self._pipeline))
 
     @property
     def null(self) -> dict[str, torch.Tensor]:

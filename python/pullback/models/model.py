@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pullback import sampling
 from pullback._numbers import is_several, seed_of, whole
+from pullback.models import fingerprints
 from pullback.models.conditions import Condition, Conditions
 from pullback.models.families import family_of
 from pullback.models.placement import Placement
@@ -84,6 +83,7 @@ class LatentModel:
         self.conditions = Conditions(
             network, self.family, self._placement, name, pipeline, null_cond
         )
+        self._seen: tuple[object, str] | None = None
         self.check_mode()
 
     @property
@@ -126,19 +126,25 @@ class LatentModel:
 
     @property
     def fingerprint(self) -> str:
-        """Short hash of the network's configuration and of a sample of its weights."""
-        # Names with an underscore say where the network was read from, not what it is.
-        config = getattr(self.network, "config", {})
-        config = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
-        config = {k: v for k, v in config.items() if not str(k).startswith("_")}
-        digest = hashlib.sha256(json.dumps(config, default=str).encode())
-        if not isinstance(self.network, nn.Module):
-            name = getattr(self.network, "__qualname__", type(self.network).__qualname__)
-            return hashlib.sha256(name.encode()).hexdigest()[:16]
-        for name, parameter in self.network.named_parameters():
-            part = parameter.detach().flatten()[:64].double().cpu()
-            digest.update(name.encode() + part.numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """Short hash of the network: configuration, and every byte of its weights.
+
+        A plain function has its name alone.
+
+        Cost: all weights are read once.
+        """
+        return fingerprints.of_network(self.network)
+
+    @property
+    def seen_fingerprint(self) -> str:
+        """The fingerprint, read again only where the weights are seen to have changed.
+
+        It stands in the provenance of every basis, which must not cost a reading each. A change
+        that went through `.data` and spares the first entries of every tensor is not seen.
+        """
+        now = fingerprints.marks(self.network)
+        if self._seen is None or now is None or now != self._seen[0]:
+            self._seen = (now, self.fingerprint)
+        return self._seen[1]
 
     def blocks(self) -> list[str]:
         """Paths of the network's blocks, in the order they run."""

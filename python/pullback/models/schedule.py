@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from pullback.models import fingerprints
+
 
 class Schedule:
     """The timesteps of a model, in the training units of its scheduler.
@@ -53,6 +55,16 @@ class Schedule:
                 f"flow_prediction, got {kind!r}."
             )
         return str(kind)
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of the scheduler: its class, its configuration, and how noise was added."""
+        return fingerprints.of(
+            type(self.scheduler).__qualname__,
+            self.prediction_type,
+            fingerprints.config_of(self.scheduler),
+            getattr(self.scheduler, "alphas_cumprod", None),
+        )
 
     def signal_and_noise(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What x_t holds of data and noise: x_t = signal x_0 + sigma ε.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ SAMPLING_STEPS = 50
 
 #: Maps by the names that the command line uses.
 MAPS = ("encoder", "decoder", *maps.OUTPUTS)
+
+
+_SEEDS = 2**64  # that torch's generators take
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,11 @@ class Plan:
         for name, values in (("timesteps", self.timesteps), ("seeds", self.seeds)):
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"Expected one or more different {name}, got {list(values)}.")
-        if any(seed < 0 for seed in self.seeds):
-            raise ValueError(f"Expected seeds of 0 or more, got {list(self.seeds)}.")
+        if any(not 0 <= seed < _SEEDS for seed in self.seeds):
+            raise ValueError(
+                "Expected seeds of 0 or more and below 2^64, as random generators take them, got "
+                f"{list(self.seeds)}."
+            )
         for t in self.timesteps:
             model.schedule.check_timestep(t)
         for name, given in (("class label", self.class_labels), ("prompt", self.prompts)):
@@ -103,12 +110,22 @@ class Plan:
 
     def settings(self, model: LatentModel, t: int) -> dict[str, Any]:
         """All that the numbers of one timestep t, in training units, depend on, as JSON has it."""
+        return {**self.shared_settings(model), "t": t}
+
+    def shared_settings(self, model: LatentModel) -> dict[str, Any]:
+        """What `settings` are at every timestep.
+
+        Cost: all weights of the network are read once, and those of the text encoders where
+        there are no class labels.
+        """
         return {
             "model": model.name,
             "fingerprint": model.fingerprint,
+            "scheduler": model.schedule.fingerprint,
+            # Of labels nothing has to be made; all else comes of prompts or the null condition.
+            "conditions": model.conditions.fingerprint if self.class_labels is None else None,
             "map": self.map,
             "tap": self.tap,
-            "t": t,
             "rank": self.rank,
             "tol": self.tol,
             "seed": self.seed,
@@ -116,7 +133,11 @@ class Plan:
             "class_labels": None if self.class_labels is None else list(self.class_labels),
             "prompts": None if self.prompts is None else list(self.prompts),
             "sampling_steps": SAMPLING_STEPS,
+            "latent_shape": list(model.latent_shape),
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": model.device.type,
+            # Each of them decides how the numbers are rounded, and may mend what was wrong.
             "pullback": __version__,
+            "torch": torch.__version__,
+            "diffusers": version("diffusers"),
         }

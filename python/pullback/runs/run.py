@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 from pullback import krylov
+from pullback._files import occupied
 from pullback.geometry import basis
 from pullback.models import LatentModel
 from pullback.runs.plan import SAMPLING_STEPS, Plan
-from pullback.runs.store import TimestepBases, read, write
+from pullback.runs.store import TimestepBases, check_folder, read, write
 
 
 class Watch:
@@ -40,6 +41,9 @@ def discover(
 ) -> list[TimestepBases]:
     """Compute the bases of a plan, or read those that the folder already has.
 
+    The folder is this run's alone until it is done, and what killed runs left unfinished in it is
+    removed.
+
     Args:
         model: the model.
         plan: what to compute; call `plan.check(model)` first for early errors.
@@ -52,25 +56,30 @@ def discover(
         One `TimestepBases` per timestep, in the plan's order, on the CPU.
 
     Raises:
-        ValueError: a file in the folder has other settings, or is damaged.
+        ValueError: a file in the folder has other settings or a timestep that is not in the plan,
+            or is damaged.
+        OSError: another process is at work in the folder, or it cannot be written to.
 
     Cost: per timestep and sample at most `SAMPLING_STEPS` forward passes, and the products of
     `local_basis`.
     """
     watch = Watch() if watch is None else watch
-    # All is read before anything is computed: what cannot be reused is told at once.
-    stored = {
-        t: None if overwrite else read(folder, t, plan.settings(model, t)) for t in plan.timesteps
-    }
-    done = []
-    for t in plan.timesteps:
-        watch.started(t)
-        bases = stored[t]
-        if bases is None:
-            bases = _compute(model, plan, t, memory, watch)
-            bases = write(folder, bases, plan.settings(model, t))
-        watch.finished(bases)
-        done.append(bases)
+    with occupied(folder):
+        shared = plan.shared_settings(model)
+        check_folder(folder, shared, plan.timesteps, overwrite=overwrite)
+        # All is read before anything is computed: what cannot be reused is told at once.
+        stored = {
+            t: None if overwrite else read(folder, t, {**shared, "t": t}) for t in plan.timesteps
+        }
+        done = []
+        for t in plan.timesteps:
+            watch.started(t)
+            bases = stored[t]
+            if bases is None:
+                bases = _compute(model, plan, t, memory, watch)
+                bases = write(folder, bases, {**shared, "t": t})
+            watch.finished(bases)
+            done.append(bases)
     return done
 
 

@@ -11,6 +11,8 @@ all of them are those that are asked for now.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ from safetensors import SafetensorError, safe_open
 
 from pullback._files import write_safetensors
 from pullback.geometry import LocalBasis
+
+#: Of summary.json.
+SUMMARY_FORMAT = "pullback.summary/1"
 
 _LATENTS_FORMAT = "pullback.latents/1"
 
@@ -94,33 +99,139 @@ def read(folder: Path, t: int, settings: dict[str, Any]) -> TimestepBases | None
         basis = LocalBasis.load(path)
     except ValueError as error:
         raise ValueError(f"{error} To do so, call this again with --overwrite.") from error
-    run = basis.provenance.get("run", {})
-    there = run.get("settings", {})
-    if there != settings:
-        changed = ", ".join(
-            f"{name} {there.get(name, 'unknown')} (now {value})"
-            for name, value in settings.items()
-            if there.get(name) != value
+    there, seconds = _run_of(path, basis.provenance)
+    _check_same(path, there, settings)
+    wanted = [len(settings.get("sample_seeds", basis.s)), settings.get("rank", basis.s.shape[1])]
+    if list(basis.s.shape) != wanted:
+        raise _damaged(path, f"expected s of shape {wanted}, got {list(basis.s.shape)}")
+    x = _read_latents(latents_path(folder, t), settings)
+    if x is None:
+        return None
+    if len(x) != len(basis):
+        raise _damaged(latents_path(folder, t), f"expected {len(basis)} samples, got {len(x)}")
+    return TimestepBases(t, x, basis, seconds, reused=True)
+
+
+def check_folder(
+    folder: Path, settings: dict[str, Any], timesteps: Sequence[int], *, overwrite: bool
+) -> None:
+    """Raise unless a folder is empty of results, or they are all of one plan that may go on.
+
+    Args:
+        folder: an existing folder.
+        settings: all that the plan's results depend on, without the timestep.
+        timesteps: of the plan, in training units.
+        overwrite: whether files of other settings may be replaced.
+
+    Raises:
+        ValueError: a file has other settings or is damaged, or the plan leaves out a timestep that
+            is there: its summary and figures would be of one part of the folder.
+    """
+    there = {int(path.stem.partition("_t")[2]): path for path in _all(folder, basis_path)}
+    if not overwrite:
+        for path in (*there.values(), *_all(folder, latents_path), summary_path(folder)):
+            if path.exists():
+                _check_same(path, _settings_of(path), settings)
+    left_out = sorted(there.keys() - set(timesteps), reverse=True)
+    if left_out:
+        raise ValueError(
+            f"{folder} holds bases at the timesteps {', '.join(map(str, left_out))} too, which are "
+            f"not asked for now ({', '.join(map(str, timesteps))} are). Its summary and figures "
+            "must be of one plan: ask for all of them, remove those files, or choose another "
+            "--output folder."
         )
+
+
+def _all(folder: Path, path_of: Callable[[Path, int], Path]) -> list[Path]:
+    """The files of all timesteps that a folder has, of one kind."""
+    name = re.escape(path_of(Path(), 0).name).replace("0000", r"\d{4,}")
+    return sorted(path for path in folder.iterdir() if re.fullmatch(name, path.name))
+
+
+def _check_same(path: Path, there: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raise ValueError, with what differs, unless a file was made with these settings.
+
+    The timestep counts where the settings have one.
+    """
+    names = [*settings, *(name for name in there if name not in settings and name != "t")]
+    changed = ", ".join(
+        f"{name} {there.get(name, 'unknown')} (now {settings.get(name, 'unknown')})"
+        for name in names
+        if name not in there or name not in settings or there[name] != settings[name]
+    )
+    if changed:
         raise ValueError(
             f"{path} was computed with other settings: {changed}. Choose another --output folder "
             "to keep it, or replace it with --overwrite."
         )
-    x = _read_latents(latents_path(folder, t), settings)
-    return None if x is None else TimestepBases(t, x, basis, float(run["seconds"]), reused=True)
+
+
+def _settings_of(path: Path) -> dict[str, Any]:
+    """The settings that a file of a run carries."""
+    if path.suffix == ".json":
+        try:
+            told = json.loads(path.read_text("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise _damaged(path, f"no JSON: {error}") from None
+        if not isinstance(told, dict) or told.get("format") != SUMMARY_FORMAT:
+            raise _damaged(path, f"expected the format {SUMMARY_FORMAT!r}")
+        settings = _mapping(path, "settings", told.get("settings"))
+        return {name: value for name, value in settings.items() if name != "timesteps"}
+    metadata = _header(path)
+    if "settings" in metadata:
+        return _mapping(path, "settings", _json(path, metadata["settings"]))
+    provenance = _mapping(path, "provenance", _json(path, metadata.get("provenance", "null")))
+    return _run_of(path, provenance)[0]
+
+
+def _run_of(path: Path, provenance: dict[str, Any]) -> tuple[dict[str, Any], float]:
+    """The settings and seconds of a run, from a basis's provenance; none of one of no run."""
+    run = _mapping(path, "run", provenance.get("run", {}))
+    seconds = run.get("seconds", 0.0)
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+        raise _damaged(path, f"expected seconds of 0 or more, got {seconds!r:.60}")
+    return _mapping(path, "settings", run.get("settings", {})), float(seconds)
 
 
 def _read_latents(path: Path, settings: dict[str, Any]) -> torch.Tensor | None:
     """Latents of these settings; None where there are none."""
-    if not path.exists():
+    if not path.exists() or _settings_of(path) != settings:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if json.loads(metadata.get("settings", "null")) != settings:
-                return None
-            return file.get_tensor("x")
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}). Compute it again with --overwrite."
-        ) from error
+            x: torch.Tensor = file.get_tensor("x")
+    except SafetensorError as error:
+        raise _damaged(path, str(error)) from error
+    dtype = settings.get("dtype", str(x.dtype).removeprefix("torch."))
+    if str(x.dtype) != f"torch.{dtype}" or not x.is_floating_point() or x.dim() != 4:
+        raise _damaged(
+            path, f"expected x [B, C, H, W] in {dtype}, got {list(x.shape)} in {x.dtype}"
+        )
+    if not bool(torch.isfinite(x).all()):
+        raise _damaged(path, "expected finite latents, got NaN or Inf")
+    return x
+
+
+def _header(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _json(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"no JSON in its header: {error}") from None
+
+
+def _mapping(path: Path, name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _damaged(path, f"expected {name} as a mapping, got {value!r:.60}")
+    return value
+
+
+def _damaged(path: Path, what: str) -> ValueError:
+    return ValueError(f"{path} is damaged ({what}). Compute it again with --overwrite.")

@@ -10,7 +10,7 @@ import torch
 
 from pullback.models import LatentModel
 from pullback.runs.plan import Plan
-from pullback.runs.store import TimestepBases, basis_path, latents_path
+from pullback.runs.store import SUMMARY_FORMAT, TimestepBases, basis_path, latents_path
 
 
 def summarize(model: LatentModel, plan: Plan, bases: Sequence[TimestepBases]) -> dict[str, Any]:
@@ -21,11 +21,11 @@ def summarize(model: LatentModel, plan: Plan, bases: Sequence[TimestepBases]) ->
         plan: what was asked for.
         bases: what `discover` returned, one entry per timestep of the plan.
     """
-    shared = plan.settings(model, plan.timesteps[0])
-    del shared["t"]
     origin = bases[0].basis.provenance
+    # As the files have them, so that no weights are read for it again.
+    shared = {name: value for name, value in origin["run"]["settings"].items() if name != "t"}
     return {
-        "format": "pullback.summary/1",
+        "format": SUMMARY_FORMAT,
         "settings": {**shared, "timesteps": list(plan.timesteps)},
         "shapes": {
             "x": list(model.latent_shape),
