@@ -67,7 +67,7 @@ class Drawing:
             lambda: 0.3 + 0.7 * 0.9**i,
         )()
 
-    def ordinary(self, count: int, rank: int) -> torch.Tensor:  # noqa: ARG002
+    def ordinary(self, count: int, rank: int) -> torch.Tensor:
         return self.tail(count)
 
     def gap(self, count: int, rank: int) -> torch.Tensor:
@@ -89,7 +89,7 @@ class Drawing:
         below = inside[-1] * self.between(0.2, 0.99) * s / s[0]
         return torch.cat([s[:first], inside, below])[:count]
 
-    def repeated(self, count: int, rank: int) -> torch.Tensor:  # noqa: ARG002
+    def repeated(self, count: int, rank: int) -> torch.Tensor:
         """Every value the same number of times, as in maps with equal channels."""
         return self.tail(count).repeat_interleave(self.whole(2, 12))[:count]
 

@@ -33,7 +33,7 @@ def angle_bound(
 ) -> Bound:
     """The bound on the sine of the leading space.
 
-    In the basis of the r leading Ritz vectors V, the others Y, the pending rows W and the rest, A is
+    In the basis of the r leading Ritz vectors V, the others Y, the pending rows W and the rest A is
 
         ⎡ Θ            Rᵀ ⎤        ⎡ Θ_Y  Sᵀ   0 ⎤
         ⎣ R            A₂ ⎦,  A₂ = ⎢ S          ⎥,   R and S in the rows of W only,
@@ -41,8 +41,8 @@ def angle_bound(
 
     and A₃ ≤ μ, its largest eigenvalue outside the basis, is given. The leading space is
     {v + Xv : v in V} with X Θ − A₂ X = R − X Rᵀ X, if A₂ < θ_r. Let Dᵢ = θᵢ − A₂. By Schur's
-    complement its inverse is diag((θᵢ − Θ_Y)⁻¹, 0) + [B; I] M̃⁻¹ [B; I]ᵀ with B = (θᵢ − Θ_Y)⁻¹ Sᵀ and
-    M̃ ≥ M = (θᵢ − μ) I − S (θᵢ − Θ_Y)⁻¹ Sᵀ, whence
+    complement its inverse is diag((θᵢ − Θ_Y)⁻¹, 0) + [B; I] M̃⁻¹ [B; I]ᵀ with B = (θᵢ − Θ_Y)⁻¹ Sᵀ
+    and M̃ ≥ M = (θᵢ − μ) I − S (θᵢ − Θ_Y)⁻¹ Sᵀ, whence
 
         ‖Dᵢ⁻¹ rᵢ‖² ≤ gᵢ rᵢᵀM⁻¹rᵢ,   ‖Dᵢ⁻¹‖ ≤ hᵢ = 1/(θᵢ − θ_{r+1}) + gᵢ,   gᵢ = λ_max(M⁻¹(I + BᵀB)).
 

@@ -300,7 +300,7 @@ class BlockKrylov:
         return self.operator.select(rows.to(self.operator.device))
 
     def _go_on_wider(self, rows: torch.Tensor, missing: torch.Tensor) -> None:
-        """Let the samples at `rows` go on by themselves, with the directions `[A', 1, n]` they miss.
+        """Let the samples at `rows` go on alone, with the directions `[A', 1, n]` they miss.
 
         One row more shows one copy more of a value. Where that was not enough before, twice the
         rows do.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -61,9 +61,8 @@ class Evidence:
     def select(self, rows: torch.Tensor) -> Evidence:
         """Of some of the samples, at int64 indices on the CPU."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Evidence(
-            **{k: v[rows] if isinstance(v, torch.Tensor) else v for k, v in values.items()}
-        )
+        chosen = {k: v[rows] for k, v in values.items() if isinstance(v, torch.Tensor)}
+        return replace(self, **chosen)
 
     @property
     def last(self) -> torch.Tensor:
