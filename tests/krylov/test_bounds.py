@@ -108,7 +108,7 @@ def test_rounding_counts_for_the_bound_and_alone_leaves_the_least():
 
 def follow(a, basis, start, steps):
     """Lanczos outside a basis: the bound and the Ritz value after each product."""
-    seen = Outside(basis[None], start, 0)
+    seen = Outside(basis[None], start)
     top = torch.linalg.eigvalsh(a)[-1:]
     for _ in range(steps):
         seen.extend(seen.vector @ a, top)

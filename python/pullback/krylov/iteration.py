@@ -194,11 +194,11 @@ class BlockKrylov:
         low = values[:, settings.rank - 1] <= 64 * torch.finfo(settings.dtype).eps * top
         for row in torch.nonzero(low).flatten().tolist():
             ranks[row] = self._resolve(row, values, vectors)
-        # Until it has been looked for, the largest eigenvalue outside is taken to be that of the
-        # middle one of the Ritz vectors that are not asked for.
+        # Until it has been looked for, the largest eigenvalue outside the basis is taken to be a
+        # Ritz value, a quarter down those that are not asked for.
         place = ranks.to(values.device)
-        middle = (place + (values.shape[1] - place) // 2).clamp_max(values.shape[1] - 1)
-        guess = values.gather(1, middle.unsqueeze(1)).squeeze(1)
+        quarter = (place + (values.shape[1] - place) // 4).clamp_max(values.shape[1] - 1)
+        guess = values.gather(1, quarter.unsqueeze(1)).squeeze(1)
         return Evidence(
             values=values,
             residual=vectors @ self.state.coupling.mT,
@@ -249,7 +249,7 @@ class BlockKrylov:
         start = self.draws.probe(settings.n)
         missing = start.new_zeros(len(running), 1, settings.n).to(gone.device, settings.dtype)
         operator = self._operator_of(rows)
-        seen = Outside(self.state.basis[rows], start, self.draws.seed)
+        seen = Outside(self.state.basis[rows], start)
         known = evidence.select(rows)
         last = known.last
         tie = bound_of(replace(known, outside=torch.zeros_like(last))).sine >= 1
@@ -278,8 +278,8 @@ class BlockKrylov:
                 place = rows.to(done.device)
                 running.outside[place[done]] = seen.upper[done]
                 running.certain[place[done]] = (enough | (spent & ~hopeless))[done]
-                # Half of the products at most are spent on looking outside.
-                gone_by = self.results.products[running.index[rows]] + 2 * seen.steps
+                # Two thirds of the products at most are spent on looking outside.
+                gone_by = self.results.products[running.index[rows]] + seen.steps
                 running.patience[rows[done.cpu()]] = gone_by[done.cpu()]
                 gone[place[missed]] = True
                 missing[place[missed]] = seen.top()[missed]

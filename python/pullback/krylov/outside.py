@@ -35,7 +35,6 @@ class Outside:
     Args:
         basis: `[A, d, n]`, orthonormal rows.
         start: `[n]`, the Gaussian vector.
-        seed: of the random rows that replace exhausted ones.
 
     Attributes:
         vector: `[A, 1, n]`, what A is to be multiplied with next.
@@ -43,15 +42,14 @@ class Outside:
         upper: `[A]`, float64, μ; inf before it can be told.
     """
 
-    def __init__(self, basis: torch.Tensor, start: torch.Tensor, seed: int) -> None:
+    def __init__(self, basis: torch.Tensor, start: torch.Tensor) -> None:
         batch, size, n = basis.shape
-        self._seed = seed
         self._others = basis.new_zeros(batch, size + 1, n)  # the basis, and the vector before
         self._others[:, :size] = basis
         start = start.to(basis).expand(batch, 1, n)
         along = pullback_ext.gram(basis, start).square().sum((1, 2))
         mass = pullback_ext.gram(start).flatten() - along
-        self.vector = pullback_ext.orthonormalize(start, basis, seed).q
+        self.vector = pullback_ext.orthonormalize(start, basis).q
         self._vectors = [self.vector]
         self._diagonal: list[torch.Tensor] = []
         self._beside: list[torch.Tensor] = []
@@ -74,7 +72,7 @@ class Outside:
         """
         size = self._others.shape[1] - 1
         basis = self._others if self.steps else self._others[:, :size]
-        step = pullback_ext.block_step(product, self.vector, basis, self._seed + self.steps)
+        step = pullback_ext.block_step(product, self.vector, basis, self.steps)
         self._diagonal.append(step.projection[:, -1, 0])
         self._beside.append(step.residual[:, 0, 0].abs())
         self._others[:, size] = self.vector[:, 0]

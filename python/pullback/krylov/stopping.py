@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 
@@ -61,7 +62,9 @@ class Evidence:
     def select(self, rows: torch.Tensor) -> Evidence:
         """Of some of the samples, at int64 indices on the CPU."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        chosen = {k: v[rows] for k, v in values.items() if isinstance(v, torch.Tensor)}
+        chosen: dict[str, Any] = {
+            name: value[rows] for name, value in values.items() if isinstance(value, torch.Tensor)
+        }
         return replace(self, **chosen)
 
     @property
