@@ -53,7 +53,7 @@ def svd(
         tol: an explicit bound instead of a quality.
         init: vectors to start from, `[B, p, *x_shape]`, for example the basis of a neighbouring
             timestep: it starts from random mixtures of them with a random part added, which
-            finds directions that they lack, and saves about a sixth of the products.
+            finds directions that they lack, and saves about a tenth of the products.
         block: rows multiplied at a time, 2 to 256; by default half the rank (a fifth above 16).
             The fewer rows, the weaker the evidence behind a loose bound.
         max_products: products per sample after which to stop, by default 100 times the rank; the
@@ -71,7 +71,7 @@ def svd(
         FloatingPointError: a product came back with NaN or Inf.
 
     Cost: about 8 to 11 products per direction at rank 10 and "standard" on a diffusion U-Net;
-    memory of (k + 7b) n + (k + 6b) m numbers per sample at most.
+    memory of (k + 11b) n + (k + 10b) m numbers per sample at most, or 4k (n + m).
     """
     if not isinstance(operator, BlockOperator):
         raise TypeError(
