@@ -15,6 +15,7 @@ PROGRAM = f"""
 import signal, sys
 sys.path[:0] = {sys.path!r}
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 """
 #: Sends a signal where an exception is dropped: in a destructor, while the program loads.
 SWALLOWED = """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -28,7 +28,6 @@ class Problem:
     quality: str
     seed: int
     init: torch.Tensor | None = None
-    x_shape: tuple[int, ...] = field(default=())
 
     def operator(self) -> MatrixOperator:
         return MatrixOperator(self.matrices)
