@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pullback import krylov, maps
+from pullback._numbers import SEEDS
 from pullback._version import __version__
 from pullback.maps import Map
 from pullback.models import Condition, LatentModel
@@ -18,9 +19,6 @@ SAMPLING_STEPS = 50
 
 #: Maps by the names that the command line uses.
 MAPS = ("encoder", "decoder", *maps.OUTPUTS)
-
-
-_SEEDS = 2**64  # that torch's generators take
 
 
 @dataclass(frozen=True)
@@ -61,9 +59,9 @@ class Plan:
         for name, values in (("timesteps", self.timesteps), ("seeds", self.seeds)):
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"Expected one or more different {name}, got {list(values)}.")
-        if any(not 0 <= seed < _SEEDS for seed in self.seeds):
+        if any(not 0 <= seed < SEEDS for seed in self.seeds):
             raise ValueError(
-                "Expected seeds of 0 or more and below 2^64, as random generators take them, got "
+                "Expected seeds of 0 or more and below 2^32, which random generators tell apart, got "
                 f"{list(self.seeds)}."
             )
         for t in self.timesteps:
