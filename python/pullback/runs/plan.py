@@ -61,7 +61,7 @@ class Plan:
                 raise ValueError(f"Expected one or more different {name}, got {list(values)}.")
         if any(not 0 <= seed < SEEDS for seed in self.seeds):
             raise ValueError(
-                "Expected seeds of 0 or more and below 2^32, which random generators tell apart, got "
+                "Expected seeds of 0 or more and below 2^32, which generators tell apart, got "
                 f"{list(self.seeds)}."
             )
         for t in self.timesteps:
