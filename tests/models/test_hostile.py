@@ -57,7 +57,7 @@ def test_a_class_label_that_would_be_cut_off_is_refused(digits, label):
 
 def test_a_class_label_beyond_64_bits_is_refused_where_no_table_limits_it():
     model = LatentModel(lambda x, t, class_labels: x, DDPMScheduler(), latent_shape=(1, 2, 2))
-    with pytest.raises(ValueError, match="between 0 and 9223372036854775807, got"):
+    with pytest.raises(ValueError, match="9223372036854775807, got"):
         model.encode(class_label=2**64)
     assert model.encode(class_label=2**40)["class_labels"].tolist() == [2**40]
 

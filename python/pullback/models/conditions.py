@@ -194,7 +194,7 @@ class Conditions:
 def _labels(given: int | Sequence[int]) -> list[int]:
     """Class labels as ints, from one or several; raises ValueError unless they are whole."""
     labels: Any = given if is_several(given) else [given]
-    return [whole("class_label", one, 0, 2**63 - 1) for one in labels]
+    return [whole("class_label", one, -(2**63), 2**63 - 1) for one in labels]
 
 
 def _rows(cond: Condition) -> int:
