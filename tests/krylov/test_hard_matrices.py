@@ -94,3 +94,49 @@ def test_half_precision_products_end_at_their_floor_without_nan(dtype):
     assert sine(result.v[:, :3], leading(matrices, 3)[2]).max() < 4 * eps
     _, s, _ = leading(matrices, 6)
     assert ((result.s.double() - s) / s).abs().max() < 4 * eps
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_map_that_is_zero(batch, dtype):
+    result = krylov.svd(MatrixOperator(torch.zeros(batch, 20, 30, dtype=dtype)), 3)
+    assert result.stopped == ("converged",) * batch
+    assert result.rank.tolist() == [0] * batch
+    assert not result.s.any()
+    assert result.products.max() <= 2 * 4 + 2 + 3  # two blocks, one look outside, Jᵀu
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_small_singular_value_is_not_called_zero(seed):
+    matrices = with_spectrum([1.0, 0.5, 5e-4], 60, 50, dtype=torch.float32, seed=seed)
+    result = krylov.svd(MatrixOperator(matrices), 3, seed=seed)
+    assert result.rank.tolist() == [3, 3, 3]
+    assert torch.allclose(result.s[:, 2], torch.tensor(5e-4), rtol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_zeros_are_certain_before_they_are_called_converged(dtype):
+    """A value above the zero level outside of a warm start that seems to span all of the map."""
+    matrices = with_spectrum([1.0, 0.5, 0.3, 0.05], 60, 50, dtype=dtype)
+    v = leading(matrices, 4)[2].to(dtype)
+    result = krylov.svd(MatrixOperator(matrices), 6, init=v[:, :3])
+    assert result.rank.tolist() == [4, 4, 4]
+    assert result.converged.all()
+
+
+def test_values_at_a_tie_are_nearly_right():
+    """Of twelve copies a block of two rows sees two, and takes what follows for the rest."""
+    matrices = with_spectrum([1.0] * 12 + [0.88] * 20, 90, 80)
+    for seed in range(6):
+        result = krylov.svd(MatrixOperator(matrices), 4, seed=seed)
+        assert not result.converged.any()
+        assert (result.s >= 0.99).all()
+
+
+def test_products_stay_within_what_is_allowed():
+    """Also where blocks become wider."""
+    matrices = with_spectrum([1.0] * 12 + [0.999] * 20 + [0.5] * 20, 90, 80)
+    for allowed in range(20, 120, 7):
+        operator = MatrixOperator(matrices)
+        result = krylov.svd(operator, 4, max_products=allowed)
+        assert result.products.max() <= allowed

@@ -62,7 +62,10 @@ class BlockKrylov:
         self.running, self.state = running, state
         self.others: list[BlockKrylov] = []
         self.largest_bound = math.inf
-        operator.prepare(state.width)
+
+    def prepare(self) -> None:
+        """Get ready for the first step; what is kept between products would stand idle before."""
+        self.operator.prepare(self.state.width)
 
     @classmethod
     def begin(
@@ -163,13 +166,13 @@ class BlockKrylov:
         decision = self._decide(evidence)
         gone = torch.zeros_like(decision.stop)
         room = self.settings.n - self.state.size - self.state.width
-        ready = self.results.products[self.running.index] >= self.running.patience
+        spent = self.results.products[self.running.index]
+        ready = (spent >= self.running.patience) & (spent + 2 <= self.settings.max_products)
         rows = torch.nonzero(decision.doubtful.cpu() & ready).flatten()
         if room >= 1 and len(rows):
             gone = self._look_outside(rows, evidence)
-            running = self.running
-            outside = torch.where(running.certain, running.outside, evidence.outside)
-            evidence = replace(evidence, outside=outside, trusted=self.running.certain)
+            evidence = replace(evidence, following=self._following())
+            evidence = self._with_outside(evidence, evidence.outside)
             decision = self._decide(evidence)
         running = self.running
         stop, bound = decision.stop & ~gone, decision.bound
@@ -199,18 +202,31 @@ class BlockKrylov:
         place = ranks.to(values.device)
         quarter = (place + (values.shape[1] - place) // 4).clamp_max(values.shape[1] - 1)
         guess = values.gather(1, quarter.unsqueeze(1)).squeeze(1)
-        return Evidence(
+        evidence = Evidence(
             values=values,
             residual=vectors @ self.state.coupling.mT,
             ranks=ranks,
             noise=settings.rounding * top + running.neglected,
-            outside=torch.where(running.certain, running.outside, guess),
+            outside=guess,
             trusted=running.certain,
             earlier=running.earlier[:, 0],
             exhausted=running.exhausted,
             complete=self.state.width == 0,
-            following=self.results.products[running.index] + 2 * self.state.width,
+            following=self._following(),
         )
+        return self._with_outside(evidence, guess)
+
+    def _with_outside(self, evidence: Evidence, guess: torch.Tensor) -> Evidence:
+        """The evidence with what is known of the outside, or a guess `[A]` where nothing is."""
+        running = self.running
+        outside = torch.where(running.certain, running.outside, guess)
+        # Where singular values are called zero, none outside may be larger.
+        zero = evidence.zero(zero_level(self.settings.dtype), self.settings.rank)
+        return replace(evidence, outside=outside, trusted=running.certain & (outside <= zero))
+
+    def _following(self) -> torch.Tensor:
+        """`[A]`, int64, products after one more step."""
+        return self.results.products[self.running.index] + 2 * self.state.width
 
     def _decide(self, evidence: Evidence) -> Decision:
         settings = self.settings
@@ -251,7 +267,7 @@ class BlockKrylov:
         operator = self._operator_of(rows)
         seen = Outside(self.state.basis[rows], start)
         known = evidence.select(rows)
-        last = known.last
+        last, wider = known.last, self._rows_when_wider()
         tie = bound_of(replace(known, outside=torch.zeros_like(last))).sine >= 1
         hopeful = bound_of(known).sine <= settings.tol
         while len(rows):
@@ -260,7 +276,6 @@ class BlockKrylov:
             seen.extend(product, known.values[:, 0])
             upper = bound_of(replace(known, outside=seen.upper)).sine
             lower = bound_of(replace(known, outside=seen.lower)).sine
-            # Where singular values are called zero, none outside may be larger.
             zero = known.zero(zero_level(settings.dtype), settings.rank)
             close = (upper <= (_CLOSE_ENOUGH * lower).clamp_min(settings.tol)) & (upper < 1)
             # Where the last value and the next are a tie already, no bound can be had, but
@@ -271,7 +286,7 @@ class BlockKrylov:
             missed = (missed | (seen.lower > zero)) & ~enough
             left = settings.max_products - self.results.products[running.index[rows]]
             left = left.to(enough.device)
-            missed &= left >= 2 * settings.wider().block  # what the next step may take
+            missed &= left >= 2 * wider  # what the next step takes
             spent = (left < 2) | (seen.steps >= settings.capacity)
             done = missed | enough | hopeless | spent
             if bool(done.any()):
@@ -299,6 +314,11 @@ class BlockKrylov:
             return self.operator
         return self.operator.select(rows.to(self.operator.device))
 
+    def _rows_when_wider(self) -> int:
+        """Rows of the next block of samples that have missed a direction."""
+        more = max(1, self.settings.wider().block - self.settings.block)
+        return min(self.state.width + more, self.settings.n - self.state.size)
+
     def _go_on_wider(self, rows: torch.Tensor, missing: torch.Tensor) -> None:
         """Let the samples at `rows` go on alone, with the directions `[A', 1, n]` they miss.
 
@@ -308,10 +328,9 @@ class BlockKrylov:
         settings = self.settings.wider()
         draws = self.draws.following()
         more = missing
-        room = settings.n - self.state.size - self.state.width
-        count = min(settings.block - self.settings.block, room)
-        if count > 1:
-            random = draws.rows(count - 1, settings.n).to(missing)
+        count = self._rows_when_wider() - self.state.width - 1
+        if count:
+            random = draws.rows(count, settings.n).to(missing)
             more = torch.cat([missing, random.expand(len(missing), *random.shape)], dim=1)
         state = self.state.part(rows, more, settings.capacity)
         running = self.running.select(rows)
@@ -370,7 +389,7 @@ class BlockKrylov:
             self.operator = whole.select(rows.to(whole.device))
         # What is kept for the larger batch would stand idle beside what the smaller one keeps.
         whole.release()
-        if len(rows):
-            self.operator.prepare(self.settings.block)
         self.running = self.running.select(rows)
         self.state = self.state.part(rows)
+        if len(rows):
+            self.prepare()

@@ -17,8 +17,8 @@ import pullback_ext
 MISSED = 1e-5
 
 # Distances from the largest Ritz value at which the bound is looked for, in units of the largest
-# value of all: each is 1.15 times the one before.
-_GRID = 1.15 ** torch.arange(-160.0, 6.0, dtype=torch.float64)
+# value of all: each is 1.15 times the one before, and the first is below the rounding of float64.
+_GRID = 1.15 ** torch.arange(-290.0, 6.0, dtype=torch.float64)
 
 
 class Outside:
@@ -110,12 +110,13 @@ class Outside:
 
     def _limit(self, largest: torch.Tensor) -> torch.Tensor:
         """μ: the smallest value of a grid at which the measure cannot have the mass t."""
+        largest = torch.where(largest > 0, largest, 1.0)
         grid = self.lower.unsqueeze(1) + largest.unsqueeze(1) * _GRID.to(largest.device)
         before, value = torch.zeros_like(grid), self._mass.rsqrt().unsqueeze(1).expand_as(grid)
         total, above = value.square(), torch.zeros_like(self._mass).unsqueeze(1)
         for alpha, beta in zip(self._diagonal, self._beside, strict=True):
             ahead = (grid - alpha.unsqueeze(1)) * value - above * before
-            above = beta.unsqueeze(1).clamp_min(1e-30 * largest.unsqueeze(1)).clamp_min(1e-300)
+            above = beta.unsqueeze(1).clamp_min(1e-30 * largest.unsqueeze(1))
             before, value = value, ahead / above
             total = total + value.square()
         enough = total.nan_to_num(nan=math.inf) >= 1 / (math.pi / 2 * MISSED**2)

@@ -21,7 +21,8 @@ class SVDResult:
             magnitude is positive.
         residual: `[B, k]`, ‖Aᵀu_i − s_i v_i‖ / s_1.
         angle_bound: `[B]`, bound on the sine of the largest principal angle between the span of
-            v (its first `rank` rows) and the true leading right singular space.
+            v (its first `rank` rows) and the true leading right singular space. After
+            "max_products" it supposes that no leading direction was missed.
         converged: `[B]`, bool: the bound is at most `tol`.
         rank: `[B]`, int64: singular values above 1e-4 s_1 (1e-8 s_1 in float64).
         products: `[B]`, int64: products with A and Aᵀ together.

@@ -55,7 +55,6 @@ def svd(
             timestep: it starts from random mixtures of them with a random part added, which
             finds directions that they lack, and saves about a tenth of the products.
         block: rows multiplied at a time, 2 to 256; by default half the rank (a fifth above 16).
-            The fewer rows, the weaker the evidence behind a loose bound.
         max_products: products per sample after which to stop, by default 100 times the rank; the
             first answer takes 2 (rank + 1) in any case.
         seed: seed of the random start, which is the same for every sample.
@@ -94,6 +93,7 @@ def svd(
         waiting = [BlockKrylov.begin(operator, settings, Draws(seed), results, init)]
         while waiting:
             solver = waiting.pop()
+            solver.prepare()
             while len(solver.running):
                 solver.step()
                 if progress is not None:

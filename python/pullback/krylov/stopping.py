@@ -89,7 +89,8 @@ class Evidence:
             level: singular values up to this fraction of the largest are zero.
             rank: how many were asked for.
         """
-        limit = (2 * level) ** 2 * self.values[:, 0]
+        top = self.values[:, 0]
+        limit = (2 * level) ** 2 * torch.where(top > 0, top, 1.0)
         return torch.where(self.ranks.to(limit.device) < rank, limit, math.inf)
 
 
