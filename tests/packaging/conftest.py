@@ -170,8 +170,8 @@ class Environment:
 def make_environment(tmp_path, clean_env):
     """Makes an environment on whose PATH there is nothing: no compiler, no nvcc.
 
-    With ``sees_ours`` it imports torch and all else from where this process has them. They are
-    named in a .pth file, whose own .pth files are not followed, so an editable pullback stays out.
+    With ``sees_ours`` it imports torch and all else from where this process has them, by links to
+    everything there but pullback, which may be installed there too.
     """
 
     def make(name="env", sees_ours=True) -> Environment:
@@ -184,8 +184,12 @@ def make_environment(tmp_path, clean_env):
             places = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
             # A stacked environment keeps torch further down.
             places |= {str(Path(module).parent.parent) for module in _homes()}
-            lines = "".join(f"{place}\n" for place in sorted(places))
-            (environment.site_packages / "ours.pth").write_text(lines)
+            ours = folder / "ours"
+            ours.mkdir()
+            for entry in (entry for place in sorted(places) for entry in Path(place).iterdir()):
+                if not entry.name.startswith("pullback") and not (ours / entry.name).exists():
+                    (ours / entry.name).symlink_to(entry)
+            (environment.site_packages / "ours.pth").write_text(f"{ours}\n")
         return environment
 
     return make

@@ -27,7 +27,7 @@ def installed(make_environment):
 
     def install(wheel):
         environment = make_environment()
-        environment.pip("install", "--no-deps", "--no-index", "--ignore-installed", wheel.path)
+        environment.pip("install", "--no-deps", "--no-index", wheel.path)
         info = environment.call(PROBE)
         assert info["available"]
         assert info["right"]
@@ -97,7 +97,7 @@ def test_weights_are_no_pickles(default_wheel):
 def test_editable_install_shows_the_checkout(tree, default_wheel, make_environment):
     del default_wheel  # built before, so that this build has little to do
     environment = make_environment()
-    options = ["--no-deps", "--no-index", "--ignore-installed", "--no-build-isolation"]
+    options = ["--no-deps", "--no-index", "--no-build-isolation"]
     environment.pip("install", *options, "--editable", tree, CMAKE_CUDA_ARCHITECTURES="80")
     info = environment.call(PROBE)
     assert info["right"]
