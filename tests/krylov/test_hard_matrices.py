@@ -140,3 +140,35 @@ def test_products_stay_within_what_is_allowed():
         operator = MatrixOperator(matrices)
         result = krylov.svd(operator, 4, max_products=allowed)
         assert result.products.max() <= allowed
+
+
+@pytest.mark.parametrize(
+    ("dtype", "power"),
+    [
+        *((torch.float64, power) for power in (-290, -200, -160, 160, 200, 290)),
+        *((torch.float32, power) for power in (-36, -30, 30, 36)),
+    ],
+)
+def test_the_unit_of_a_map_does_not_matter(dtype, power):
+    """Squares of such numbers are zero or infinite."""
+    matrices = with_spectrum([1, 0.8, 0.6, 0.3, 0.1, 0.05], 30, 20, dtype=torch.float64)
+    plain = krylov.svd(MatrixOperator(matrices.to(dtype)), 3)
+    found = krylov.svd(MatrixOperator((matrices * 10.0**power).to(dtype)), 3)
+    assert found.stopped == plain.stopped == ("converged",) * 3
+    assert sine(found.v, leading(matrices, 3)[2]).max() < (
+        1e-6 if dtype == torch.float32 else 1e-13
+    )
+    torch.testing.assert_close(found.s.double() / 10.0**power, plain.s.double(), rtol=1e-5, atol=0)
+    assert found.residual.isfinite().all()
+
+
+def test_the_samples_that_overflow_are_named():
+    matrices = with_spectrum([1, 0.8, 0.6, 0.3], 30, 20, batch=5, dtype=torch.float32)
+    matrices[[1, 4]] *= 1e30
+
+    class Squared(MatrixOperator):
+        def rmatmat(self, u):
+            return super().rmatmat(u * self.matrices.abs().amax((1, 2))[:, None, None] ** 0.4)
+
+    with pytest.raises(FloatingPointError, match=r"in samples 1, 4\. .* overflow in torch.float32"):
+        krylov.svd(Squared(matrices), 3)

@@ -8,7 +8,7 @@ import torch
 
 from pullback.krylov.stopping import Evidence, decide
 
-LIMITS = {"n": 50, "tol": 1e-2, "eps": 1e-7, "floor": 8e-7, "max_products": 100}
+LIMITS = {"n": 50, "tol": 1e-2, "eps": 1e-7, "max_products": 100}
 
 
 def evidence(norm=1e-4, gap=0.5, samples=1, **changes):
@@ -21,6 +21,7 @@ def evidence(norm=1e-4, gap=0.5, samples=1, **changes):
         residual=residual,
         ranks=torch.full((samples,), 2),
         noise=torch.zeros(samples, dtype=torch.float64),
+        hidden=torch.full((samples,), 8e-7, dtype=torch.float64),
         outside=torch.zeros(samples, dtype=torch.float64),
         earlier=torch.full((samples,), math.inf, dtype=torch.float64),
         trusted=torch.ones(samples, dtype=torch.bool),
@@ -66,6 +67,14 @@ def test_a_residual_at_the_level_of_rounding_beside_a_narrow_gap_is_at_the_floor
     assert verdict(known)[:2] == (True, "floor")
     # With a gap that is wide enough the same residual has converged.
     assert verdict(evidence(norm=5e-7, gap=0.1))[1] == "converged"
+
+
+def test_what_rounding_inside_the_operator_hides_is_at_the_floor():
+    """More products go on with a residual above the floor, but below what the operator blurs."""
+    number = torch.tensor([1e-4], dtype=torch.float64)
+    known = evidence(norm=5e-5, gap=5e-3, noise=number)
+    assert not verdict(known)[0]
+    assert verdict(replace(known, hidden=number))[:2] == (True, "floor")
 
 
 def test_a_residual_that_no_longer_falls_is_at_the_floor():

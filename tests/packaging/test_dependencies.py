@@ -88,7 +88,12 @@ def project():
 @pytest.fixture(scope="module")
 def provides():
     """The distributions that provide a module; where none is installed, one of its name."""
-    known = importlib.metadata.packages_distributions()
+    # By their files, which packages_distributions does not read in Python 3.10.
+    known: dict[str, set[str]] = {}
+    for one in importlib.metadata.distributions():
+        name = one.name
+        for module in {file.parts[0].partition(".")[0] for file in one.files or []}:
+            known.setdefault(module, set()).add(name)
     return lambda module: {workshop.normal(name) for name in known.get(module, [module])}
 
 

@@ -17,11 +17,14 @@ class Bound:
         residual_norm: ‖A V − V Θ‖₂ of the leading Ritz vectors.
         least: the bound that rounding alone would leave with these gaps; inf where a value that is
             not among the leading ones may still overtake the last of them.
+        reach: `[B, r]`, by how much noise in the product of a leading vector tilts it at most; 0
+            where there is no such vector.
     """
 
     sine: torch.Tensor
     residual_norm: torch.Tensor
     least: torch.Tensor
+    reach: torch.Tensor
 
 
 def angle_bound(
@@ -88,7 +91,7 @@ def angle_bound(
     fine = (torch.linalg.vector_norm(by_row, dim=1) + rounding) / (1 - simple.clamp_max(1.0) ** 2)
     sine = torch.minimum(simple, fine).nan_to_num(nan=math.inf).clamp_max(1.0)
     sine = torch.where(place == 0, 0.0, sine)
-    return Bound(sine, norm, (noise * last).nan_to_num(nan=math.inf))
+    return Bound(sine, norm, (noise * last).nan_to_num(nan=math.inf), reach)
 
 
 def _schur(

@@ -13,17 +13,17 @@ from dataclasses import replace
 import torch
 
 import pullback_ext
-from pullback.krylov.blocks import rotate, unit_rows
+from pullback.krylov.blocks import rotate
 from pullback.krylov.decomposition import Decomposition
 from pullback.krylov.draws import Draws
 from pullback.krylov.outside import Outside
+from pullback.krylov.products import check_finite, check_symmetric, image_of, power_of_two, pulled
+from pullback.krylov.rounding import Probe, nearby
+from pullback.krylov.start import first_block
 from pullback.krylov.state import Running, Settings
 from pullback.krylov.stopping import Decision, Evidence, bound_of, decide
-from pullback.krylov.triplets import Results, power_of_two, resolved, triplets, zero_level
+from pullback.krylov.triplets import Results, resolved, triplets, zero_level
 from pullback.operators import BlockOperator
-
-#: Norm of the random part of the start beside that of the given vectors.
-_RANDOM_SHARE = 0.1
 
 #: The bound is not pursued further once it is at most this many times what it would be if the
 #: largest eigenvalue outside the basis were known.
@@ -77,16 +77,7 @@ class BlockKrylov:
         init: torch.Tensor | None,
     ) -> BlockKrylov:
         """The iteration on all samples, from random rows or from vectors `[B, p, *x_shape]`."""
-        rows = draws.rows(settings.block, settings.n).to(operator.device, settings.dtype)
-        rows = rows.expand(operator.batch, *rows.shape)
-        if init is not None:
-            # Random mixtures of the given vectors: a few multiplications spread them over the
-            # whole space that the vectors span. The random rest finds what the vectors lack.
-            given = unit_rows(init.to(operator.device, settings.dtype).flatten(2))
-            mixing = draws.mixture(settings.block, given.shape[1]).to(operator.device)
-            mixed = rotate(mixing.expand(len(given), *mixing.shape), given)
-            rows = unit_rows(mixed) + _RANDOM_SHARE * unit_rows(rows)
-        first = pullback_ext.orthonormalize(rows, seed=draws.next_seed()).q
+        first = first_block(operator, settings, draws, init)
         images = settings.m if settings.keep_images else None
         running = Running.at_the_start(operator.batch, operator.device)
         state = Decomposition(first, settings.capacity, images)
@@ -100,33 +91,27 @@ class BlockKrylov:
 
     def step(self) -> None:
         """Multiply the pending block, extend the projection, and let go who is done."""
-        image = self._image(self.operator, self.state.pending)
+        image = image_of(self.operator, self.state.pending)
         if self.state.size == 0:
             self.running.scale = power_of_two(image)
         every = torch.arange(len(self.running), device="cpu")
         image, product = self._pulled(self.operator, image, every)
         self.state.extend(image, product, self._random_rows, self.draws.next_seed())
         size = self.state.projection.diagonal(dim1=1, dim2=2).abs().amax(1)
-        self._check_symmetric(self.state.asymmetry, size)
+        check_symmetric(self.state.asymmetry, size, self.settings.eps)
         self._watch_for_breakdown(size)
         if self.state.size >= min(self.settings.rank + 1, self.settings.n):
             self._test()
 
-    def _image(self, operator: BlockOperator, rows: torch.Tensor) -> torch.Tensor:
-        """J rows, `[A, r, m]`, in its own units."""
-        return operator.matmat(rows.unflatten(2, operator.x_shape)).flatten(2)
-
     def _pulled(
         self, operator: BlockOperator, image: torch.Tensor, rows: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """J w and A w in units of `scale`, from J w of the samples at `rows`, which it counts."""
-        unit = self.running.scale[rows, None, None]
-        image = (image.double() / unit).to(self.settings.dtype)
-        product = operator.rmatmat(image.unflatten(2, operator.h_shape)).flatten(2)
-        product = (product.double() / unit).to(self.settings.dtype)
-        self.results.count(self.running.index[rows], 2 * image.shape[1])
+        """J w and A w in units of `scale`, from J w of the samples at `rows`; counted."""
+        index = self.running.index[rows]
+        image, product = pulled(operator, image, self.running.scale[rows], self.settings.dtype)
+        self.results.count(index, 2 * image.shape[1])
         if product.device.type == "cpu":  # on CUDA the kernel notices, and nobody waits for it
-            self._check_finite(torch.isfinite(product).all())
+            check_finite(product.isfinite().flatten(1).all(1), index, operator.dtype)
         return image, product
 
     def _watch_for_breakdown(self, size: torch.Tensor) -> None:
@@ -140,39 +125,26 @@ class BlockKrylov:
         running.exhausted = breakdown & running.breakdown
         running.breakdown = breakdown
 
-    def _check_finite(self, finite: torch.Tensor) -> None:
-        if not bool(finite):
-            raise FloatingPointError(
-                "A product with the Jacobian contains NaN or Inf although x is finite. The usual "
-                f"cause is an overflow in {self.operator.dtype}: run the network in float32, or "
-                "in bfloat16 instead of float16."
-            )
-
-    def _check_symmetric(self, asymmetry: torch.Tensor, size: torch.Tensor) -> None:
-        if bool((asymmetry > 64 * self.settings.eps**0.5 * size).any()):
-            raise ValueError(
-                "matmat and rmatmat do not belong to one operator: the projection of JᵀJ is not "
-                f"symmetric (by {float(asymmetry.max()):.1e} where its size is "
-                f"{float(size.max()):.1e}). Check that rmatmat is the transpose of matmat and "
-                "that both are linear and deterministic."
-            )
-
     def _test(self) -> None:
         """Ritz values, who stops and why; then a restart if the basis is full."""
-        self._check_finite(self.state.finite.all())
+        check_finite(self.state.finite, self.running.index, self.operator.dtype)
         values, vectors = pullback_ext.ritz(self.state.projection)
         values = values.clamp_min(0.0)
-        evidence = self._evidence(values, vectors)
+        ranks = self._ranks(values, vectors)
+        residual = vectors @ self.state.coupling.mT
+        evidence = self._evidence(values, residual, ranks)
         decision = self._decide(evidence)
         gone = torch.zeros_like(decision.stop)
         room = self.settings.n - self.state.size - self.state.width
-        spent = self.results.products[self.running.index]
-        ready = (spent >= self.running.patience) & (spent + 2 <= self.settings.max_products)
+        ready = self._may_take(2) & (self._products() >= self.running.patience)
         rows = torch.nonzero(decision.doubtful.cpu() & ready).flatten()
         if room >= 1 and len(rows):
             gone = self._look_outside(rows, evidence)
-            evidence = replace(evidence, following=self._following())
-            evidence = self._with_outside(evidence, evidence.outside)
+            evidence = self._evidence(values, residual, ranks)
+            decision = self._decide(evidence)
+        rows = torch.nonzero((decision.stop & ~gone).cpu() & self._may_take(4)).flatten()
+        if len(rows) and self._measure_rounding(rows, vectors, evidence, decision.reach):
+            evidence = self._evidence(values, residual, ranks)
             decision = self._decide(evidence)
         running = self.running
         stop, bound = decision.stop & ~gone, decision.bound
@@ -180,7 +152,7 @@ class BlockKrylov:
         self.largest_bound = float(bound[going].max() if bool(going.any()) else bound.max())
         running.earlier = torch.stack([running.earlier[:, 1], decision.residual_norm], dim=1)
         if bool(stop.any()):
-            self._finish(stop, decision, values, vectors, evidence.residual)
+            self._finish(stop, decision, values, vectors, residual)
         if not bool(going.all()):
             self._keep(going)
             values, vectors = values[going], vectors[going]
@@ -190,43 +162,51 @@ class BlockKrylov:
             self.state.restart(values[:, :kept], vectors[:, :kept])
             self.running.certain = torch.zeros_like(self.running.certain)
 
-    def _evidence(self, values: torch.Tensor, vectors: torch.Tensor) -> Evidence:
-        settings, running = self.settings, self.running
-        top = values[:, 0]
-        ranks = torch.full_like(running.index, settings.rank)
-        low = values[:, settings.rank - 1] <= 64 * torch.finfo(settings.dtype).eps * top
+    def _products(self) -> torch.Tensor:
+        """`[A]`, int64 on the CPU, products so far."""
+        return self.results.products[self.running.index]
+
+    def _may_take(self, products: int) -> torch.Tensor:
+        """`[A]`, bool on the CPU, which samples may take some products more."""
+        return self._products() + products <= self.settings.max_products
+
+    def _ranks(self, values: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        """`[A]`, int64 on the CPU: the rank asked for, or the numerical rank if it is smaller."""
+        ranks = torch.full_like(self.running.index, self.settings.rank)
+        last = values[:, self.settings.rank - 1]
+        low = last <= 64 * torch.finfo(self.settings.dtype).eps * values[:, 0]
         for row in torch.nonzero(low).flatten().tolist():
             ranks[row] = self._resolve(row, values, vectors)
+        return ranks
+
+    def _evidence(
+        self, values: torch.Tensor, residual: torch.Tensor, ranks: torch.Tensor
+    ) -> Evidence:
+        """All that is known now."""
+        settings, running = self.settings, self.running
         # Until it has been looked for, the largest eigenvalue outside the basis is taken to be a
         # Ritz value, a quarter down those that are not asked for.
         place = ranks.to(values.device)
         quarter = (place + (values.shape[1] - place) // 4).clamp_max(values.shape[1] - 1)
         guess = values.gather(1, quarter.unsqueeze(1)).squeeze(1)
+        outside = torch.where(running.certain, running.outside, guess)
+        inner = running.inner.nan_to_num()
         evidence = Evidence(
             values=values,
-            residual=vectors @ self.state.coupling.mT,
+            residual=residual,
             ranks=ranks,
-            noise=settings.rounding * top + running.neglected,
-            outside=guess,
+            noise=settings.rounding * values[:, 0] + running.neglected + inner,
+            hidden=settings.floor * values[:, 0] + inner,
+            outside=outside,
             trusted=running.certain,
             earlier=running.earlier[:, 0],
             exhausted=running.exhausted,
             complete=self.state.width == 0,
-            following=self._following(),
+            following=self._products() + 2 * self.state.width,
         )
-        return self._with_outside(evidence, guess)
-
-    def _with_outside(self, evidence: Evidence, guess: torch.Tensor) -> Evidence:
-        """The evidence with what is known of the outside, or a guess `[A]` where nothing is."""
-        running = self.running
-        outside = torch.where(running.certain, running.outside, guess)
         # Where singular values are called zero, none outside may be larger.
-        zero = evidence.zero(zero_level(self.settings.dtype), self.settings.rank)
-        return replace(evidence, outside=outside, trusted=running.certain & (outside <= zero))
-
-    def _following(self) -> torch.Tensor:
-        """`[A]`, int64, products after one more step."""
-        return self.results.products[self.running.index] + 2 * self.state.width
+        zero = evidence.zero(zero_level(settings.dtype), settings.rank)
+        return replace(evidence, trusted=running.certain & (outside <= zero))
 
     def _decide(self, evidence: Evidence) -> Decision:
         settings = self.settings
@@ -235,7 +215,6 @@ class BlockKrylov:
             n=settings.n,
             tol=settings.tol,
             eps=settings.eps,
-            floor=settings.floor,
             max_products=settings.max_products,
         )
 
@@ -271,7 +250,7 @@ class BlockKrylov:
         tie = bound_of(replace(known, outside=torch.zeros_like(last))).sine >= 1
         hopeful = bound_of(known).sine <= settings.tol
         while len(rows):
-            image = self._image(operator, seen.vector)
+            image = image_of(operator, seen.vector)
             _, product = self._pulled(operator, image, rows)
             seen.extend(product, known.values[:, 0])
             upper = bound_of(replace(known, outside=seen.upper)).sine
@@ -308,6 +287,31 @@ class BlockKrylov:
             self._go_on_wider(lost, missing[lost])
         return gone
 
+    def _measure_rounding(
+        self, rows: torch.Tensor, vectors: torch.Tensor, evidence: Evidence, reach: torch.Tensor
+    ) -> bool:
+        """Measure what rounding inside the operator does to the samples at `rows` that lack it.
+
+        Returns:
+            Whether anything is known that was not known before.
+        """
+        running = self.running
+        unknown = running.inner.isnan() & reach.isfinite().all(1)
+        rows = rows[unknown.cpu()[rows]]
+        others = nearby(self._operator_of(rows)) if len(rows) else []
+        if not others:
+            return False
+        place = rows.to(reach.device)
+        signs = self.draws.signs(reach.shape[1]).to(reach.device)
+        state = self.state.part(rows)
+        probe = Probe(state, vectors[place], evidence.select(rows), reach[place], signs)
+        products = []
+        for other in others:
+            image = image_of(other, probe.vector)
+            products.append(self._pulled(other, image, rows)[1])
+        running.inner[place] = probe.noise(products)
+        return True
+
     def _operator_of(self, rows: torch.Tensor) -> BlockOperator:
         """J of the samples at `rows`."""
         if len(rows) == len(self.running):
@@ -343,9 +347,8 @@ class BlockKrylov:
         """J applied to the Ritz vectors `leading` [A', k, d] of the samples at `rows`."""
         if self.settings.keep_images:
             return rotate(leading, self.state.images[rows])
-        vectors = rotate(leading, self.state.basis[rows]).unflatten(2, self.operator.x_shape)
-        chosen = self.operator.select(rows.to(self.operator.device))
-        images = chosen.matmat(vectors).flatten(2).double()
+        vectors = rotate(leading, self.state.basis[rows])
+        images = image_of(self._operator_of(rows), vectors).double()
         self.results.count(self.running.index[rows], vectors.shape[1])
         return (images / self.running.scale[rows, None, None]).to(self.settings.dtype)
 

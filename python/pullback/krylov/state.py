@@ -81,6 +81,8 @@ class Running:
         outside: `[A]`, float64, bound on the largest eigenvalue of A outside the basis.
         patience: `[A]`, int64 on the CPU, products before which that is not looked for again.
         certain: `[A]`, bool, whether `outside` may be relied on; else it is a guess.
+        inner: `[A]`, float64, what rounding inside the operator adds to residuals; NaN until it has
+            been measured.
     """
 
     index: torch.Tensor
@@ -92,6 +94,7 @@ class Running:
     outside: torch.Tensor
     patience: torch.Tensor
     certain: torch.Tensor
+    inner: torch.Tensor
 
     @classmethod
     def at_the_start(cls, batch: int, device: torch.device) -> Running:
@@ -110,6 +113,7 @@ class Running:
             outside=zeros[2],
             patience=torch.zeros(batch, dtype=torch.int64, device="cpu"),
             certain=no[2],
+            inner=torch.full_like(zeros[0], math.nan),
         )
 
     def __len__(self) -> int:

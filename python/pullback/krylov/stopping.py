@@ -21,6 +21,7 @@ class Decision:
         reasons: per sample "converged", "floor" or "max_products": why it stops, or would.
         bound: `[A]`, float64, bound on the sine of the largest principal angle.
         residual_norm: `[A]`, float64, ‖A V − V Θ‖₂ of the leading Ritz vectors.
+        reach: `[A, r]`, float64, as in `Bound`.
     """
 
     stop: torch.Tensor
@@ -28,6 +29,7 @@ class Decision:
     reasons: tuple[str, ...]
     bound: torch.Tensor
     residual_norm: torch.Tensor
+    reach: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Evidence:
         ranks: `[A]`, int64, how many Ritz vectors make up the answer: the rank asked for, or the
             numerical rank where that is smaller.
         noise: `[A]`, what rounding may add to the norm of any residual.
+        hidden: `[A]`, residual norm below which rounding hides what more products would show.
         outside: `[A]`, what no vector orthogonal to the basis exceeds in xᵀAx.
         trusted: `[A]`, bool, whether `outside` is more than a guess.
         earlier: `[A]`, residual norm two tests ago.
@@ -52,6 +55,7 @@ class Evidence:
     residual: torch.Tensor
     ranks: torch.Tensor
     noise: torch.Tensor
+    hidden: torch.Tensor
     outside: torch.Tensor
     trusted: torch.Tensor
     earlier: torch.Tensor
@@ -101,9 +105,7 @@ def bound_of(evidence: Evidence) -> Bound:
     )
 
 
-def decide(
-    evidence: Evidence, *, n: int, tol: float, eps: float, floor: float, max_products: int
-) -> Decision:
+def decide(evidence: Evidence, *, n: int, tol: float, eps: float, max_products: int) -> Decision:
     """Who stops: converged, at the floor of rounding, or out of products.
 
     Args:
@@ -111,7 +113,6 @@ def decide(
         n: entries of an input.
         tol: the bound asked for.
         eps: rounding of the products.
-        floor: relative residual below which more products do not help.
         max_products: products per sample after which to stop.
     """
     top = evidence.values[:, 0]
@@ -125,7 +126,7 @@ def decide(
     known = torch.isfinite(least) | (evidence.gap <= 8 * evidence.noise)
     stalled = (norm > evidence.earlier / 2) & (norm <= min(100 * eps, 1e-2) * top) & known
     # At the level of rounding more products help only where the gap is wide enough for tol.
-    narrow = (norm <= floor * top) & (least > tol) & torch.isfinite(least)
+    narrow = (norm <= evidence.hidden) & (least > tol) & torch.isfinite(least)
     at_floor = narrow | stalled | evidence.exhausted
     if evidence.complete:
         at_floor = torch.ones_like(converged)
@@ -136,4 +137,6 @@ def decide(
         "max_products" if not t else "converged" if c else "floor" if f else "max_products"
         for c, f, t in zip(converged.tolist(), at_floor.tolist(), trusted.tolist(), strict=True)
     )
-    return Decision(settled & trusted | spent, settled & ~trusted, reasons, bound, norm)
+    return Decision(
+        settled & trusted | spent, settled & ~trusted, reasons, bound, norm, found.reach
+    )

@@ -17,13 +17,6 @@ def zero_level(dtype: torch.dtype) -> float:
     return 1e-8 if dtype == torch.float64 else 1e-4
 
 
-def power_of_two(image: torch.Tensor) -> torch.Tensor:
-    """Per sample the power of two just above the largest row norm of `image` (1 for zeros)."""
-    largest = torch.linalg.vector_norm(image.double(), dim=2).amax(1)
-    exponent = torch.frexp(largest).exponent
-    return torch.ldexp(torch.ones_like(largest), exponent)
-
-
 def signs(v: torch.Tensor) -> torch.Tensor:
     """±1 per row [B, k, 1], so that the entry of largest magnitude becomes positive."""
     largest = v.abs().argmax(dim=2, keepdim=True)

@@ -63,6 +63,18 @@ class BlockOperator(ABC):
     def release(self) -> None:  # noqa: B027 - likewise
         """Free what is kept between products; they make what they need again."""
 
+    def nearby(self, draw: int) -> BlockOperator | None:
+        """The operator once more, from inputs that differ by a few roundings.
+
+        What its products differ by is what rounding inside them may do, which the solver lets into
+        its bounds. None, as here, says that products are as exact as their dtype.
+
+        Args:
+            draw: number of the random differences, 0 or larger.
+        """
+        del draw
+        return None
+
     def to_scipy(self, sample: int) -> LinearOperator:
         """The map of one sample as a `scipy.sparse.linalg.LinearOperator` of shape (m, n).
 
@@ -240,6 +252,22 @@ class Combination(BlockOperator):
         """The combination for the samples at the int64 indices `[B']`."""
         return Combination([(factor, operator.select(index)) for factor, operator in self.terms])
 
+    def nearby(self, draw: int) -> Combination | None:
+        """The combination of the operators from inputs that differ by a few roundings."""
+        # Draws of their own, or what rounding does to one would cancel what it does to another.
+        count = len(self.terms)
+        others = [
+            operator.nearby(draw * count + place) for place, (_, operator) in enumerate(self.terms)
+        ]
+        if all(other is None for other in others):
+            return None
+        return Combination(
+            [
+                (factor, operator if other is None else other)
+                for other, (factor, operator) in zip(others, self.terms, strict=True)
+            ]
+        )
+
     def release(self) -> None:
         """Free what the operators keep between products."""
         for _, operator in self.terms:
@@ -270,6 +298,7 @@ class Stacked(BlockOperator):
             raise ValueError(f"Expected one or more samples in a product, got {samples}.")
         stack = (operator.batch, *operator.h_shape)
         super().__init__(1, operator.x_shape, stack, operator.dtype, operator.device)
+        self.operator = operator
         whole = torch.arange(operator.batch, device=operator.device)
         self._parts = [
             operator if len(part) == operator.batch else operator.select(part)
@@ -309,6 +338,11 @@ class Stacked(BlockOperator):
             raise IndexError(f"Expected the one sample of a stack, [0], got {index.tolist()}.")
         return self
 
+    def nearby(self, draw: int) -> Stacked | None:
+        """The stack of the operators from inputs that differ by a few roundings."""
+        other = self.operator.nearby(draw)
+        return None if other is None else Stacked(other, self.samples)
+
     def release(self) -> None:
         """Free what the operators keep between products."""
         for part in self._parts:
@@ -340,6 +374,11 @@ class Gram(BlockOperator):
     def select(self, index: torch.Tensor) -> Gram:
         """The operator of the samples at the int64 indices `[B']`."""
         return Gram(self.operator.select(index))
+
+    def nearby(self, draw: int) -> Gram | None:
+        """AᵀA of the operator from inputs that differ by a few roundings."""
+        other = self.operator.nearby(draw)
+        return None if other is None else Gram(other)
 
     def release(self) -> None:
         """Free what A keeps between products."""

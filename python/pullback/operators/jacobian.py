@@ -73,6 +73,18 @@ class JacobianProducts(BlockOperator):
         )
 
     @outside_inference_mode
+    def nearby(self, draw: int) -> JacobianProducts:
+        """The Jacobians where x and the floating arguments differ by a few roundings, at random.
+
+        Args:
+            draw: number of the random differences, 0 or larger; the same for every sample.
+
+        Cost: a copy of x and of the arguments; nothing is kept between its products.
+        """
+        points = self.points.nearby(draw)
+        return JacobianProducts(points, self.h_shape, replace(self.chunk), self.count, twice=False)
+
+    @outside_inference_mode
     def matmat(self, v: torch.Tensor) -> torch.Tensor:
         """Products J v.
 

@@ -9,6 +9,10 @@ import torch
 
 from pullback_ext.intercept import forward_mode_ready
 
+#: By how many roundings nearby points differ. The Jacobians there differ by about what rounding in
+#: all layers does to one of them: measured on seven families of networks, weights times 1, 3 and 5.
+_ROUNDINGS = 4
+
 
 @dataclass(frozen=True, eq=False)
 class Points:
@@ -36,6 +40,32 @@ class Points:
 
         args = (of(a) if isinstance(a, torch.Tensor) else a for a in self.args)
         return Points(self.f, of(self.x), tuple(args))
+
+    def nearby(self, draw: int) -> Points:
+        """The same where x and the arguments differ by a few roundings, at random.
+
+        Whole numbers among the arguments stay as they are: they are timesteps, classes and masks.
+
+        Args:
+            draw: number of the random differences; the same for every sample.
+        """
+        generator = torch.Generator("cpu").manual_seed(draw)
+        eps = _ROUNDINGS * torch.finfo(self.x.dtype).eps
+
+        def moved(value: torch.Tensor) -> torch.Tensor:
+            core = _core(value)
+            size = torch.randn(core.shape[1:], generator=generator, device="cpu")
+            return core * (1 + eps * size.to(core.device, core.dtype))
+
+        def argument(value: object) -> object:
+            if not (isinstance(value, torch.Tensor) and value.is_floating_point()):
+                return value
+            if value.layout != torch.strided:
+                return value
+            core, other = _core(value), moved(value)
+            return torch.where(core == core.round(), core, other).expand(value.shape)
+
+        return Points(self.f, moved(self.x), tuple(argument(value) for value in self.args))
 
     def at(self, x: torch.Tensor) -> torch.Tensor:
         """The map at other points x of the same samples, `[B, *x_shape]`.
@@ -98,8 +128,13 @@ def copied(value: torch.Tensor) -> torch.Tensor:
     """
     if value.layout != torch.strided:
         return value.detach().clone()
+    return _core(value).clone().expand(value.shape)
+
+
+def _core(value: torch.Tensor) -> torch.Tensor:
+    """The part of a tensor that does not repeat itself, with 1 for the sizes that do."""
     core = value.detach()
     for dim, step in enumerate(value.stride()):
         if step == 0 and value.shape[dim] > 1:
             core = core.narrow(dim, 0, 1)
-    return core.clone().expand(value.shape)
+    return core

@@ -1,0 +1,87 @@
+"""What rounding inside an operator does to the leading space: measured, since it knows no bound."""
+
+from __future__ import annotations
+
+import torch
+
+import pullback_ext
+from pullback.krylov.blocks import rotate
+from pullback.krylov.decomposition import Decomposition
+from pullback.krylov.stopping import Evidence
+from pullback.operators import BlockOperator
+
+#: Nearby operators that are compared; in a saturated network single differences spread over several
+#: orders of magnitude.
+_DRAWS = 2
+
+
+def nearby(operator: BlockOperator) -> list[BlockOperator]:
+    """Operators that rounding cannot tell from this one; none where its products are exact."""
+    others = (operator.nearby(draw) for draw in range(_DRAWS))
+    return [other for other in others if other is not None]
+
+
+class Probe:
+    """One vector that shows how far rounding inside J tilts the leading space of each sample.
+
+    Rounding makes A + F of A = JᵀJ, which tilts v_i towards y_j, to first order, by
+    y_jᵀFv_i / (θ_i − θ_j). The vector is Σ ± v_i, since (y_jᵀF Σ ± v_i)² is on average the sum of
+    the squares over i, and F is the difference to a nearby operator.
+
+    Args:
+        state: the decomposition of the samples.
+        vectors: all their Ritz vectors in coordinates of the basis, `[B, d, d]`.
+        evidence: what is known of them.
+        reach: `[B, r]`, as in `Bound`.
+        signs: ±1, `[r]`, at random.
+
+    Attributes:
+        vector: `[B, 1, n]`.
+    """
+
+    def __init__(
+        self,
+        state: Decomposition,
+        vectors: torch.Tensor,
+        evidence: Evidence,
+        reach: torch.Tensor,
+        signs: torch.Tensor,
+    ) -> None:
+        self._state, self._vectors, self._reach = state, vectors, reach
+        count = reach.shape[1]
+        turn = (signs.double() * (reach > 0)).unsqueeze(1) @ vectors[:, :count]
+        self.vector = rotate(turn, state.basis)
+        self._known = (turn @ state.projection, turn @ state.coupling.mT)
+        place = torch.arange(vectors.shape[1], device=reach.device)
+        self._others = place >= evidence.ranks.to(reach.device).unsqueeze(1)
+        last = evidence.last.unsqueeze(1)
+        self._gaps = torch.where(self._others, last - evidence.values, 1.0)
+        self._gap = (last - evidence.outside.unsqueeze(1)).squeeze(1)
+
+    def noise(self, products: list[torch.Tensor]) -> torch.Tensor:
+        """The noise in the product of every v_i that would tilt them as far as rounding does.
+
+        Args:
+            products: nearby operators times the vector, `[B, 1, n]` each.
+
+        Returns:
+            `[B]`, float64.
+        """
+        tilts = torch.stack([self._tilt(product) for product in products]).amax(0)
+        total = torch.linalg.vector_norm(self._reach, dim=1)
+        return tilts / torch.where(total > 0, total, 1.0)
+
+    def _tilt(self, product: torch.Tensor) -> torch.Tensor:
+        """The sine, to first order, by which the difference of one product tilts the space."""
+        state, (inside, pending) = self._state, self._known
+        difference = pullback_ext.gram(product, state.basis) - inside
+        known = rotate(inside + difference, state.basis) + rotate(pending, state.pending)
+        rest = torch.linalg.vector_norm((product - known).double(), dim=(1, 2))
+        along = (difference @ self._vectors.mT).squeeze(1).abs() * self._others
+        # Which of the y_j a difference hits is chance: none is taken to be hit less than they are
+        # on average.
+        count = self._others.sum(1).clamp_min(1)
+        average = (along.square().sum(1) / count).sqrt().unsqueeze(1)
+        along = torch.maximum(along, average) * self._others
+        tilt = torch.linalg.vector_norm(along / self._gaps, dim=1)
+        return torch.hypot(tilt, rest / self._gap)

@@ -1,0 +1,110 @@
+"""Operators from inputs that differ by a few roundings."""
+
+import torch
+
+from pullback import JacobianOperator
+from pullback.operators.points import Points
+from pullback.testing import MatrixOperator, dense
+from tests.operators.known import close, dense_operator, smooth_operator
+
+EPS = torch.finfo(torch.float32).eps
+
+
+def points(*args, count=5):
+    x = torch.randn(1, 300).expand(count, 300).clone()
+    return Points(lambda x, *args: x, x, args)
+
+
+def test_every_entry_of_x_moves_by_a_few_roundings():
+    here = points()
+    moved = (here.nearby(0).x - here.x) / here.x / EPS
+    assert 1 < moved.std() < 16
+    assert moved.abs().max() < 40
+    assert (moved != 0).float().mean() > 0.8
+    # Alike in all samples, so that the rest of a batch does not change what one of them shows.
+    assert torch.equal(moved, moved[:1].expand_as(moved))
+
+
+def test_draws_differ_and_repeat():
+    here = points()
+    assert torch.equal(here.nearby(1).x, here.nearby(1).x)
+    assert not torch.equal(here.nearby(0).x, here.nearby(1).x)
+
+
+def test_whole_numbers_among_the_arguments_stay():
+    """A timestep, a class, a mask: the network may compare them with numbers of its own."""
+    mask = torch.tensor([[0.0, 1.0, -10000.0]]).expand(5, 3)
+    steps = torch.full((5,), 500)
+    words = torch.randn(5, 7)
+    moved = points(mask, steps, words, None, "x").nearby(0).args
+    assert torch.equal(moved[0], mask)
+    assert moved[1] is steps
+    assert 0 < (moved[2] / words - 1).abs().max() < 40 * EPS
+    assert moved[3:] == (None, "x")
+
+
+def test_a_condition_that_is_expanded_takes_no_more_memory():
+    words = torch.randn(1, 7, 8).expand(1000, 7, 8)
+    (moved,) = points(words, count=1000).nearby(0).args
+    assert moved.shape == words.shape
+    assert moved.untyped_storage().nbytes() == words.untyped_storage().nbytes()
+
+
+def test_the_jacobian_differs_as_much_as_the_condition_of_its_map_says():
+    """x^p has the derivative p x^(p - 1), which grows by p - 1 times what x grows by."""
+    x = 0.9 + 0.2 * torch.rand(2, 40)
+    power = 200
+
+    def f(x):
+        return x**power
+
+    operator = JacobianOperator(f, x)
+    here, there = dense(operator), dense(operator.nearby(3))
+    change = (there / here - 1).diagonal(dim1=1, dim2=2).double()
+    moved = operator.points.nearby(3).x.double() / x.double() - 1
+    torch.testing.assert_close(change, (power - 1) * moved, rtol=0.3, atol=30 * EPS)
+
+
+def test_its_products_are_counted_with_those_of_the_operator(rng):
+    operator, _ = smooth_operator(rng)
+    before = operator.count.total
+    other = operator.nearby(0)
+    other.rmatmat(other.matmat(torch.randn(3, 2, 3, 4)))
+    assert operator.count.total == before + 12
+
+
+def test_explicit_matrices_have_none(rng):
+    operator, _ = dense_operator(rng)
+    assert operator.nearby(0) is None
+    for combined in (operator + operator, operator.gram(), operator.stacked()):
+        assert combined.nearby(0) is None
+
+
+class Blurred(MatrixOperator):
+    """Matrices with a given nearby one for each draw."""
+
+    others: tuple = ()
+
+    def nearby(self, draw):
+        return MatrixOperator(self.others[draw], self.x_shape, self.h_shape)
+
+
+def blurred(rng, count=6):
+    operator, matrices = dense_operator(rng)
+    operator = Blurred(matrices, (3, 4))
+    operator.others = tuple(dense_operator(rng)[1] for _ in range(count))
+    return operator, matrices
+
+
+def test_those_of_sums_grams_and_stacks(rng):
+    (a, _), (b, B_) = blurred(rng), dense_operator(rng)
+    (c, _), draw = blurred(rng), 2
+    close(dense((a + 2 * b).nearby(draw)), a.others[4] + 2 * B_)
+    # Terms move by draws of their own.
+    close(dense((a - c).nearby(draw)), a.others[4] - c.others[5])
+    other = a.others[draw]
+    close(dense(a.gram().nearby(draw)), other.mT @ other)
+    stacked = a.stacked(2)
+    stack = other.flatten(0, 1) / len(other) ** 0.5
+    close(dense(stacked.nearby(draw)), stack[None])
+    close(dense(stacked.gram().nearby(draw)), (stack.mT @ stack)[None])
