@@ -103,6 +103,16 @@ def test_rounding_counts_for_the_bound_and_alone_leaves_the_least():
     assert float(found.sine) < 3e-5 / 0.4
 
 
+@pytest.mark.parametrize("rank", [1, 4, 12])
+def test_rounding_of_every_vector_counts(rank):
+    """A wide gap and nothing left over: each of them may be tilted, all the same way."""
+    values = torch.cat([torch.linspace(1, 0.99, rank, dtype=DTYPE), torch.zeros(3, dtype=DTYPE)])
+    residual = torch.zeros(rank + 3, 2, dtype=DTYPE)
+    found = angle_bound(values, residual, rank, 0.0, noise=1e-6)
+    assert 1e-6 * rank**0.5 <= float(found.sine) <= 2.3e-6 * rank**0.5
+    assert float(found.least) == pytest.approx(float(found.sine), rel=1e-6)
+
+
 # -------------------------------------------------------------------------- outside the basis
 
 

@@ -87,11 +87,11 @@ def angle_bound(
 
     last = reach.gather(1, (place - 1).clamp_min(0).unsqueeze(1)).squeeze(1)
     rounding = torch.linalg.vector_norm(noise.unsqueeze(1) * reach, dim=1)
-    simple = (norm + noise) * last
+    simple = norm * last + rounding
     fine = (torch.linalg.vector_norm(by_row, dim=1) + rounding) / (1 - simple.clamp_max(1.0) ** 2)
     sine = torch.minimum(simple, fine).nan_to_num(nan=math.inf).clamp_max(1.0)
     sine = torch.where(place == 0, 0.0, sine)
-    return Bound(sine, norm, (noise * last).nan_to_num(nan=math.inf), reach)
+    return Bound(sine, norm, rounding.nan_to_num(nan=math.inf), reach)
 
 
 def _schur(
