@@ -49,7 +49,7 @@ def test_the_bound_covers_what_the_operator_blurs(size, rank, dtype):
         result = krylov.svd(operator, rank, quality="tight", seed=seed)
         error = sine(result.v, leading(truth, rank)[2])
         assert (error <= result.angle_bound).all()
-        assert (result.angle_bound <= 40 * error + 1e-4).all()  # nor is it idle
+        assert (result.angle_bound <= 100 * error + 1e-4).all()  # nor is it idle
         if size == 1e-3:
             assert result.stopped == ("floor",) * 3
             # What is known to be blurred is not computed as if it were not.
@@ -62,11 +62,11 @@ def test_without_it_the_bound_would_be_broken():
     assert (sine(result.v, leading(truth, 3)[2]) > 3 * result.angle_bound).all()
 
 
-def test_it_takes_two_products_with_either_side_and_is_counted():
+def test_it_takes_two_products_and_is_counted():
     truth = with_spectrum(SPECTRUM, 60, 50, dtype=torch.float64)
     plain = krylov.svd(MatrixOperator(truth), 3)
     found = krylov.svd(Blurred(truth, size=1e-12), 3)
-    assert torch.equal(found.products, plain.products + 4)
+    assert torch.equal(found.products, plain.products + 2)
     assert torch.equal(found.v, plain.v)
 
 

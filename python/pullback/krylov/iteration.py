@@ -107,8 +107,9 @@ class BlockKrylov:
         self, operator: BlockOperator, image: torch.Tensor, rows: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """J w and A w in units of `scale`, from J w of the samples at `rows`; counted."""
-        index = self.running.index[rows]
-        image, product = pulled(operator, image, self.running.scale[rows], self.settings.dtype)
+        index, unit = self.running.index[rows], self.running.scale[rows]
+        image = (image.double() / unit[:, None, None]).to(self.settings.dtype)
+        product = pulled(operator, image, unit)
         self.results.count(index, 2 * image.shape[1])
         if product.device.type == "cpu":  # on CUDA the kernel notices, and nobody waits for it
             check_finite(product.isfinite().flatten(1).all(1), index, operator.dtype)
@@ -142,7 +143,7 @@ class BlockKrylov:
             gone = self._look_outside(rows, evidence)
             evidence = self._evidence(values, residual, ranks)
             decision = self._decide(evidence)
-        rows = torch.nonzero((decision.stop & ~gone).cpu() & self._may_take(4)).flatten()
+        rows = torch.nonzero((decision.stop & ~gone).cpu() & self._may_take(3)).flatten()
         if len(rows) and self._measure_rounding(rows, vectors, evidence, decision.reach):
             evidence = self._evidence(values, residual, ranks)
             decision = self._decide(evidence)
@@ -305,10 +306,11 @@ class BlockKrylov:
         signs = self.draws.signs(reach.shape[1]).to(reach.device)
         state = self.state.part(rows)
         probe = Probe(state, vectors[place], evidence.select(rows), reach[place], signs)
+        image = self._images(rows, probe.turn)
         products = []
         for other in others:
-            image = image_of(other, probe.vector)
-            products.append(self._pulled(other, image, rows)[1])
+            products.append(pulled(other, image, running.scale[rows]))
+            self.results.count(running.index[rows], 1)
         running.inner[place] = probe.noise(products)
         return True
 

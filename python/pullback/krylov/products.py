@@ -24,24 +24,10 @@ def power_of_two(image: torch.Tensor) -> torch.Tensor:
     return torch.ldexp(torch.ones_like(peak), exponent)
 
 
-def pulled(
-    operator: BlockOperator, image: torch.Tensor, unit: torch.Tensor, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """J w and A w in the given units.
-
-    Args:
-        operator: J of B samples.
-        image: J w as the operator gives it, `[B, r, m]`.
-        unit: `[B]`, float64, powers of two.
-        dtype: of the results.
-
-    Returns:
-        J w `[B, r, m]` and A w `[B, r, n]`.
-    """
-    unit = unit[:, None, None]
-    image = (image.double() / unit).to(dtype)
+def pulled(operator: BlockOperator, image: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
+    """Jᵀ `image`, `[B, r, m]` to `[B, r, n]`, both in units `[B]` of J; in the dtype of `image`."""
     product = operator.rmatmat(image.unflatten(2, operator.h_shape)).flatten(2)
-    return image, (product.double() / unit).to(dtype)
+    return (product.double() / unit[:, None, None]).to(image.dtype)
 
 
 def check_finite(finite: torch.Tensor, index: torch.Tensor, dtype: torch.dtype) -> None:

@@ -24,9 +24,10 @@ def nearby(operator: BlockOperator) -> list[BlockOperator]:
 class Probe:
     """One vector that shows how far rounding inside J tilts the leading space of each sample.
 
-    Rounding makes A + F of A = JᵀJ, which tilts v_i towards y_j, to first order, by
-    y_jᵀFv_i / (θ_i − θ_j). The vector is Σ ± v_i, since (y_jᵀF Σ ± v_i)² is on average the sum of
-    the squares over i, and F is the difference to a nearby operator.
+    Rounding makes J + E of J, which tilts v_i towards y_j, to first order, by
+    (s_i u_iᵀE y_j + s_j u_jᵀE v_i) / (θ_i − θ_j). The second is of the size of the first, or less,
+    since s_j < s_i. The vector is w = Σ ± v_i: y_jᵀEᵀJ w has, on average, the sum of the squares of
+    the first over i as its square. E is the difference to a nearby operator.
 
     Args:
         state: the decomposition of the samples.
@@ -36,7 +37,7 @@ class Probe:
         signs: ±1, `[r]`, at random.
 
     Attributes:
-        vector: `[B, 1, n]`.
+        turn: w in coordinates of the basis, `[B, 1, d]`.
     """
 
     def __init__(
@@ -49,9 +50,8 @@ class Probe:
     ) -> None:
         self._state, self._vectors, self._reach = state, vectors, reach
         count = reach.shape[1]
-        turn = (signs.double() * (reach > 0)).unsqueeze(1) @ vectors[:, :count]
-        self.vector = rotate(turn, state.basis)
-        self._known = (turn @ state.projection, turn @ state.coupling.mT)
+        self.turn = (signs.double() * (reach > 0)).unsqueeze(1) @ vectors[:, :count]
+        self._known = (self.turn @ state.projection, self.turn @ state.coupling.mT)
         place = torch.arange(vectors.shape[1], device=reach.device)
         self._others = place >= evidence.ranks.to(reach.device).unsqueeze(1)
         last = evidence.last.unsqueeze(1)
@@ -62,14 +62,14 @@ class Probe:
         """The noise in the product of every v_i that would tilt them as far as rounding does.
 
         Args:
-            products: nearby operators times the vector, `[B, 1, n]` each.
+            products: Jᵀ of nearby operators times J w of this one, `[B, 1, n]` each.
 
         Returns:
             `[B]`, float64.
         """
         tilts = torch.stack([self._tilt(product) for product in products]).amax(0)
         total = torch.linalg.vector_norm(self._reach, dim=1)
-        return tilts / torch.where(total > 0, total, 1.0)
+        return 2**0.5 * tilts / torch.where(total > 0, total, 1.0)
 
     def _tilt(self, product: torch.Tensor) -> torch.Tensor:
         """The sine, to first order, by which the difference of one product tilts the space."""
