@@ -28,6 +28,37 @@ def test_active_dropout_is_refused():
         JacobianOperator(lambda x: F.dropout(x, 0.1, training=True), x)
 
 
+def ill_conditioned(x):
+    """Rounding in x changes it by about 1e-3 relative, and so does the order of a sum."""
+    return torch.sin(x.flatten(1).sum(1, keepdim=True) * torch.linspace(200, 400, 50).to(x.dtype))
+
+
+def test_what_the_map_itself_rounds_is_no_error():
+    """Its value alone and beside another sample may differ by more than rounding does as a rule."""
+
+    def depends_on_the_order(x):  # as kernels for one row and for many do
+        order = slice(None) if len(x) == 1 else torch.arange(699, -1, -1)
+        return ill_conditioned(x[:, order])
+
+    differences = []
+    for seed in range(12):
+        x = torch.randn(2, 700, generator=torch.Generator().manual_seed(seed))
+        alone, both = depends_on_the_order(x[:1]), depends_on_the_order(x)[:1]
+        differences.append(float((alone - both).norm() / both.norm()))
+        assert JacobianOperator(depends_on_the_order, x).batch == 2
+    assert sum(difference > 1e-4 for difference in differences) >= 6
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_the_map_itself_rounds_excuses_nothing_else(seed):
+    x = torch.randn(2, 700, generator=torch.Generator().manual_seed(seed))
+    for wrong in (lambda x: ill_conditioned(x) * len(x), lambda x: ill_conditioned(x / len(x))):
+        with pytest.raises(ValueError, match="depends on the number of samples"):
+            JacobianOperator(wrong, x)
+    with pytest.raises(ValueError, match="not deterministic"):
+        JacobianOperator(lambda x: ill_conditioned(x) * (1 + 1e-2 * torch.randn(1)), x)
+
+
 def test_a_dropped_derivative_is_told_from_a_constant_map():
     x, _ = points()
     with pytest.raises(ValueError, match="drops its derivative"):
