@@ -14,6 +14,10 @@ from pullback.operators import BlockOperator
 #: orders of magnitude.
 _DRAWS = 2
 
+#: By how much what they show is multiplied: √2 for the part of the error that Jᵀ does not show, and
+#: as much again since few random numbers may all be small.
+_MARGIN = 2.0
+
 
 def nearby(operator: BlockOperator) -> list[BlockOperator]:
     """Operators that rounding cannot tell from this one; none where its products are exact."""
@@ -69,7 +73,7 @@ class Probe:
         """
         tilts = torch.stack([self._tilt(product) for product in products]).amax(0)
         total = torch.linalg.vector_norm(self._reach, dim=1)
-        return 2**0.5 * tilts / torch.where(total > 0, total, 1.0)
+        return _MARGIN * tilts / torch.where(total > 0, total, 1.0)
 
     def _tilt(self, product: torch.Tensor) -> torch.Tensor:
         """The sine, to first order, by which the difference of one product tilts the space."""
