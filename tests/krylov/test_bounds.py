@@ -103,6 +103,23 @@ def test_rounding_counts_for_the_bound_and_alone_leaves_the_least():
     assert float(found.sine) < 3e-5 / 0.4
 
 
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.4, 0.49])
+@pytest.mark.parametrize("following", [0.6, 0.8, 0.88])
+def test_the_bound_holds_for_the_worst_that_rounding_may_hide(share, following):
+    """Of all matrices of norm e one turns two eigenvectors a gap g apart by half of asin(2e/g)."""
+    noise = share * (0.9 - following)
+    cosine = 2 * share
+    hidden = torch.zeros(4, 4, dtype=DTYPE)
+    hidden[1, 1], hidden[2, 2] = -cosine, cosine
+    hidden[1, 2] = hidden[2, 1] = math.sqrt(1 - cosine**2)
+    values = torch.tensor([1.0, 0.9, following, 0.1], dtype=DTYPE)
+    true = torch.linalg.eigh(torch.diag(values) + noise * hidden)[1].flip(1).mT
+    turned = float(sine(torch.eye(4, dtype=DTYPE)[None, :2], true[None, :2]))
+    assert turned == pytest.approx(math.sin(math.asin(cosine) / 2))
+    found = angle_bound(values[:3], torch.zeros(3, 1, dtype=DTYPE), 2, 0.1, noise)
+    assert turned <= float(found.least) <= float(found.sine) <= max(5 * turned, 1e-12)
+
+
 # -------------------------------------------------------------------------- outside the basis
 
 

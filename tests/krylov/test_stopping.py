@@ -94,6 +94,12 @@ def test_there_is_only_one_space_of_all_dimensions():
     assert verdict(evidence(norm=0.1, gap=0.0), n=3)[2] == 1.0
 
 
+def test_the_whole_space_needs_no_trust_in_what_is_outside():
+    known = evidence(norm=0.1, gap=0.0, trusted=torch.tensor([False]))
+    assert verdict(known, n=2) == (True, "converged", 0.0)
+    assert not verdict(known, n=3)[0]
+
+
 def test_every_sample_is_judged_by_itself():
     known = evidence(samples=3)
     residual = known.residual.clone()

@@ -178,6 +178,22 @@ def test_an_operator_that_is_not_its_own_transpose_raises():
         krylov.svd(operator, 3)
 
 
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-5), (torch.float32, 0.2)])
+def test_a_transpose_that_is_nearly_right_raises(dtype, error):
+    """Jᵀ + δ v₂u₁ᵀ makes of JᵀJ a matrix with δ s₁ on one side of its diagonal alone."""
+    matrices = with_spectrum(SPECTRA["harmonic"], 60, 50, dtype=dtype)
+    u, _, v = (part.to(dtype) for part in leading(matrices, 2))
+
+    class Wrong(MatrixOperator):
+        def rmatmat(self, w):
+            return super().rmatmat(w) + error * (w @ u[:, :1].mT) * v[:, 1:]
+
+    right = krylov.svd(MatrixOperator(matrices), 3, init=v)
+    assert right.converged.all()
+    with pytest.raises(ValueError, match="do not belong to one operator"):
+        krylov.svd(Wrong(matrices), 3, init=v)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
