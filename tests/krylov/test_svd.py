@@ -66,6 +66,32 @@ def test_products_are_counted_per_sample():
     assert int(result.products) == operator.columns
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("missing", [0, 2])
+def test_products_for_the_left_vectors_and_for_zeros_are_counted_too(dtype, missing):
+    """J v_i is taken afresh in half precision, and Jᵀu_i where a singular value is zero."""
+
+    class Counted(MatrixOperator):
+        def select(self, index):
+            chosen = Counted(self.matrices[index])
+            chosen.made = self.made
+            return chosen
+
+        def matmat(self, v):
+            self.made[0] += v.shape[1]
+            return super().matmat(v)
+
+        def rmatmat(self, u):
+            self.made[0] += u.shape[1]
+            return super().rmatmat(u)
+
+    spectrum = [2.0**-i for i in range(5 - missing)]
+    operator = Counted(with_spectrum(spectrum, 60, 50, batch=1, dtype=dtype))
+    operator.made = [0]
+    result = krylov.svd(operator, 5)
+    assert int(result.products) == operator.made[0]
+
+
 def test_converged_samples_leave_and_cost_no_more():
     easy = with_spectrum([2.0**-i for i in range(60)], 90, 80, batch=1)
     hard = with_spectrum([i**-0.25 for i in range(1, 81)], 90, 80, batch=1)
