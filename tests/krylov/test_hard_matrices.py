@@ -67,7 +67,7 @@ def test_max_products_stops_and_says_so():
 
 
 def test_a_hundred_products_a_direction_are_taken_by_default():
-    """Of values that lie so close that neither rounding nor the end of the space stops it before."""
+    """Of values so close that neither rounding nor the end of the space stops it before."""
     matrices = with_spectrum([1 - 1e-4 * i for i in range(300)], 310, 300, batch=1)
     result = krylov.svd(MatrixOperator(matrices), 2, quality="tight")
     assert result.stopped == ("max_products",)

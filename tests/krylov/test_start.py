@@ -66,9 +66,12 @@ def test_what_is_the_same_at_every_call_is_so_whatever_was_drawn_before():
 
 
 def test_signs_are_plus_or_minus_one_about_as_often():
-    signs = Draws(0).signs(1000)
+    draws = Draws(0)
+    signs = draws.signs(1000)
     assert signs.shape == (1000,)
     assert set(signs.tolist()) == {-1.0, 1.0}
     assert abs(float(signs.mean())) < 0.1
     # They are no signs of the other numbers.
-    assert abs(float((signs * Draws(0).probe(1000).sign()).mean())) < 0.15
+    others = [draws.probe(1000), *draws.mixture(1, 1000), *(draws.rows(1, 1000)[0] for _ in "abcde")]
+    for numbers in others:
+        assert abs(float((signs * numbers.sign()).mean())) < 0.15
