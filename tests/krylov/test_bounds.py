@@ -150,6 +150,41 @@ def test_the_largest_eigenvalue_outside_lies_between_its_bounds(seed):
     assert upper < 1.5 * true
 
 
+def test_what_the_start_has_within_the_basis_does_not_count():
+    generator = torch.Generator().manual_seed(0)
+    a, eigenvectors = symmetric(0.9 ** torch.arange(60, dtype=DTYPE), generator)
+    basis, start = eigenvectors[2:9], torch.randn(60, generator=generator, dtype=DTYPE)
+    plain = [found[:2] for found in follow(a, basis, start, 8)]
+    moved = [found[:2] for found in follow(a, basis, start + 7 * basis[0] - 9 * basis[3], 8)]
+    torch.testing.assert_close(torch.tensor(moved), torch.tensor(plain), rtol=1e-6, atol=0)
+
+
+def test_the_ritz_vector_has_the_ritz_value_after_every_product():
+    generator = torch.Generator().manual_seed(0)
+    a, eigenvectors = symmetric(0.9 ** torch.arange(60, dtype=DTYPE), generator)
+    basis, start = eigenvectors[1:9], torch.randn(60, generator=generator, dtype=DTYPE)
+    for lower, _, seen in follow(a, basis, start, 6):
+        top = seen.top()[0, 0]
+        assert float(top.norm()) == pytest.approx(1)
+        assert float((basis @ top).norm()) < 1e-10
+        assert float(top @ a @ top) == pytest.approx(lower)
+
+
+def test_the_first_bound_is_where_the_mass_of_the_start_ends():
+    """One product shows two moments: of g with mass |g|², mean α and deviation β the bound is
+    α + β (|g|²/t − 1)^½ with t = π p² / 2, and the grid finds it to 15 %.
+    """
+    generator = torch.Generator().manual_seed(0)
+    diagonal = 0.5 + 1e-8 * torch.randn(60, generator=generator, dtype=DTYPE)
+    start = torch.randn(60, generator=generator, dtype=DTYPE)
+    weights = start.square() / start.square().sum()
+    mean = float(weights @ diagonal)
+    deviation = math.sqrt(float(weights @ (diagonal - mean).square()))
+    reach = deviation * math.sqrt(float(start.square().sum()) / (math.pi / 2 * MISSED**2) - 1)
+    ((_, upper, _),) = follow(torch.diag(diagonal), torch.zeros(0, 60, dtype=DTYPE), start, 1)
+    assert 0.999 * reach <= upper - mean <= 1.151 * reach
+
+
 def test_the_ritz_vector_outside_is_the_missing_direction():
     generator = torch.Generator().manual_seed(0)
     a, eigenvectors = symmetric(0.8 ** torch.arange(60, dtype=DTYPE), generator)

@@ -72,6 +72,10 @@ def test_signs_are_plus_or_minus_one_about_as_often():
     assert set(signs.tolist()) == {-1.0, 1.0}
     assert abs(float(signs.mean())) < 0.1
     # They are no signs of the other numbers.
-    others = [draws.probe(1000), *draws.mixture(1, 1000), *(draws.rows(1, 1000)[0] for _ in "abcde")]
+    others = [
+        draws.probe(1000),
+        *draws.mixture(1, 1000),
+        *(draws.rows(1, 1000)[0] for _ in "abcde"),
+    ]
     for numbers in others:
         assert abs(float((signs * numbers.sign()).mean())) < 0.15
