@@ -84,6 +84,21 @@ def test_the_bound_holds_where_the_following_value_is_barely_known(seed):
     assert true <= float(found.sine) * (1 + 1e-9)
 
 
+def test_the_bound_of_a_sample_does_not_depend_on_its_batch(rng):
+    """Nor on the ranks of the others, of which one may be zero."""
+    values = torch.tensor([1.0, 0.8, 0.5, 0.3, 0.2], dtype=DTYPE).expand(4, 5)
+    residual = 1e-2 * torch.randn(4, 5, 2, generator=rng, dtype=DTYPE)
+    ranks, noise = torch.tensor([3, 1, 0, 2]), torch.full((4,), 1e-4, dtype=DTYPE)
+    together = bounds.angle_bound(values, residual, ranks, noise, 0.1 + 0 * noise)
+    for i, rank in enumerate(ranks.tolist()):
+        alone = angle_bound(values[i], residual[i], rank, 0.1, noise=1e-4)
+        for name in ("sine", "residual_norm", "least"):
+            torch.testing.assert_close(getattr(together, name)[i], getattr(alone, name)[0])
+        assert not together.reach[i, rank:].any()
+        torch.testing.assert_close(together.reach[i, :rank], alone.reach[0, :rank])
+    assert float(together.sine[2]) == 0
+
+
 def test_a_value_that_may_overtake_leaves_no_bound():
     values = torch.tensor([1.0, 0.9, 0.5], dtype=DTYPE)
     residual = torch.zeros(3, 2, dtype=DTYPE)
@@ -118,6 +133,9 @@ def test_the_bound_holds_for_the_worst_that_rounding_may_hide(share, following):
     assert turned == pytest.approx(math.sin(math.asin(cosine) / 2))
     found = angle_bound(values[:3], torch.zeros(3, 1, dtype=DTYPE), 2, 0.1, noise)
     assert turned <= float(found.least)
+    # Without residuals hᵣ is what the two gaps leave, either narrowed by the noise.
+    reach = 1 / (0.9 - following - noise) + 1 / (0.9 - 0.1 - noise)
+    assert float(found.least) == pytest.approx(noise * reach)
     assert turned <= float(found.sine) <= 5 * turned
 
 

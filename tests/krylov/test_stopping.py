@@ -117,6 +117,12 @@ def test_a_residual_that_may_still_fall_or_gain_a_gap_goes_on(changes, eps):
     assert verdict(evidence(**STALLED), eps=eps, tol=1e-6)[:2] == (True, "floor")
 
 
+def test_rounding_is_measured_by_the_largest_value():
+    """However small the values that are asked for are beside it."""
+    values = torch.tensor([[1.0, 1e-3, 1e-3 - 1e-6]], dtype=torch.float64)
+    assert verdict(evidence(**STALLED, values=values))[:2] == (True, "floor")
+
+
 @pytest.mark.parametrize("known", [{"exhausted": torch.tensor([True])}, {"complete": True}])
 def test_an_exhausted_space_ends_it(known):
     assert verdict(evidence(norm=0.1, gap=0.01, **known))[:2] == (True, "floor")
