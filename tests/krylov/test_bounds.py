@@ -99,6 +99,24 @@ def test_the_bound_of_a_sample_does_not_depend_on_its_batch(rng):
     assert float(together.sine[2]) == 0
 
 
+def test_the_schur_complement_is_that_of_dense_matrices(rng):
+    """rᵢᵀM⁻¹rᵢ and λ_max(M⁻¹(I + BᵀB)) of the theorem, with inverses in full."""
+    leading, others = torch.tensor([1.0, 0.9], dtype=DTYPE), torch.tensor([0.5, 0.3, 0.2])
+    coupling = 0.1 * torch.randn(5, 4, generator=rng, dtype=DTYPE)
+    coupling[:2] = 0
+    rows = torch.randn(2, 4, generator=rng, dtype=DTYPE)
+    inverse = torch.zeros(2, 5, dtype=DTYPE)
+    inverse[:, 2:] = 1 / (leading[:, None] - others)
+    found = bounds._schur((leading - 0.4)[None], inverse[None], coupling[None], rows[None])
+    assert found[2].all()
+    for i, (value, row) in enumerate(zip(leading, rows, strict=True)):
+        b = inverse[i, :, None] * coupling
+        m = (value - 0.4) * torch.eye(4) - coupling.mT @ b
+        torch.testing.assert_close(found[0][0, i], row @ torch.linalg.inv(m) @ row)
+        growth = torch.linalg.eigvals(torch.linalg.inv(m) @ (torch.eye(4) + b.mT @ b)).real.max()
+        torch.testing.assert_close(found[1][0, i], growth)
+
+
 def test_a_value_that_may_overtake_leaves_no_bound():
     values = torch.tensor([1.0, 0.9, 0.5], dtype=DTYPE)
     residual = torch.zeros(3, 2, dtype=DTYPE)
