@@ -3,6 +3,7 @@
 # make lint       ruff, clang-format, mypy       (make format to apply the first two)
 # make docs       the documentation as a site, with a reference of every public name, in build/docs
 # make bench      against the published loop     (ARGS are handed on, as everywhere)
+# make mutants    does a test fail for every small error? ARGS=python/pullback/krylov/bounds.py, say
 # make compat     installs and tests with the oldest and newest torch, in fresh environments
 # make gpu-check  on a machine with a GPU: kernels against references, GPU tests, benchmarks
 #
@@ -63,7 +64,7 @@ INSTALL = $(PY) build_tools/workshop.py $(if $(OWN),--pinned)
 SCRIPTS = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("scripts"))')
 
 .NOTPARALLEL:
-.PHONY: help demo test lint format docs bench compat gpu-check clean remake
+.PHONY: help demo test lint format docs bench mutants compat gpu-check clean remake
 help:
 	@awk '/^#/ { sub(/^# ?/, ""); print; next } { exit }' Makefile
 
@@ -109,6 +110,16 @@ docs: $(STAMPS)/run $(STAMPS)/docs
 
 bench: $(STAMPS)/run
 	$(PY) -m benchmarks $(ARGS)
+
+# The tool mutates a package in its working folder and writes beside it: a folder of links. It forks
+# a process that holds torch, which more than one thread would not survive.
+MUTANTS := build/mutants
+mutants: $(STAMPS)/run $(STAMPS)/test $(STAMPS)/mutants
+	@mkdir -p $(MUTANTS)
+	@ln -sfn $(addprefix $(CURDIR)/,python/pullback pullback_ext tests pyproject.toml) $(MUTANTS)/
+	cd $(MUTANTS) && OMP_NUM_THREADS=1 $(SCRIPTS)/mutmut run $(subst /,.,$(patsubst python/%,%.*,$(ARGS:.py=)))
+	@cd $(MUTANTS) && $(SCRIPTS)/mutmut results
+	@echo "What survives, and why, is in tests/mutants.md; 'cd $(MUTANTS) && mutmut show NAME' shows a mutant."
 
 # Needs no environment: it makes its own.
 compat:

@@ -84,6 +84,39 @@ def test_the_bound_holds_where_the_following_value_is_barely_known(seed):
     assert true <= float(found.sine) * (1 + 1e-9)
 
 
+def test_the_bound_of_a_sample_does_not_depend_on_its_batch(rng):
+    """Nor on the ranks of the others, of which one may be zero."""
+    values = torch.tensor([1.0, 0.8, 0.5, 0.3, 0.2], dtype=DTYPE).expand(4, 5)
+    residual = 1e-2 * torch.randn(4, 5, 2, generator=rng, dtype=DTYPE)
+    ranks, noise = torch.tensor([3, 1, 0, 2]), torch.full((4,), 1e-4, dtype=DTYPE)
+    together = bounds.angle_bound(values, residual, ranks, noise, 0.1 + 0 * noise)
+    for i, rank in enumerate(ranks.tolist()):
+        alone = angle_bound(values[i], residual[i], rank, 0.1, noise=1e-4)
+        for name in ("sine", "residual_norm", "least"):
+            torch.testing.assert_close(getattr(together, name)[i], getattr(alone, name)[0])
+        assert not together.reach[i, rank:].any()
+        torch.testing.assert_close(together.reach[i, :rank], alone.reach[0, :rank])
+    assert float(together.sine[2]) == 0
+
+
+def test_the_schur_complement_is_that_of_dense_matrices(rng):
+    """rᵢᵀM⁻¹rᵢ and λ_max(M⁻¹(I + BᵀB)) of the theorem, with inverses in full."""
+    leading, others = torch.tensor([1.0, 0.9], dtype=DTYPE), torch.tensor([0.5, 0.3, 0.2])
+    coupling = 0.1 * torch.randn(5, 4, generator=rng, dtype=DTYPE)
+    coupling[:2] = 0
+    rows = torch.randn(2, 4, generator=rng, dtype=DTYPE)
+    inverse = torch.zeros(2, 5, dtype=DTYPE)
+    inverse[:, 2:] = 1 / (leading[:, None] - others)
+    found = bounds._schur((leading - 0.4)[None], inverse[None], coupling[None], rows[None])
+    assert found[2].all()
+    for i, (value, row) in enumerate(zip(leading, rows, strict=True)):
+        b = inverse[i, :, None] * coupling
+        m = (value - 0.4) * torch.eye(4) - coupling.mT @ b
+        torch.testing.assert_close(found[0][0, i], row @ torch.linalg.inv(m) @ row)
+        growth = torch.linalg.eigvals(torch.linalg.inv(m) @ (torch.eye(4) + b.mT @ b)).real.max()
+        torch.testing.assert_close(found[1][0, i], growth)
+
+
 def test_a_value_that_may_overtake_leaves_no_bound():
     values = torch.tensor([1.0, 0.9, 0.5], dtype=DTYPE)
     residual = torch.zeros(3, 2, dtype=DTYPE)
@@ -113,6 +146,63 @@ def test_rounding_of_every_vector_counts(rank):
     assert float(found.least) == pytest.approx(float(found.sine), rel=1e-6)
 
 
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.4, 0.49])
+@pytest.mark.parametrize("following", [0.6, 0.8, 0.88])
+def test_the_bound_holds_for_the_worst_that_rounding_may_hide(share, following):
+    """Of all matrices of norm e one turns two eigenvectors a gap g apart by half of asin(2e/g)."""
+    noise = share * (0.9 - following)
+    cosine = 2 * share
+    hidden = torch.zeros(4, 4, dtype=DTYPE)
+    hidden[1, 1], hidden[2, 2] = -cosine, cosine
+    hidden[1, 2] = hidden[2, 1] = math.sqrt(1 - cosine**2)
+    values = torch.tensor([1.0, 0.9, following, 0.1], dtype=DTYPE)
+    true = torch.linalg.eigh(torch.diag(values) + noise * hidden)[1].flip(1).mT
+    turned = float(sine(torch.eye(4, dtype=DTYPE)[None, :2], true[None, :2]))
+    assert turned == pytest.approx(math.sin(math.asin(cosine) / 2))
+    found = angle_bound(values[:3], torch.zeros(3, 1, dtype=DTYPE), 2, 0.1, noise)
+    assert turned <= float(found.least)
+    # Without residuals hᵢ is what the two gaps leave, either narrowed by the noise.
+    reach = [1 / (v - following - noise) + 1 / (v - 0.1 - noise) for v in (1.0, 0.9)]
+    assert float(found.least) == pytest.approx(noise * math.hypot(*reach))
+    assert turned <= float(found.sine) <= 5 * turned
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_bound_is_the_one_of_the_theorem(seed):
+    """By the inverses that Schur's complement avoids: of θᵢ − A₂ on the rest of the basis and W."""
+    generator = torch.Generator().manual_seed(seed)
+    rank, d, pending = 2, 5, 3
+    values = torch.tensor([1.0, 0.8, 0.4, 0.3, 0.1], dtype=DTYPE)
+    residual = torch.randn(d, pending, generator=generator, dtype=DTYPE)
+    residual *= torch.tensor([0.03, 0.02, 0.1, 0.1, 0.1], dtype=DTYPE).unsqueeze(1)
+    noise, outside = 1e-3, 0.2
+    reach, tilts = [], []
+    for value, row in zip(values[:rank], residual[:rank], strict=True):
+        others = torch.diag(value - values[rank:] - noise)
+        corner = torch.eye(pending, dtype=DTYPE) * (value - outside - noise)
+        across = -residual[rank:]
+        whole = torch.cat(
+            [torch.cat([others, across], dim=1), torch.cat([across.mT, corner], dim=1)]
+        )
+        inverse = torch.linalg.inv(whole)
+        there = torch.cat([row.new_zeros(d - rank), row])
+        # ‖D⁻¹r‖² <= g rᵀM⁻¹r, where M⁻¹ is the corner of D⁻¹ that belongs to W.
+        m = inverse[d - rank :, d - rank :]
+        b = torch.linalg.solve(others, residual[rank:])
+        root = torch.linalg.cholesky(m)
+        g = float(torch.linalg.eigvalsh(root.mT @ (torch.eye(pending) + b.mT @ b) @ root)[-1])
+        tilts.append(math.sqrt(g * float(row @ m @ row)))
+        reach.append(1 / float(others.diagonal().min()) + g)
+        assert float((inverse @ there).norm()) <= tilts[-1] * (1 + 1e-12)
+        assert float(torch.linalg.matrix_norm(inverse, 2)) <= reach[-1]
+    found = angle_bound(values, residual, rank, outside, noise)
+    assert found.reach[0].tolist() == pytest.approx(reach)
+    rounding = noise * math.hypot(*reach)
+    q = float(torch.linalg.matrix_norm(residual[:rank], 2)) * reach[-1] + rounding
+    fine = (math.hypot(*tilts) + rounding) / (1 - q**2)
+    assert float(found.sine) == pytest.approx(min(q, fine))
+
+
 # -------------------------------------------------------------------------- outside the basis
 
 
@@ -140,6 +230,41 @@ def test_the_largest_eigenvalue_outside_lies_between_its_bounds(seed):
         assert true / (1 + 1e-13) <= upper <= earlier * (1 + 1e-9)  # to rounding
         earlier = upper
     assert upper < 1.5 * true
+
+
+def test_what_the_start_has_within_the_basis_does_not_count():
+    generator = torch.Generator().manual_seed(0)
+    a, eigenvectors = symmetric(0.9 ** torch.arange(60, dtype=DTYPE), generator)
+    basis, start = eigenvectors[2:9], torch.randn(60, generator=generator, dtype=DTYPE)
+    plain = [found[:2] for found in follow(a, basis, start, 8)]
+    moved = [found[:2] for found in follow(a, basis, start + 7 * basis[0] - 9 * basis[3], 8)]
+    torch.testing.assert_close(torch.tensor(moved), torch.tensor(plain), rtol=1e-6, atol=0)
+
+
+def test_the_ritz_vector_has_the_ritz_value_after_every_product():
+    generator = torch.Generator().manual_seed(0)
+    a, eigenvectors = symmetric(0.9 ** torch.arange(60, dtype=DTYPE), generator)
+    basis, start = eigenvectors[1:9], torch.randn(60, generator=generator, dtype=DTYPE)
+    for lower, _, seen in follow(a, basis, start, 6):
+        top = seen.top()[0, 0]
+        assert float(top.norm()) == pytest.approx(1)
+        assert float((basis @ top).norm()) < 1e-10
+        assert float(top @ a @ top) == pytest.approx(lower)
+
+
+def test_the_first_bound_is_where_the_mass_of_the_start_ends():
+    """One product shows two moments: of g with mass |g|², mean α and deviation β the bound is
+    α + β (|g|²/t − 1)^½ with t = π p² / 2, and the grid finds it to 15 %.
+    """
+    generator = torch.Generator().manual_seed(0)
+    diagonal = 0.5 + 1e-8 * torch.randn(60, generator=generator, dtype=DTYPE)
+    start = torch.randn(60, generator=generator, dtype=DTYPE)
+    weights = start.square() / start.square().sum()
+    mean = float(weights @ diagonal)
+    deviation = math.sqrt(float(weights @ (diagonal - mean).square()))
+    reach = deviation * math.sqrt(float(start.square().sum()) / (math.pi / 2 * MISSED**2) - 1)
+    ((_, upper, _),) = follow(torch.diag(diagonal), torch.zeros(0, 60, dtype=DTYPE), start, 1)
+    assert 0.999 * reach <= upper - mean <= 1.151 * reach
 
 
 def test_the_ritz_vector_outside_is_the_missing_direction():

@@ -101,6 +101,18 @@ def test_rows_that_bring_nothing_are_random_and_may_be_renewed(rng):
     check(state, maps, 6, 3)
 
 
+def test_renewed_rows_are_coupled_to_nothing(rng, maps):
+    """Whatever W was coupled to, the rows in its place are not; other samples keep theirs."""
+    state = Decomposition(orthonormal(rng, 4), 20, M)
+    step(state, maps, rng)
+    before = state.coupling.clone()
+    assert bool((before.flatten(1).norm(dim=1) > 1e-2).all())
+    which = torch.tensor([True, False, True])
+    state.renew(which, lambda count: torch.randn(BATCH, count, N, dtype=torch.float64), 9)
+    assert not state.coupling[which].any()
+    assert torch.equal(state.coupling[~which], before[~which])
+
+
 def test_the_last_step_fills_the_space(rng, maps):
     state = Decomposition(orthonormal(rng, 25), N, M)
     step(state, maps, rng)
@@ -109,6 +121,16 @@ def test_the_last_step_fills_the_space(rng, maps):
     check(state, maps, 50, 10)
     step(state, maps, rng)
     check(state, maps, 60, 0)
+
+
+def test_the_last_rows_are_coupled_to_all_that_came_before(rng):
+    """Where J has full rank, A leads out of every basis that is not complete."""
+    maps = torch.randn(BATCH, N, N, generator=rng, dtype=torch.float64) / N**0.5
+    state = Decomposition(orthonormal(rng, 25), N, N)
+    for size, width in ((25, 25), (50, 10), (60, 0)):
+        step(state, maps, rng)
+        check(state, maps, size, width)
+        assert bool((state.remainder > 1e-3).all()) is (width > 0)
 
 
 @pytest.mark.parametrize("k", [1, 7, MOST_ROWS, MOST_ROWS + 40])

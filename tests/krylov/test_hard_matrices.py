@@ -66,6 +66,14 @@ def test_max_products_stops_and_says_so():
     assert (sine(result.v, leading(matrices, 10)[2]) <= result.angle_bound).all()
 
 
+def test_a_hundred_products_a_direction_are_taken_by_default():
+    """Of values so close that neither rounding nor the end of the space stops it before."""
+    matrices = with_spectrum([1 - 1e-4 * i for i in range(300)], 310, 300, batch=1)
+    result = krylov.svd(MatrixOperator(matrices), 2, quality="tight")
+    assert result.stopped == ("max_products",)
+    assert 190 < int(result.products) <= 200
+
+
 def test_full_rank_of_a_small_map():
     matrices = with_spectrum([3.0, 2.0, 1.0, 0.5, 0.25], 5, 5)
     result = krylov.svd(MatrixOperator(matrices), 5)
@@ -112,6 +120,29 @@ def test_a_small_singular_value_is_not_called_zero(seed):
     result = krylov.svd(MatrixOperator(matrices), 3, seed=seed)
     assert result.rank.tolist() == [3, 3, 3]
     assert torch.allclose(result.s[:, 2], torch.tensor(5e-4), rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "rank"),
+    [
+        (torch.float64, 4e-8, 3),
+        (torch.float64, 4e-9, 2),
+        (torch.float32, 4e-4, 3),
+        (torch.float32, 4e-5, 2),
+    ],
+)
+@pytest.mark.parametrize("largest", [1e-3, 1.0, 1e3])
+def test_values_are_zero_below_the_level_that_is_said(dtype, value, rank, largest):
+    """1e-8 of the largest in float64 and 1e-4 in float32; a value above is there, and right."""
+    spectrum = [largest, largest / 2, largest * value]
+    matrices = with_spectrum(spectrum, 60, 50, dtype=dtype)
+    result = krylov.svd(MatrixOperator(matrices), 3)
+    assert result.rank.tolist() == [rank] * 3
+    if rank == 3:
+        expected = torch.tensor(spectrum[2], dtype=dtype).expand(3)
+        torch.testing.assert_close(result.s[:, 2], expected, rtol=0.05, atol=0)
+    else:
+        assert not result.s[:, 2].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -84,6 +84,45 @@ def test_a_residual_that_no_longer_falls_is_at_the_floor():
     assert not verdict(falling)[0]
 
 
+STALLED = {"norm": 5e-6, "gap": 1e-6, "earlier": torch.tensor([6e-6], dtype=torch.float64)}
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("known", [evidence(**STALLED), evidence(), evidence(norm=0.1)])
+def test_the_unit_of_the_operator_does_not_matter(known, unit):
+    scaled = {
+        name: getattr(known, name) * unit
+        for name in ("values", "residual", "noise", "hidden", "outside", "earlier")
+    }
+    found, expected = verdict(replace(known, **scaled)), verdict(known)
+    assert found[:2] == expected[:2]
+    assert found[2] == pytest.approx(expected[2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "eps"),
+    [
+        ({"earlier": 2.5 * 5e-6}, 1e-7),  # it fell to less than half
+        ({"norm": 1e-3, "earlier": 1.1e-3}, 1e-7),  # far above what rounding explains
+        ({"norm": 0.1, "earlier": 0.11}, 8e-3),  # nor does half precision explain a tenth
+        ({"gap": 0.5, "outside": 1.0}, 1e-7),  # a value that is not known yet may make the gap
+    ],
+)
+def test_a_residual_that_may_still_fall_or_gain_a_gap_goes_on(changes, eps):
+    as_tensors = {
+        name: value if name in ("norm", "gap") else torch.tensor([value], dtype=torch.float64)
+        for name, value in changes.items()
+    }
+    assert not verdict(evidence(**{**STALLED, **as_tensors}), eps=eps, tol=1e-6)[0]
+    assert verdict(evidence(**STALLED), eps=eps, tol=1e-6)[:2] == (True, "floor")
+
+
+def test_rounding_is_measured_by_the_largest_value():
+    """However small the values that are asked for are beside it."""
+    values = torch.tensor([[1.0, 1e-3, 1e-3 - 1e-6]], dtype=torch.float64)
+    assert verdict(evidence(**STALLED, values=values))[:2] == (True, "floor")
+
+
 @pytest.mark.parametrize("known", [{"exhausted": torch.tensor([True])}, {"complete": True}])
 def test_an_exhausted_space_ends_it(known):
     assert verdict(evidence(norm=0.1, gap=0.01, **known))[:2] == (True, "floor")
@@ -92,6 +131,12 @@ def test_an_exhausted_space_ends_it(known):
 def test_there_is_only_one_space_of_all_dimensions():
     assert verdict(evidence(norm=0.1, gap=0.0), n=2) == (True, "converged", 0.0)
     assert verdict(evidence(norm=0.1, gap=0.0), n=3)[2] == 1.0
+
+
+def test_the_whole_space_needs_no_trust_in_what_is_outside():
+    known = evidence(norm=0.1, gap=0.0, trusted=torch.tensor([False]))
+    assert verdict(known, n=2) == (True, "converged", 0.0)
+    assert not verdict(known, n=3)[0]
 
 
 def test_every_sample_is_judged_by_itself():

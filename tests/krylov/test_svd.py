@@ -66,6 +66,32 @@ def test_products_are_counted_per_sample():
     assert int(result.products) == operator.columns
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("missing", [0, 2])
+def test_products_for_the_left_vectors_and_for_zeros_are_counted_too(dtype, missing):
+    """J v_i is taken afresh in half precision, and Jᵀu_i where a singular value is zero."""
+
+    class Counted(MatrixOperator):
+        def select(self, index):
+            chosen = Counted(self.matrices[index])
+            chosen.made = self.made
+            return chosen
+
+        def matmat(self, v):
+            self.made[0] += v.shape[1]
+            return super().matmat(v)
+
+        def rmatmat(self, u):
+            self.made[0] += u.shape[1]
+            return super().rmatmat(u)
+
+    spectrum = [2.0**-i for i in range(5 - missing)]
+    operator = Counted(with_spectrum(spectrum, 60, 50, batch=1, dtype=dtype))
+    operator.made = [0]
+    result = krylov.svd(operator, 5)
+    assert int(result.products) == operator.made[0]
+
+
 def test_converged_samples_leave_and_cost_no_more():
     easy = with_spectrum([2.0**-i for i in range(60)], 90, 80, batch=1)
     hard = with_spectrum([i**-0.25 for i in range(1, 81)], 90, 80, batch=1)
@@ -176,6 +202,22 @@ def test_an_operator_that_is_not_its_own_transpose_raises():
     operator.rmatmat = lambda u: torch.einsum("mn,bkm->bkn", wrong, u)
     with pytest.raises(ValueError, match="do not belong to one operator"):
         krylov.svd(operator, 3)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-5), (torch.float32, 0.2)])
+def test_a_transpose_that_is_nearly_right_raises(dtype, error):
+    """Jᵀ + δ v₂u₁ᵀ makes of JᵀJ a matrix with δ s₁ on one side of its diagonal alone."""
+    matrices = with_spectrum(SPECTRA["harmonic"], 60, 50, dtype=dtype)
+    u, _, v = (part.to(dtype) for part in leading(matrices, 2))
+
+    class Wrong(MatrixOperator):
+        def rmatmat(self, w):
+            return super().rmatmat(w) + error * (w @ u[:, :1].mT) * v[:, 1:]
+
+    right = krylov.svd(MatrixOperator(matrices), 3, init=v)
+    assert right.converged.all()
+    with pytest.raises(ValueError, match="do not belong to one operator"):
+        krylov.svd(Wrong(matrices), 3, init=v)
 
 
 @pytest.mark.parametrize(

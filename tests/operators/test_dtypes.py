@@ -32,6 +32,14 @@ def test_blocks_of_any_dtype_are_multiplied_in_that_of_the_map(dtype, given, pre
     torch.testing.assert_close(ju.flatten(2).double(), pulled, rtol=tol, atol=tol)
 
 
+@pytest.mark.parametrize("given", FLOATS)
+def test_a_block_without_columns_has_the_dtype_of_the_map_too(given):
+    operator = JacobianOperator(small_net(torch.float32), *points(dtype=torch.float32))
+    found = operator.matmat(torch.zeros(3, 0, *operator.x_shape, dtype=given))
+    assert found.shape == (3, 0, *operator.h_shape)
+    assert found.dtype == torch.float32
+
+
 @pytest.mark.parametrize("prepared", [False, True])
 def test_a_map_may_answer_in_another_dtype_than_it_is_asked_in(prepared, rng):
     weight = torch.randn(5, 6, generator=rng, dtype=torch.float64)

@@ -79,6 +79,15 @@ def test_select_is_the_operator_of_some_samples_and_shares_the_count():
     assert operator.count.jvp == 5 * 2 + 2 * 2
 
 
+@pytest.mark.parametrize(("samples", "checked"), [(1, 1), (2, 2), (5, 2)])
+def test_the_products_of_the_check_are_counted(samples, checked):
+    """One of each kind with two samples, or with the only one."""
+    f, (x, shift) = small_net(), points(samples)
+    count = JacobianOperator(f, x, shift).count
+    assert (count.jvp, count.vjp) == (checked, checked)
+    assert JacobianOperator(f, x, shift, check=False).count.total == 0
+
+
 def test_products_are_counted():
     f, (x, shift) = small_net(), points()
     operator = JacobianOperator(f, x, shift)

@@ -87,6 +87,19 @@ def test_a_negative_sample_counts_from_the_end(scale, sample):
         operator.to_scipy(-4)
 
 
+def test_an_own_operator_is_asked_for_samples_that_it_has():
+    """Its `select` may look them up by their number."""
+
+    class Numbered(MatrixOperator):
+        def select(self, index):
+            by_number = dict(enumerate(self.matrices))
+            return MatrixOperator(torch.stack([by_number[one] for one in index.tolist()]))
+
+    matrices = torch.arange(1.0, 4).reshape(3, 1, 1)
+    found = [Numbered(matrices).to_scipy(sample) @ np.ones(1) for sample in range(-3, 3)]
+    np.testing.assert_array_equal(np.ravel(found), [1, 2, 3, 1, 2, 3])
+
+
 def test_negative_indices_select_from_the_end(rng):
     a, matrices = smooth_operator(rng)
     rows = torch.tensor([-1, 0, -2])

@@ -113,6 +113,18 @@ def test_every_sample_has_noise_of_its_own():
     assert float(many.std()) == pytest.approx(1, abs=0.02)
 
 
+def test_noise_is_of_one_dtype_and_device_whatever_torch_has_by_default():
+    expected = gaussian_noise((2, 3), [5, 7])
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found = gaussian_noise((2, 3), [5, 7])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (found.dtype, found.device) == (torch.float32, torch.device("cpu"))
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("steps", [1, 3, 7, 15, 64, 300])
 @pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
 def test_steps_that_do_not_divide_the_schedule_are_those_of_diffusers(rng, steps, kind):

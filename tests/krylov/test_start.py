@@ -1,0 +1,81 @@
+"""The block that an iteration starts from, and the random numbers it is made of."""
+
+import pytest
+import torch
+
+from pullback.krylov.draws import Draws
+from pullback.krylov.start import first_block
+from pullback.krylov.state import Settings
+from pullback.testing import MatrixOperator, orthogonality_loss
+
+N = 200
+
+
+def start(init, seed=0):
+    operator = MatrixOperator(torch.zeros(2, 30, N, dtype=torch.float64))
+    settings = Settings(operator, 6, block=3, tol=1e-3, max_products=100)
+    return first_block(operator, settings, Draws(seed), init)
+
+
+def test_without_vectors_every_sample_starts_from_the_same_random_rows():
+    rows = start(None)
+    assert rows.shape == (2, 3, N)
+    assert torch.equal(rows[0], rows[1])
+    assert float(orthogonality_loss(rows).max()) < 1e-12
+    assert not torch.allclose(rows, start(None, seed=1), atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [1e-9, 1.0, 1e9])
+def test_a_start_lies_along_given_vectors_with_a_random_part_beside_them(rng, size):
+    """Or a direction that they lack and that A does not lead to could never be found."""
+    given = torch.linalg.qr(torch.randn(2, N, 6, generator=rng, dtype=torch.float64))[0].mT
+    rows = start(size * given)
+    assert float(orthogonality_loss(rows).max()) < 1e-12
+    along = rows @ given.mT
+    beside = rows - along @ given
+    # Nearly all of a row lies in their span, a tenth or so does not, whatever their unit.
+    ratio = beside.norm(dim=2) / along.norm(dim=2)
+    assert bool(((ratio > 0.03) & (ratio < 0.5)).all())
+    # What lies beside is a direction of its own in every row.
+    unit = beside / beside.norm(dim=2, keepdim=True)
+    assert bool((torch.linalg.matrix_norm(unit, ord=-2) > 0.5).all())
+
+
+def test_numbers_differ_from_draw_to_draw_and_from_iteration_to_iteration():
+    draws = [Draws(3), Draws(3).following(), Draws(3).following().following(), Draws(4)]
+    kinds = [
+        lambda one: one.rows(1, 50)[0],
+        lambda one: one.rows(1, 50)[0],  # the next of the same
+        lambda one: one.mixture(1, 50)[0],
+        lambda one: one.probe(50),
+    ]
+    found = torch.stack([kind(one) for one in draws for kind in kinds])
+    alike = torch.corrcoef(found) - torch.eye(len(found))
+    assert float(alike.abs().max()) < 0.7
+    again = Draws(3)
+    assert torch.equal(torch.stack([kind(again) for kind in kinds]), found[: len(kinds)])
+
+
+def test_what_is_the_same_at_every_call_is_so_whatever_was_drawn_before():
+    one, other = Draws(5), Draws(5)
+    other.rows(3, 7)
+    other.next_seed()
+    assert torch.equal(one.mixture(2, 9), other.mixture(2, 9))
+    assert torch.equal(one.probe(9), other.probe(9))
+    assert torch.equal(one.signs(9), other.signs(9))
+
+
+def test_signs_are_plus_or_minus_one_about_as_often():
+    draws = Draws(0)
+    signs = draws.signs(1000)
+    assert signs.shape == (1000,)
+    assert set(signs.tolist()) == {-1.0, 1.0}
+    assert abs(float(signs.mean())) < 0.1
+    # They are no signs of the other numbers.
+    others = [
+        draws.probe(1000),
+        *draws.mixture(1, 1000),
+        *(draws.rows(1, 1000)[0] for _ in "abcde"),
+    ]
+    for numbers in others:
+        assert abs(float((signs * numbers.sign()).mean())) < 0.15
