@@ -71,9 +71,12 @@ class Probe:
         Returns:
             `[B]`, float64.
         """
-        tilts = torch.stack([self._tilt(product) for product in products]).amax(0)
+        tilts = torch.stack([self._tilt(product) for product in products])
+        largest = tilts.amax(0)
+        # Where nearby operators disagree on it, another may well show more than either.
+        spread = largest / tilts.amin(0).clamp_min(1e-2 * largest).clamp_min(1e-300)
         total = torch.linalg.vector_norm(self._reach, dim=1)
-        return _MARGIN * tilts / torch.where(total > 0, total, 1.0)
+        return _MARGIN * largest * spread.sqrt() / torch.where(total > 0, total, 1.0)
 
     def _tilt(self, product: torch.Tensor) -> torch.Tensor:
         """The sine, to first order, by which the difference of one product tilts the space."""
