@@ -191,13 +191,13 @@ class BlockKrylov:
         quarter = (place + (values.shape[1] - place) // 4).clamp_max(values.shape[1] - 1)
         guess = values.gather(1, quarter.unsqueeze(1)).squeeze(1)
         outside = torch.where(running.certain, running.outside, guess)
-        inner = running.inner.nan_to_num()
+        inner, top = running.inner.nan_to_num(), values[:, 0]
         evidence = Evidence(
             values=values,
             residual=residual,
             ranks=ranks,
-            noise=settings.rounding * values[:, 0] + running.neglected + inner,
-            hidden=settings.floor * values[:, 0] + inner,
+            noise=torch.maximum(settings.rounding * top, inner) + running.neglected,
+            hidden=torch.maximum(settings.floor * top, inner),
             outside=outside,
             trusted=running.certain,
             earlier=running.earlier[:, 0],
