@@ -244,15 +244,15 @@ class BlockKrylov:
         gone = torch.zeros(len(running), dtype=torch.bool, device=evidence.values.device)
         start = self.draws.probe(settings.n)
         missing = start.new_zeros(len(running), 1, settings.n).to(gone.device, settings.dtype)
-        operator = self._operator_of(rows)
+        operator = self.operator.select(rows.to(self.operator.device))
+        operator.prepare(1)  # with what is kept for blocks one row costs as much as a block
         seen = Outside(self.state.basis[rows], start)
         known = evidence.select(rows)
         last, wider = known.last, self._rows_when_wider()
         tie = bound_of(replace(known, outside=torch.zeros_like(last))).sine >= 1
         hopeful = bound_of(known).sine <= settings.tol
         while len(rows):
-            image = image_of(operator, seen.vector)
-            _, product = self._pulled(operator, image, rows)
+            _, product = self._pulled(operator, image_of(operator, seen.vector), rows)
             seen.extend(product, known.values[:, 0])
             upper = bound_of(replace(known, outside=seen.upper)).sine
             lower = bound_of(replace(known, outside=seen.lower)).sine
@@ -282,7 +282,7 @@ class BlockKrylov:
                 rows, known = rows[stay], known.select(stay)
                 tie, last, hopeful = tie[stay], last[stay], hopeful[stay]
                 seen.select(stay)
-                operator = self._operator_of(rows) if len(rows) else operator
+                operator = operator.select(stay.to(operator.device)) if len(rows) else operator
         if bool(gone.any()):
             lost = torch.nonzero(gone.cpu()).flatten()
             self._go_on_wider(lost, missing[lost])
