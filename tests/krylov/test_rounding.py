@@ -49,7 +49,9 @@ def test_the_bound_covers_what_the_operator_blurs(size, rank, dtype):
         result = krylov.svd(operator, rank, quality="tight", seed=seed)
         error = sine(result.v, leading(truth, rank)[2])
         assert (error <= result.angle_bound).all()
-        assert (result.angle_bound <= 100 * error + 1e-4).all()  # nor is it idle
+        over = (result.angle_bound - 1e-4).clamp_min(0) / error
+        assert over.max() <= 100  # nor is it idle
+        assert over.median() <= 40
         if size == 1e-3:
             assert result.stopped == ("floor",) * 3
             # What is known to be blurred is not computed as if it were not.

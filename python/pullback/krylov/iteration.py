@@ -63,10 +63,6 @@ class BlockKrylov:
         self.others: list[BlockKrylov] = []
         self.largest_bound = math.inf
 
-    def prepare(self) -> None:
-        """Get ready for the first step; what is kept between products would stand idle before."""
-        self.operator.prepare(self.state.width)
-
     @classmethod
     def begin(
         cls,
@@ -91,6 +87,7 @@ class BlockKrylov:
 
     def step(self) -> None:
         """Multiply the pending block, extend the projection, and let go who is done."""
+        self.operator.prepare(self.state.width)
         image = image_of(self.operator, self.state.pending)
         if self.state.size == 0:
             self.running.scale = power_of_two(image)
@@ -245,7 +242,10 @@ class BlockKrylov:
         start = self.draws.probe(settings.n)
         missing = start.new_zeros(len(running), 1, settings.n).to(gone.device, settings.dtype)
         operator = self.operator.select(rows.to(self.operator.device))
-        operator.prepare(1)  # with what is kept for blocks one row costs as much as a block
+        # With what is kept for blocks one row costs as much as a block, and the memory that was
+        # planned is for one of them.
+        self.operator.release()
+        operator.prepare(1)
         seen = Outside(self.state.basis[rows], start)
         known = evidence.select(rows)
         last, wider = known.last, self._rows_when_wider()
@@ -396,5 +396,3 @@ class BlockKrylov:
         whole.release()
         self.running = self.running.select(rows)
         self.state = self.state.part(rows)
-        if len(rows):
-            self.prepare()

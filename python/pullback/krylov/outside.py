@@ -111,7 +111,9 @@ class Outside:
     def _limit(self, largest: torch.Tensor) -> torch.Tensor:
         """μ: the smallest value of a grid at which the measure cannot have the mass t."""
         largest = torch.where(largest > 0, largest, 1.0)
-        grid = self.lower.unsqueeze(1) + largest.unsqueeze(1) * _GRID.to(largest.device)
+        # From above what rounding may have left of the Ritz value.
+        lower = self.lower * (1 + 64 * torch.finfo(torch.float64).eps)
+        grid = lower.unsqueeze(1) + largest.unsqueeze(1) * _GRID.to(largest.device)
         before, value = torch.zeros_like(grid), self._mass.rsqrt().unsqueeze(1).expand_as(grid)
         total, above = value.square(), torch.zeros_like(self._mass).unsqueeze(1)
         for alpha, beta in zip(self._diagonal, self._beside, strict=True):

@@ -93,7 +93,6 @@ def svd(
         waiting = [BlockKrylov.begin(operator, settings, Draws(seed), results, init)]
         while waiting:
             solver = waiting.pop()
-            solver.prepare()
             while len(solver.running):
                 solver.step()
                 if progress is not None:

@@ -136,10 +136,11 @@ class JacobianProducts(BlockOperator):
         otherwise, measured on the digit model on a CPU.
         """
         if self._graph is not None and self._graph.serves(columns):
-            return  # the graphs of the operator that this one was selected from
-        self.release()
+            return  # its own, or the graphs of the operator that this one was selected from
+        self._graph = None
         if not (self._twice and self.chunk.keep_graph(self.batch, columns)):
             return
+        self.release()
         try:
             self._graph = SharedGraph.record(self.points, columns)
         except (RuntimeError, MemoryError) as error:
