@@ -50,8 +50,8 @@ def test_the_bound_covers_what_the_operator_blurs(size, rank, dtype):
         error = sine(result.v, leading(truth, rank)[2])
         assert (error <= result.angle_bound).all()
         over = (result.angle_bound - 1e-4).clamp_min(0) / error
-        assert over.max() <= 100  # nor is it idle
-        assert over.median() <= 40
+        assert over.max() <= 50 * rank  # nor is it idle; what is measured is a sum over the rank
+        assert over.median() <= 15 * rank
         if size == 1e-3:
             assert result.stopped == ("floor",) * 3
             # What is known to be blurred is not computed as if it were not.
@@ -64,11 +64,11 @@ def test_without_it_the_bound_would_be_broken():
     assert (sine(result.v, leading(truth, 3)[2]) > 3 * result.angle_bound).all()
 
 
-def test_it_takes_two_products_and_is_counted():
+def test_it_takes_three_products_and_is_counted():
     truth = with_spectrum(SPECTRUM, 60, 50, dtype=torch.float64)
     plain = krylov.svd(MatrixOperator(truth), 3)
     found = krylov.svd(Blurred(truth, size=1e-12), 3)
-    assert torch.equal(found.products, plain.products + 2)
+    assert torch.equal(found.products, plain.products + 3)
     assert torch.equal(found.v, plain.v)
 
 

@@ -40,9 +40,9 @@ class Draws:
         """One Gaussian row [columns], the same at every call and independent of all others."""
         return self._gaussian(1, columns, self._mixed(-1))[0]
 
-    def signs(self, count: int) -> torch.Tensor:
-        """±1 [count], the same at every call and independent of all others."""
-        return torch.where(self._gaussian(1, count, self._mixed(-2))[0] < 0, -1.0, 1.0)
+    def signs(self, count: int, columns: int) -> torch.Tensor:
+        """±1 [count, columns], the same at every call and independent of all others."""
+        return torch.where(self._gaussian(count, columns, self._mixed(-2)) < 0, -1.0, 1.0)
 
     def _mixed(self, draw: int) -> int:
         # Hashed, because torch's generator on the CPU takes the lowest 32 bits of a seed only.

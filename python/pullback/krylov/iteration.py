@@ -18,7 +18,7 @@ from pullback.krylov.decomposition import Decomposition
 from pullback.krylov.draws import Draws
 from pullback.krylov.outside import Outside
 from pullback.krylov.products import check_finite, check_symmetric, image_of, power_of_two, pulled
-from pullback.krylov.rounding import Probe, nearby
+from pullback.krylov.rounding import DRAWS, Probe, nearby
 from pullback.krylov.start import first_block
 from pullback.krylov.state import Running, Settings
 from pullback.krylov.stopping import Decision, Evidence, bound_of, decide
@@ -140,7 +140,8 @@ class BlockKrylov:
             gone = self._look_outside(rows, evidence)
             evidence = self._evidence(values, residual, ranks)
             decision = self._decide(evidence)
-        rows = torch.nonzero((decision.stop & ~gone).cpu() & self._may_take(3)).flatten()
+        most = DRAWS if self.settings.keep_images else 2 * DRAWS
+        rows = torch.nonzero((decision.stop & ~gone).cpu() & self._may_take(most)).flatten()
         if len(rows) and self._measure_rounding(rows, vectors, evidence, decision.reach):
             evidence = self._evidence(values, residual, ranks)
             decision = self._decide(evidence)
@@ -303,12 +304,12 @@ class BlockKrylov:
         if not others:
             return False
         place = rows.to(reach.device)
-        signs = self.draws.signs(reach.shape[1]).to(reach.device)
+        signs = self.draws.signs(DRAWS, reach.shape[1]).to(reach.device)
         state = self.state.part(rows)
         probe = Probe(state, vectors[place], evidence.select(rows), reach[place], signs)
-        image = self._images(rows, probe.turn)
+        images = self._images(rows, probe.turn).split(1, dim=1)
         products = []
-        for other in others:
+        for other, image in zip(others, images, strict=True):
             products.append(pulled(other, image, running.scale[rows]))
             self.results.count(running.index[rows], 1)
         running.inner[place] = probe.noise(products)

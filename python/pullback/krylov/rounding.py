@@ -10,38 +10,39 @@ from pullback.krylov.decomposition import Decomposition
 from pullback.krylov.stopping import Evidence
 from pullback.operators import BlockOperator
 
-#: Nearby operators that are compared; in a saturated network single differences spread over several
-#: orders of magnitude.
-_DRAWS = 2
+#: Nearby operators that are compared: in a saturated network single differences spread over several
+#: orders of magnitude, and a few may all be small.
+DRAWS = 3
 
-#: By how much what they show is multiplied: √2 for the part of the error that Jᵀ does not show, and
-#: as much again since few random numbers may all be small.
+#: By how much the sum of what they show is multiplied. In 896 leading spaces (seven families of
+#: networks, weights as drawn and tripled, two sets of draws each) what rounding did was at most
+#: 0.72 times the outcome, and 0.04 times in the median. Part of it Jᵀ does not show.
 _MARGIN = 2.0
 
 
 def nearby(operator: BlockOperator) -> list[BlockOperator]:
     """Operators that rounding cannot tell from this one; none where its products are exact."""
-    others = (operator.nearby(draw) for draw in range(_DRAWS))
+    others = (operator.nearby(draw) for draw in range(DRAWS))
     return [other for other in others if other is not None]
 
 
 class Probe:
-    """One vector that shows how far rounding inside J tilts the leading space of each sample.
+    """A few vectors that show how far rounding inside J tilts the leading space of each sample.
 
     Rounding makes J + E of J, which tilts v_i towards y_j, to first order, by
     (s_i u_iᵀE y_j + s_j u_jᵀE v_i) / (θ_i − θ_j). The second is of the size of the first, or less,
-    since s_j < s_i. The vector is w = Σ ± v_i: y_jᵀEᵀJ w has, on average, the sum of the squares of
-    the first over i as its square. E is the difference to a nearby operator.
+    since s_j < s_i. The vectors are w = Σ ± v_i: y_jᵀEᵀJ w has, on average, the sum of the squares
+    of the first over i as its square. E is the difference to a nearby operator, another for each w.
 
     Args:
         state: the decomposition of the samples.
         vectors: all their Ritz vectors in coordinates of the basis, `[B, d, d]`.
         evidence: what is known of them.
         reach: `[B, r]`, as in `Bound`.
-        signs: ±1, `[r]`, at random.
+        signs: ±1, `[DRAWS, r]`, at random.
 
     Attributes:
-        turn: w in coordinates of the basis, `[B, 1, d]`.
+        turn: the w in coordinates of the basis, `[B, DRAWS, d]`.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Probe:
     ) -> None:
         self._state, self._vectors, self._reach = state, vectors, reach
         count = reach.shape[1]
-        self.turn = (signs.double() * (reach > 0)).unsqueeze(1) @ vectors[:, :count]
+        self.turn = (signs.double() * (reach > 0).unsqueeze(1)) @ vectors[:, :count]
         self._known = (self.turn @ state.projection, self.turn @ state.coupling.mT)
         place = torch.arange(vectors.shape[1], device=reach.device)
         self._others = place >= evidence.ranks.to(reach.device).unsqueeze(1)
@@ -66,21 +67,18 @@ class Probe:
         """The noise in the product of every v_i that would tilt them as far as rounding does.
 
         Args:
-            products: Jᵀ of nearby operators times J w of this one, `[B, 1, n]` each.
+            products: Jᵀ of nearby operators times J w of this one, `[B, 1, n]`, one for each w.
 
         Returns:
             `[B]`, float64.
         """
-        tilts = torch.stack([self._tilt(product) for product in products])
-        largest = tilts.amax(0)
-        # Where nearby operators disagree on it, another may well show more than either.
-        spread = largest / tilts.amin(0).clamp_min(1e-2 * largest).clamp_min(1e-300)
+        tilt = torch.stack([self._tilt(*each) for each in enumerate(products)]).sum(0)
         total = torch.linalg.vector_norm(self._reach, dim=1)
-        return _MARGIN * largest * spread.sqrt() / torch.where(total > 0, total, 1.0)
+        return _MARGIN * tilt / torch.where(total > 0, total, 1.0)
 
-    def _tilt(self, product: torch.Tensor) -> torch.Tensor:
+    def _tilt(self, draw: int, product: torch.Tensor) -> torch.Tensor:
         """The sine, to first order, by which the difference of one product tilts the space."""
-        state, (inside, pending) = self._state, self._known
+        state, (inside, pending) = self._state, (each[:, draw, None] for each in self._known)
         difference = pullback_ext.gram(product, state.basis) - inside
         known = rotate(inside + difference, state.basis) + rotate(pending, state.pending)
         rest = torch.linalg.vector_norm((product - known).double(), dim=(1, 2))
