@@ -62,15 +62,16 @@ def test_what_is_the_same_at_every_call_is_so_whatever_was_drawn_before():
     other.next_seed()
     assert torch.equal(one.mixture(2, 9), other.mixture(2, 9))
     assert torch.equal(one.probe(9), other.probe(9))
-    assert torch.equal(one.signs(9), other.signs(9))
+    assert torch.equal(one.signs(2, 9), other.signs(2, 9))
 
 
 def test_signs_are_plus_or_minus_one_about_as_often():
     draws = Draws(0)
-    signs = draws.signs(1000)
-    assert signs.shape == (1000,)
-    assert set(signs.tolist()) == {-1.0, 1.0}
-    assert abs(float(signs.mean())) < 0.1
+    rows = draws.signs(3, 1000)
+    assert rows.shape == (3, 1000)
+    assert set(rows.flatten().tolist()) == {-1.0, 1.0}
+    assert rows.mean(1).abs().max() < 0.1
+    assert (torch.corrcoef(rows) - torch.eye(3)).abs().max() < 0.15  # each has its own
     # They are no signs of the other numbers.
     others = [
         draws.probe(1000),
@@ -78,4 +79,4 @@ def test_signs_are_plus_or_minus_one_about_as_often():
         *(draws.rows(1, 1000)[0] for _ in "abcde"),
     ]
     for numbers in others:
-        assert abs(float((signs * numbers.sign()).mean())) < 0.15
+        assert (rows * numbers.sign()).mean(1).abs().max() < 0.15
