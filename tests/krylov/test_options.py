@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from pullback import krylov
-from pullback.krylov.options import whole
+from pullback.krylov.blocks import MOST_ROWS
+from pullback.krylov.options import check_block, whole
 from pullback.testing import MatrixOperator
 
 
@@ -22,6 +23,18 @@ def test_the_largest_numbers_are_taken():
     most = 2**63 - 1
     for options in ({"max_products": most}, {"seed": most}, {"seed": -most}):
         assert krylov.svd(operator, 2, quality="draft", **options).stopped == ("converged",)
+
+
+def test_a_block_has_from_two_rows_to_as_many_as_the_kernels_take():
+    operator = MatrixOperator(torch.diag(0.5 ** torch.arange(9)).unsqueeze(0))
+    for block in (1, MOST_ROWS + 1):
+        with pytest.raises(
+            ValueError, match=f"Expected block to be at least 2 and at most {MOST_ROWS}"
+        ):
+            krylov.svd(operator, 2, block=block)
+    for block in (2, MOST_ROWS):
+        assert check_block(block) == block
+        assert krylov.svd(operator, 2, block=block).stopped == ("converged",)
 
 
 @pytest.mark.parametrize("value", [7, np.int32(7), torch.tensor(7)])

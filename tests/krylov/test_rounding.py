@@ -64,6 +64,16 @@ def test_without_it_the_bound_would_be_broken():
     assert (sine(result.v, leading(truth, 3)[2]) > 3 * result.angle_bound).all()
 
 
+def test_directions_that_are_zero_are_not_measured():
+    """Their vectors are any that are left over: nothing tilts them, and no bound is on them."""
+    truth = with_spectrum([1.0, 0.5, 0.0], 60, 50, dtype=torch.float64)
+    clear = krylov.svd(Blurred(truth, size=1e-7), 2)
+    found = krylov.svd(Blurred(truth, size=1e-7), 4)
+    assert found.rank.tolist() == [2, 2, 2]
+    assert found.stopped == clear.stopped == ("converged",) * 3
+    assert (found.angle_bound < 10 * clear.angle_bound + 1e-9).all()
+
+
 def test_it_takes_three_products_and_is_counted():
     truth = with_spectrum(SPECTRUM, 60, 50, dtype=torch.float64)
     plain = krylov.svd(MatrixOperator(truth), 3)
