@@ -66,12 +66,23 @@ def test_without_it_the_bound_would_be_broken():
 
 def test_directions_that_are_zero_are_not_measured():
     """Their vectors are any that are left over: nothing tilts them, and no bound is on them."""
-    truth = with_spectrum([1.0, 0.5, 0.0], 60, 50, dtype=torch.float64)
-    clear = krylov.svd(Blurred(truth, size=1e-7), 2)
-    found = krylov.svd(Blurred(truth, size=1e-7), 4)
-    assert found.rank.tolist() == [2, 2, 2]
-    assert found.stopped == clear.stopped == ("converged",) * 3
-    assert (found.angle_bound < 10 * clear.angle_bound + 1e-9).all()
+    low = with_spectrum([1.0, 0.5, 0.0], 60, 50, dtype=torch.float64)
+    whole = with_spectrum(SPECTRUM, 60, 50, dtype=torch.float64)
+    alone = krylov.svd(Blurred(low, size=1e-7), 4)
+    beside = krylov.svd(Blurred(torch.cat([low, whole]), size=1e-7), 4)
+    assert beside.rank.tolist() == [2, 2, 2, 4, 4, 4]
+    assert beside.stopped == ("converged",) * 6
+    assert torch.equal(beside.products[:3], alone.products)
+    assert (beside.angle_bound[:3] < 2 * alone.angle_bound).all()
+
+
+@pytest.mark.parametrize("size", [float("nan"), float("inf")])
+def test_where_a_nearby_product_is_not_finite_nothing_is_said_to_have_converged(size):
+    truth = with_spectrum(SPECTRUM, 60, 50, dtype=torch.float64)
+    found = krylov.svd(Blurred(truth, size=size), 3)
+    assert "converged" not in found.stopped
+    assert found.angle_bound.tolist() == [1, 1, 1]
+    assert (sine(found.v, leading(truth, 3)[2]) < 1e-3).all()  # as good as it is without
 
 
 def test_it_takes_three_products_and_is_counted():

@@ -189,7 +189,7 @@ class BlockKrylov:
         quarter = (place + (values.shape[1] - place) // 4).clamp_max(values.shape[1] - 1)
         guess = values.gather(1, quarter.unsqueeze(1)).squeeze(1)
         outside = torch.where(running.certain, running.outside, guess)
-        inner, top = running.inner.nan_to_num(), values[:, 0]
+        inner, top = running.inner.nan_to_num(posinf=math.inf), values[:, 0]
         evidence = Evidence(
             values=values,
             residual=residual,

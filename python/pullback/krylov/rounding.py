@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 import pullback_ext
@@ -70,11 +72,11 @@ class Probe:
             products: Jᵀ of nearby operators times J w of this one, `[B, 1, n]`, one for each w.
 
         Returns:
-            `[B]`, float64.
+            `[B]`, float64; inf where a product is not finite, which says nothing good.
         """
         tilt = torch.stack([self._tilt(*each) for each in enumerate(products)]).sum(0)
         total = torch.linalg.vector_norm(self._reach, dim=1)
-        return _MARGIN * tilt / torch.where(total > 0, total, 1.0)
+        return (_MARGIN * tilt / torch.where(total > 0, total, 1.0)).nan_to_num(nan=math.inf)
 
     def _tilt(self, draw: int, product: torch.Tensor) -> torch.Tensor:
         """The sine, to first order, by which the difference of one product tilts the space."""
