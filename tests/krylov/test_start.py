@@ -80,3 +80,14 @@ def test_signs_are_plus_or_minus_one_about_as_often():
     ]
     for numbers in others:
         assert (rows * numbers.sign()).mean(1).abs().max() < 0.15
+
+
+def test_a_sample_that_misses_a_direction_goes_on_with_one_row_more_and_then_with_twice_as_many():
+    operator = MatrixOperator(torch.zeros(1, 300, N, dtype=torch.float64))
+    settings = Settings(operator, 60, block=5, tol=1e-3, max_products=100)
+    blocks = []
+    for _ in range(6):
+        blocks.append(settings.block)
+        settings = settings.wider()
+    assert blocks == [5, 6, 12, 24, 48, 64]  # never more than 4 beyond the rank
+    assert (settings.rank, settings.tol, settings.max_products) == (60, 1e-3, 100)

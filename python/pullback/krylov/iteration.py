@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 
 import pullback_ext
-from pullback.krylov.blocks import rotate
+from pullback.krylov.blocks import MOST_ROWS, rotate
 from pullback.krylov.decomposition import Decomposition
 from pullback.krylov.draws import Draws
 from pullback.krylov.outside import Outside
@@ -267,7 +267,8 @@ class BlockKrylov:
             missed = (missed | (seen.lower > zero)) & ~enough
             left = settings.max_products - self.results.products[running.index[rows]]
             left = left.to(enough.device)
-            missed &= left >= 2 * wider  # what the next step takes
+            # What the next step takes, if there can be a wider one.
+            missed &= (left >= 2 * wider) & (wider > self.state.width)
             spent = (left < 2) | (seen.steps >= settings.capacity)
             done = missed | enough | hopeless | spent
             if bool(done.any()):
@@ -324,7 +325,7 @@ class BlockKrylov:
     def _rows_when_wider(self) -> int:
         """Rows of the next block of samples that have missed a direction."""
         more = max(1, self.settings.wider().block - self.settings.block)
-        return min(self.state.width + more, self.settings.n - self.state.size)
+        return min(self.state.width + more, self.settings.n - self.state.size, MOST_ROWS)
 
     def _go_on_wider(self, rows: torch.Tensor, missing: torch.Tensor) -> None:
         """Let the samples at `rows` go on alone, with the directions `[A', 1, n]` they miss.
