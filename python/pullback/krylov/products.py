@@ -16,8 +16,8 @@ def power_of_two(image: torch.Tensor) -> torch.Tensor:
     """Per sample the power of two just above the largest row norm of `image` (1 for zeros)."""
     image = image.double()
     peak = image.abs().amax((1, 2))
-    # Squares of what is far from 1 are zero or infinite in float64.
-    peak = torch.where((peak > 0) & peak.isfinite(), peak, 1.0)
+    # Squares of what is far from 1 are zero or infinite in float64. Zeros have the exponent of ½.
+    peak = torch.where((peak > 0) & peak.isfinite(), peak, 0.5)
     norms = torch.linalg.vector_norm(image / peak[:, None, None], dim=2)
     (fraction, high), (_, low) = torch.frexp(norms.amax(1)), torch.frexp(peak)
     exponent = torch.frexp(fraction * torch.frexp(peak).mantissa).exponent + high + low
