@@ -184,6 +184,16 @@ def test_progress_is_reported_after_every_step():
     assert all(p.samples == 3 for p in seen)
 
 
+def test_progress_tells_the_largest_bound_of_those_that_still_run():
+    tie = with_spectrum([1.0, 0.9, 0.5, 0.5, 0.2, 0.1], 60, 50, dtype=torch.float64)[:1]
+    slow = with_spectrum([0.97**i for i in range(50)], 60, 50, dtype=torch.float64)[:1]
+    seen = []
+    result = krylov.svd(MatrixOperator(torch.cat([tie, slow])), 3, progress=seen.append)
+    assert result.angle_bound[0] == 1  # as large as can be
+    after = [report for report in seen if 0 < report.active < report.samples]
+    assert min(report.angle_bound for report in after) < 0.1
+
+
 def test_gradients_of_a_users_operator_are_not_recorded():
     operator = MatrixOperator(with_spectrum(SPECTRA["harmonic"], 60, 50))
     expected = krylov.svd(operator, 3)

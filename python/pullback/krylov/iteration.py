@@ -134,14 +134,14 @@ class BlockKrylov:
         decision = self._decide(evidence)
         gone = torch.zeros_like(decision.stop)
         room = self.settings.n - self.state.size - self.state.width
-        ready = self._may_take(2) & (self._products() >= self.running.patience)
+        ready = (self._left() >= 2) & (self._products() >= self.running.patience)
         rows = torch.nonzero(decision.doubtful.cpu() & ready).flatten()
         if room >= 1 and len(rows):
             gone = self._look_outside(rows, evidence)
             evidence = self._evidence(values, residual, ranks)
             decision = self._decide(evidence)
         most = DRAWS if self.settings.keep_images else 2 * DRAWS
-        rows = torch.nonzero((decision.stop & ~gone).cpu() & self._may_take(most)).flatten()
+        rows = torch.nonzero((decision.stop & ~gone).cpu() & (self._left() >= most)).flatten()
         if len(rows) and self._measure_rounding(rows, vectors, evidence, decision.reach):
             evidence = self._evidence(values, residual, ranks)
             decision = self._decide(evidence)
@@ -165,9 +165,9 @@ class BlockKrylov:
         """`[A]`, int64 on the CPU, products so far."""
         return self.results.products[self.running.index]
 
-    def _may_take(self, products: int) -> torch.Tensor:
-        """`[A]`, bool on the CPU, which samples may take some products more."""
-        return self._products() + products <= self.settings.max_products
+    def _left(self) -> torch.Tensor:
+        """`[A]`, int64 on the CPU, products that each may take before the last step."""
+        return self.settings.max_products - self.settings.last_step - self._products()
 
     def _ranks(self, values: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
         """`[A]`, int64 on the CPU: the rank asked for, or the numerical rank if it is smaller."""
@@ -201,7 +201,7 @@ class BlockKrylov:
             earlier=running.earlier[:, 0],
             exhausted=running.exhausted,
             complete=self.state.width == 0,
-            following=self._products() + 2 * self.state.width,
+            following=self._products() + 2 * self.state.width + settings.last_step,
         )
         # Where singular values are called zero, none outside may be larger.
         zero = evidence.zero(zero_level(settings.dtype), settings.rank)
@@ -265,8 +265,7 @@ class BlockKrylov:
             hopeless = hopeful & (lower > settings.tol)
             missed = torch.where(tie, seen.lower > 1.001 * last, lower >= 1)
             missed = (missed | (seen.lower > zero)) & ~enough
-            left = settings.max_products - self.results.products[running.index[rows]]
-            left = left.to(enough.device)
+            left = self._left()[rows].to(enough.device)
             # What the next step takes, if there can be a wider one.
             missed &= (left >= 2 * wider) & (wider > self.state.width)
             spent = (left < 2) | (seen.steps >= settings.capacity)

@@ -24,6 +24,7 @@ class Settings:
         eps: rounding of the products.
         rounding: what it may add to a product, relative to the largest eigenvalue of A.
         keep_images: whether J V is kept beside V.
+        last_step: products that the answer takes once it has been found.
         floor: relative residual below which rounding hides everything.
         capacity: rows of V at most.
         kept: Ritz vectors that stay when V is full.
@@ -47,6 +48,7 @@ class Settings:
         # In half precision J v_i taken afresh is far more accurate than a sum of stored images,
         # and rounding, which is once per layer there, disturbs the iteration less than eps says.
         self.keep_images = operator.dtype == self.dtype
+        self.last_step = 0 if self.keep_images else rank
         # Sums in float64 add up in float64, those of narrower products in something wider.
         self.rounding = self.eps * (64 if operator.dtype == torch.float64 else 4)
         self.floor = self.eps * (8 if self.keep_images else 0.5)
