@@ -76,11 +76,11 @@ def table(sines: dict[str, float]) -> str:
     return HEAD + "".join(line(name, sines[name]) for name in LINES)
 
 
-def replaced(page: str, new: str) -> str:
-    """The page with its table replaced."""
-    before, _, rest = page.partition(BEGIN)
+def replaced(page: str, new: str, begin: str = BEGIN) -> str:
+    """The page with the table after a mark replaced."""
+    before, _, rest = page.partition(begin)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{new}\n{END}{after}"
+    return f"{before}{begin}\n\n{new}\n{END}{after}"
 
 
 if __name__ == "__main__":

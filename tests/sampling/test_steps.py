@@ -16,6 +16,10 @@ class Schedule:
     prediction_type: str = "epsilon"
     num_timesteps: int = 1000
 
+    @property
+    def alphas_cumprod(self):
+        return self.scheduler.alphas_cumprod
+
 
 DIFFUSION = Schedule(DDPMScheduler(clip_sample=False))
 FLOW = Schedule(FlowMatchEulerDiscreteScheduler(), "flow")

@@ -8,25 +8,76 @@ import torch
 
 from pullback.models import fingerprints
 
+#: Flow-matching schedulers: x = (1 − σ) x_0 + σ ε at the timestep t = num_train_timesteps σ.
+_FLOW_MATCHING = frozenset(
+    {
+        "FlowMatchEulerDiscreteScheduler",
+        "FlowMatchHeunDiscreteScheduler",
+        "FlowMatchLCMScheduler",
+        "LTXEulerAncestralRFScheduler",
+    }
+)
+#: Those that have an ᾱ for every timestep, and whose networks are told that timestep.
+_VARIANCE_PRESERVING = frozenset(
+    {
+        "CogVideoXDDIMScheduler",
+        "CogVideoXDPMScheduler",
+        "DDIMInverseScheduler",
+        "DDIMParallelScheduler",
+        "DDIMScheduler",
+        "DDPMParallelScheduler",
+        "DDPMScheduler",
+        "DEISMultistepScheduler",
+        "DPMSolverMultistepInverseScheduler",
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSDEScheduler",
+        "DPMSolverSinglestepScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "KDPM2AncestralDiscreteScheduler",
+        "KDPM2DiscreteScheduler",
+        "LCMScheduler",
+        "LMSDiscreteScheduler",
+        "PNDMScheduler",
+        "SASolverScheduler",
+        "TCDScheduler",
+        "UnCLIPScheduler",
+        "UniPCMultistepScheduler",
+    }
+)
+#: Settings with which a scheduler of a known class counts time in other units.
+_USUAL = {"timestep_type": "discrete", "invert_sigmas": False}
+_PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
+
 
 class Schedule:
     """The timesteps of a model, in the training units of its scheduler.
 
     Args:
-        scheduler: any diffusers scheduler; its config says how noise was added in training.
-        flow: whether the network is of a family that predicts a flow, whatever the scheduler says.
+        scheduler: a diffusers scheduler; its config says how noise was added in training.
+        flow: whether the network is of a family that predicts a flow.
 
     Raises:
         TypeError: it is no diffusers scheduler.
+        ValueError: it does not say at which whole timestep there is how much noise, or what the
+            network predicts; or the network predicts a flow and the scheduler is of no flow.
     """
 
     def __init__(self, scheduler: Any, *, flow: bool = False) -> None:
-        if not hasattr(scheduler, "config") or "num_train_timesteps" not in scheduler.config:
+        if not hasattr(scheduler, "config") or not hasattr(scheduler, "set_timesteps"):
             raise TypeError(
                 f"Expected a diffusers scheduler, got {type(scheduler).__name__}. Pass the one "
                 "the model was trained with, for example DDPMScheduler.from_pretrained(folder)."
             )
-        self.scheduler, self._flow = scheduler, flow
+        self.scheduler = scheduler
+        _check_known(scheduler)
+        if flow and self.prediction_type != "flow":
+            raise ValueError(
+                f"The network predicts a flow, and {type(scheduler).__name__} is set up for "
+                f"{self.prediction_type!r}. Expected a scheduler of a flow, such as "
+                "FlowMatchEulerDiscreteScheduler, as the model was trained with."
+            )
 
     @property
     def num_timesteps(self) -> int:
@@ -40,21 +91,27 @@ class Schedule:
 
     @property
     def prediction_type(self) -> str:
-        """What the network predicts: "epsilon", "sample", "v_prediction" or "flow".
+        """What the network predicts: "epsilon", "sample", "v_prediction" or "flow"."""
+        if _kinds(self.scheduler) & _FLOW_MATCHING:
+            return "flow"
+        kind = str(self.scheduler.config.prediction_type)
+        return "flow" if kind == "flow_prediction" else kind
+
+    @property
+    def alphas_cumprod(self) -> torch.Tensor:
+        """ᾱ, the share of data in the variance of x_t, float32 `[num_timesteps]`; not of flows.
 
         Raises:
-            ValueError: the scheduler says something else.
+            ValueError: the scheduler was made where tensors have no numbers.
         """
-        kind = self.scheduler.config.get("prediction_type", "epsilon")
-        if self._flow or "FlowMatch" in type(self.scheduler).__name__:
-            return "flow"
-        kind = "flow" if kind == "flow_prediction" else kind
-        if kind not in ("epsilon", "sample", "v_prediction", "flow"):
+        alphas: torch.Tensor = self.scheduler.alphas_cumprod
+        if alphas.is_meta:
             raise ValueError(
-                f"Expected a scheduler whose prediction_type is epsilon, sample, v_prediction or "
-                f"flow_prediction, got {kind!r}."
+                f'This {type(self.scheduler).__name__} was made on the device "meta", where its '
+                "schedule has no numbers. Expected one with numbers: make it again under "
+                'torch.device("cpu").'
             )
-        return str(kind)
+        return alphas.float()
 
     @property
     def fingerprint(self) -> str:
@@ -79,20 +136,7 @@ class Schedule:
         if self.prediction_type == "flow":
             sigma = t.float() / self.num_timesteps
             return 1 - sigma, sigma
-        alphas = getattr(self.scheduler, "alphas_cumprod", None)
-        if alphas is None:
-            raise ValueError(
-                f"{type(self.scheduler).__name__} does not say how much noise there is at a "
-                "timestep (it has no alphas_cumprod). Expected a scheduler such as DDPMScheduler "
-                "with the settings of training."
-            )
-        if alphas.is_meta:
-            raise ValueError(
-                f'This {type(self.scheduler).__name__} was made on the device "meta", where its '
-                "schedule has no numbers. Expected one with numbers: make it again under "
-                'torch.device("cpu").'
-            )
-        share = alphas.to(t.device).float()[t.long()]
+        share = self.alphas_cumprod.to(t.device)[t.long()]
         return share.sqrt(), (1 - share).sqrt()
 
     def check_timestep(self, t: float) -> int:
@@ -132,3 +176,48 @@ class Schedule:
         for value in given.reshape(-1).tolist():
             self.check_timestep(value)
         return given.to(device, torch.int64).expand(count).clone()
+
+
+def _kinds(scheduler: Any) -> set[str]:
+    """The names of a scheduler's class and of those it is derived from."""
+    return {kind.__name__ for kind in type(scheduler).__mro__}
+
+
+def _check_known(scheduler: Any) -> None:
+    """Raise ValueError unless the scheduler says how much noise there is at a whole timestep.
+
+    Those of EDM and of consistency models, and some more, count time in other units, which the
+    networks trained with them are told; nothing here can know which noise a timestep means.
+    """
+    name, config = type(scheduler).__name__, scheduler.config
+    for setting, usual in _USUAL.items():
+        if config.get(setting, usual) != usual:
+            raise ValueError(
+                f"This {name} has {setting} = {config[setting]!r}, with which the network is told "
+                f"another time than the training timestep. Expected {usual!r}, as the model was "
+                "trained, or a function f(x, t, **cond) around the network that takes t in "
+                "training timesteps."
+            )
+    if _kinds(scheduler) & _FLOW_MATCHING:
+        return
+    if not _kinds(scheduler) & _VARIANCE_PRESERVING:
+        raise ValueError(
+            f"{name} is not known to say how much noise there is at a whole training timestep. "
+            "Expected the scheduler that the model was trained with, of a class such as "
+            "DDPMScheduler, DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler or "
+            "FlowMatchEulerDiscreteScheduler; docs/models.md lists them all. A network in other "
+            "units can be wrapped in a function f(x, t, **cond) that takes t in those of a "
+            "scheduler of this list."
+        )
+    kind = config.get("prediction_type")
+    if kind not in _PREDICTIONS:
+        raise ValueError(
+            f"Expected a scheduler whose prediction_type is epsilon, sample, v_prediction or "
+            f"flow_prediction, got {kind!r}."
+        )
+    if (kind == "flow_prediction") != bool(config.get("use_flow_sigmas", False)):
+        raise ValueError(
+            f"This {name} says prediction_type = {kind!r} and use_flow_sigmas = "
+            f"{config.get('use_flow_sigmas', False)}. Expected flow sigmas for a network that "
+            "predicts a flow, and for no other."
+        )

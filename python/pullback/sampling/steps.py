@@ -21,6 +21,10 @@ class Schedule(Protocol):
         """Training timesteps of the schedule."""
 
     @property
+    def alphas_cumprod(self) -> torch.Tensor:
+        """ᾱ, the share of data in the variance of x_t, `[num_timesteps]`; not of flows."""
+
+    @property
     def prediction_type(self) -> str:
         """What the network predicts: "epsilon", "sample", "v_prediction" or "flow"."""
 
@@ -86,9 +90,48 @@ def denoise(
         for t in range(start, max(stop, 0), -down):
             x = x - min(down, t) / schedule.num_timesteps * predict(x, t)
         return x
-    with torch.device("cpu"):  # and not on torch's default device, which may hold no numbers
-        scheduler = DDIMScheduler.from_config(schedule.scheduler.config)
-        scheduler.set_timesteps(steps)
+    scheduler, clipped_twice = _ddim(schedule, steps)
     for t in range(start, stop, -down):
-        x = scheduler.step(predict(x, t), t, x).prev_sample
+        step = scheduler.step(predict(x, t), t, x, use_clipped_model_output=clipped_twice)
+        x = step.prev_sample
     return x
+
+
+#: Their steps clip nothing, whatever their configuration says.
+_CLIP_NOTHING = frozenset({"CogVideoXDDIMScheduler", "CogVideoXDPMScheduler", "TCDScheduler"})
+#: Their steps take the noise from the clipped x̂_0, where DDIM's keep what the network predicted.
+_CLIP_NOISE_TOO = frozenset(
+    {
+        "DEISMultistepScheduler",
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler",
+        "HeunDiscreteScheduler",
+        "SASolverScheduler",
+        "UniPCMultistepScheduler",
+    }
+)
+
+
+def _ddim(schedule: Schedule, steps: int) -> tuple[DDIMScheduler, bool]:
+    """A scheduler that takes DDIM steps with another one's ᾱ, and clips x̂_0 where that one does.
+
+    Nothing else is taken from DDIM's own defaults, which are those of the models of its paper.
+
+    Returns:
+        The scheduler, and whether the noise is to be taken from the clipped x̂_0.
+    """
+    config = schedule.scheduler.config
+    kinds = {kind.__name__ for kind in type(schedule.scheduler).__mro__}
+    clips = {"clip_sample": False, "thresholding": False}
+    if not kinds & _CLIP_NOTHING:
+        names = (*clips, "clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value")
+        clips |= {name: config[name] for name in names if name in config}
+    with torch.device("cpu"):  # and not on torch's default device, which may hold no numbers
+        scheduler = DDIMScheduler(
+            schedule.num_timesteps, prediction_type=schedule.prediction_type, **clips
+        )
+        scheduler.alphas_cumprod = schedule.alphas_cumprod.cpu()
+        to_one = config.get("set_alpha_to_one", True)
+        scheduler.final_alpha_cumprod = torch.tensor(1.0) if to_one else scheduler.alphas_cumprod[0]
+        scheduler.set_timesteps(steps)
+    return scheduler, bool(kinds & _CLIP_NOISE_TOO)
