@@ -126,14 +126,15 @@ def test_a_stack_in_float32_sums_in_float64(rng):
         assert float(pulled) == pytest.approx(1 / math.sqrt(3), rel=1e-6)
 
 
-def test_a_streamed_stack_keeps_nothing_of_its_samples(rng):
+@pytest.mark.parametrize("samples", [1, 2, 3])
+def test_a_streamed_stack_keeps_nothing_of_its_samples(rng, samples):
     a, _ = smooth_operator(rng, count=4)
-    stack = a.stacked(samples=1)
+    stack = a.stacked(samples)
     before = a.count.total
     stack.gram().matmat(torch.randn(1, 3, 3, 4, dtype=torch.float64))
     stack.rmatmat(torch.randn(1, 3, 4, M, dtype=torch.float64))
     assert a.count.total - before == 4 * 3 * 3
-    assert [part._passes._closure for part in stack._parts] == [None] * 4
+    assert all(part._passes._closure is None for part in stack._parts)
     # All samples in one product: then it is up to the operator what it keeps.
     a.stacked().rmatmat(torch.randn(1, 3, 4, M, dtype=torch.float64))
     assert a._passes._closure is not None

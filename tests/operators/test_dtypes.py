@@ -1,9 +1,11 @@
 """Products in the dtype of the map, whatever that of the block."""
 
+import numpy as np
 import pytest
 import torch
 
 from pullback import JacobianOperator
+from pullback.operators import BlockOperator
 from pullback.testing import MatrixOperator, dense_jacobian
 from tests.operators.small_net import points, small_net
 
@@ -75,3 +77,29 @@ def test_estimates_and_stacks_multiply_in_the_dtype_of_the_operator(dtype, rng):
     v = torch.randn(1, 2, 4, generator=rng, dtype=torch.float64).to(dtype)
     assert stack.rmatmat(stack.matmat(v)).dtype == dtype
     assert stack.gram().matmat(v).dtype == dtype
+
+
+def test_scipy_is_served_in_the_dtype_of_the_operator(rng):
+    class Strict(BlockOperator):
+        """A product of its own that converts nothing, as users write it."""
+
+        def __init__(self, matrices):
+            super().__init__(len(matrices), (4,), (3,), matrices.dtype, matrices.device)
+            self.matrices = matrices
+
+        def matmat(self, v):
+            return v @ self.matrices.mT
+
+        def rmatmat(self, u):
+            return u @ self.matrices
+
+        def select(self, samples):
+            return Strict(self.matrices[samples])
+
+    matrices = torch.randn(2, 3, 4, generator=rng, dtype=torch.float32)
+    linear = Strict(matrices).to_scipy(1)
+    v, u = torch.randn(4, 2, generator=rng).numpy(), torch.randn(3, generator=rng).numpy()
+    matrix = matrices[1].numpy()
+    np.testing.assert_allclose(linear @ v, matrix @ v, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(linear.rmatvec(u), u @ matrix, rtol=1e-5, atol=1e-5)
+    assert (linear @ v).dtype == linear.dtype == np.float64

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import scipy.stats
 import torch
 
 from pullback.testing import MatrixOperator
@@ -65,6 +66,22 @@ def test_intervals_of_few_vectors_are_as_wide_as_student_says(rng):
         hits.append((found.low <= truth) & (truth <= found.high))
     # Those of the normal distribution would hold it 81 times of 100.
     assert float(torch.stack(hits).double().mean()) > 0.91
+
+
+@pytest.mark.parametrize("samples", [2, 3, 6])
+def test_the_square_of_a_width_is_on_average_what_the_variance_says(rng, samples):
+    """An interval of N vectors is t √(s² / N) wide each way, with s² an unbiased variance."""
+    _, A = dense_operator(rng, m=N)
+    matrices = (A + A.mT) / 2
+    operator = MatrixOperator(matrices)
+    off = matrices - torch.diag_embed(matrices.diagonal(dim1=1, dim2=2))
+    variances = {"trace": 2 * off.square().sum((1, 2)), "diag": off.square().sum(2)}
+    student = scipy.stats.t.ppf(0.975, samples - 1)
+    for name, variance in variances.items():
+        found = [getattr(operator, name)(samples, seed=seed) for seed in range(200)]
+        widths = torch.stack([(one.high - one.value) / student for one in found])
+        average = samples * widths.square().mean(0)
+        assert float(average.mean() / variance.mean()) == pytest.approx(1, rel=0.1)
 
 
 def test_an_estimate_says_what_it_is(rng):

@@ -34,9 +34,10 @@ def test_editing_the_arguments_in_place_later_changes_nothing():
     assert torch.equal(operator.rmatmat(u), before)
 
 
-def test_a_copy_of_an_argument_repeats_itself_where_the_argument_does():
-    shift = torch.ones(1, 8, dtype=torch.float64).expand(3, 8)
-    (kept,) = JacobianOperator(small_net(), points()[0], shift).points.args
+@pytest.mark.parametrize("batch", [2, 3])
+def test_a_copy_of_an_argument_repeats_itself_where_the_argument_does(batch):
+    shift = torch.ones(1, 8, dtype=torch.float64).expand(batch, 8)
+    (kept,) = JacobianOperator(small_net(), points(batch)[0], shift).points.args
     assert torch.equal(kept, shift)
     assert kept.untyped_storage().nbytes() == 8 * 8
     assert kept.data_ptr() != shift.data_ptr()
@@ -220,6 +221,7 @@ def test_everything_computes_where_the_default_device_holds_no_numbers():
     with torch.device("meta"):
         operator = JacobianOperator(f, x, shift)
         operator.prepare(2)
+        assert operator._graph is not None
         assert torch.equal(operator.gram().trace(4).value.isfinite(), torch.ones(1, device="cpu"))
         found = operator.matmat(v)
         whole = operator.stacked().rmatmat(found.unsqueeze(2))

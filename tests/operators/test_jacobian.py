@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pullback import JacobianOperator
-from pullback.testing import dense_jacobian
+from pullback.testing import dense, dense_jacobian
 from tests.operators.small_net import counting, points, small_net
 
 
@@ -77,6 +77,22 @@ def test_select_is_the_operator_of_some_samples_and_shares_the_count():
     assert torch.allclose(part.matmat(v[rows]), whole[rows], atol=1e-12)
     assert part.batch == 2
     assert operator.count.jvp == 5 * 2 + 2 * 2
+
+
+def test_arguments_that_are_no_tensors_reach_the_map_as_they_stand(rng):
+    x = torch.randn(3, 6, generator=rng, dtype=torch.float64)
+    power = torch.tensor([2.0, 3.0, 4.0], dtype=torch.float64)
+    others = ("scaled", [2.0, 3.0, 4.0], {"by": 5.0}, None, 0.5)
+
+    def f(x, *args):
+        assert args[1:] == others
+        return x.abs() ** args[0].unsqueeze(1) * args[3]["by"]
+
+    operator = JacobianOperator(f, x, power, *others)
+    slope = 5 * power.unsqueeze(1) * x.abs() ** (power.unsqueeze(1) - 1) * x.sign()
+    torch.testing.assert_close(dense(operator), torch.diag_embed(slope))
+    rows = torch.tensor([2, 0])
+    torch.testing.assert_close(dense(operator.select(rows)), torch.diag_embed(slope[rows]))
 
 
 @pytest.mark.parametrize(("samples", "checked"), [(1, 1), (2, 2), (5, 2)])

@@ -1,5 +1,6 @@
 """Operators from inputs that differ by a few roundings."""
 
+import pytest
 import torch
 
 from pullback import JacobianOperator
@@ -10,14 +11,17 @@ from tests.operators.known import close, dense_operator, smooth_operator
 EPS = torch.finfo(torch.float32).eps
 
 
-def points(*args, count=5):
-    x = torch.randn(1, 300).expand(count, 300).clone()
-    return Points(lambda x, *args: x, x, args)
+def points(*args, count=5, dtype=torch.float32):
+    x = torch.randn(1, 300).expand(count, 300).to(dtype)
+    return Points(lambda x, *args: x, x.clone(), args)
 
 
-def test_every_entry_of_x_moves_by_a_few_roundings():
-    here = points()
-    moved = (here.nearby(0).x - here.x) / here.x / EPS
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_every_entry_of_x_moves_by_a_few_roundings(dtype):
+    here = points(dtype=dtype)
+    there = here.nearby(0).x
+    assert there.dtype == dtype
+    moved = (there.double() / here.x.double() - 1) / torch.finfo(dtype).eps
     assert 1 < moved.std() < 16
     assert moved.abs().max() < 40
     assert (moved != 0).float().mean() > 0.8
@@ -108,3 +112,20 @@ def test_those_of_sums_grams_and_stacks(rng):
     stack = other.flatten(0, 1) / len(other) ** 0.5
     close(dense(stacked.nearby(draw)), stack[None])
     close(dense(stacked.gram().nearby(draw)), (stack.mT @ stack)[None])
+
+
+def test_that_of_a_stack_takes_as_few_samples_at_a_time(rng):
+    widths = []
+
+    class Watched(MatrixOperator):
+        def matmat(self, v):
+            widths.append(v.shape[0])
+            return super().matmat(v)
+
+        def nearby(self, draw):
+            return Watched(self.matrices * (1 + 1e-15 * draw), self.x_shape, self.h_shape)
+
+    _, matrices = dense_operator(rng, count=5)
+    stack = Watched(matrices, (3, 4)).stacked(samples=2).nearby(1)
+    stack.matmat(torch.randn(1, 3, 3, 4, dtype=torch.float64))
+    assert widths == [2, 2, 1]

@@ -76,6 +76,32 @@ def test_the_solver_asks_for_the_base_class():
         MatrixOperator(torch.eye(2)[None]) + Duck()
 
 
+@pytest.mark.parametrize("given", [np.float64, np.float32, np.int64])
+def test_scipy_multiplies_whole_blocks_of_numbers_in_float64(scale, given):
+    shapes = []
+
+    class Watched(Shift):
+        def matmat(self, v):
+            shapes.append((v.dtype, *v.shape))
+            return super().matmat(v)
+
+        def rmatmat(self, u):
+            shapes.append((u.dtype, *u.shape))
+            return super().rmatmat(u)
+
+        def select(self, index):
+            return Watched(self.scale[index])
+
+    linear = Watched(scale).to_scipy(1)
+    assert linear.dtype == np.float64
+    assert not shapes  # making it takes no product
+    block = np.random.default_rng(0).integers(-9, 9, (40, 5)).astype(given)
+    truth = np.roll(np.diag(scale[1].numpy()), 1, axis=0)
+    np.testing.assert_allclose(linear @ block, truth @ block)
+    np.testing.assert_allclose(linear.T @ block, truth.T @ block)
+    assert shapes == [(torch.float64, 1, 5, 40)] * 2
+
+
 @pytest.mark.parametrize("sample", [-1, -2, -3])
 def test_a_negative_sample_counts_from_the_end(scale, sample):
     operator = Shift(scale)

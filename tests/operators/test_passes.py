@@ -2,7 +2,9 @@
 
 import gc
 import itertools
+import random
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,11 +29,33 @@ def test_a_small_budget_gives_small_passes_and_the_same_numbers():
     assert torch.allclose(wide.rmatmat(u), narrow.rmatmat(u), atol=1e-12)
 
 
+def test_a_selection_takes_no_more_samples_in_a_pass_than_the_whole():
+    f, (x, shift) = small_net(), points(4)
+    widths = []
+
+    def watched(x, shift):
+        widths.append(len(x))
+        return f(x, shift)
+
+    operator = JacobianOperator(watched, x, shift)
+    for samples, most in ((1, 1), (3, 2)):
+        operator.chunk.samples = samples
+        part = operator.select(torch.tensor([2, 0]))
+        widths.clear()
+        part.matmat(torch.randn(2, 3, *operator.x_shape, dtype=torch.float64))
+        assert max(widths) == most
+    alone = operator.select(torch.tensor([1]))
+    assert alone.chunk.samples == 1
+
+
 def test_the_plan_can_be_printed():
     f, (x, shift) = small_net(), points()
     text = str(JacobianOperator(f, x, shift, memory=1 << 20).chunk)
     assert "within 1 MiB" in text
     assert "samples x" in text
+    assert "kept between products" in text
+    tight = JacobianOperator(f, x, shift, memory=1)
+    assert "recomputed between products" in str(tight.chunk)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +225,47 @@ def test_halving_takes_rows_away_too():
     assert sizes[-1] == 1
 
 
+def test_halving_halves_where_everything_is_a_power_of_two():
+    chunk = Chunk(64, 8, 1 << 40, 1, 1, rows=64)
+    sizes = []
+    while not sizes or sizes[-1] > 1:
+        samples, tangents = chunk.cut(8)
+        assert (type(samples), type(tangents)) == (int, int)
+        sizes.append(samples * tangents)
+        assert chunk.halve()
+    assert sizes == [64, 32, 16, 8, 4, 2, 1]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_planned_pass_fits_the_budget_and_fills_it_or_what_the_allocator_keeps(seed):
+    generator = random.Random(seed)
+    batch, columns = generator.randint(1, 10**4), generator.randint(1, 50)
+    peak = int(10 ** generator.uniform(2, 9))
+    total = peak * generator.randint(1, 20)
+    budget = int(peak * 10 ** generator.uniform(-1, 5))
+    chunk = plan(batch, "auto", budget, (peak, total), torch.device("cpu"))
+    samples, tangents = chunk.cut(columns)
+    assert (type(samples), type(tangents)) == (int, int)
+    assert 1 <= samples <= batch
+    assert 1 <= tangents <= columns
+
+    def need(samples, tangents):
+        return samples * (chunk.bytes_per_closure + tangents * chunk.bytes_per_tangent)
+
+    heap = 128 * 2**20
+    if samples * tangents > 1:
+        assert need(samples, tangents) <= budget
+    if samples > 1:
+        assert samples * tangents * peak <= heap
+    if tangents < columns:
+        assert need(chunk.samples, tangents + 1) > budget
+    more, _ = chunk.cut(1)
+    assert more == 1 or more * peak <= heap
+    if more < batch:
+        assert need(more + 1, 1) > budget or (more + 1) * peak > heap
+    assert plan(batch, 7, budget, (peak, total), torch.device("cpu")).tangents == 7
+
+
 def test_passes_on_the_cpu_stay_within_what_the_allocator_keeps():
     """However much memory there is: 128 MiB alive at once, and a graph within a part of it."""
     f, (x, shift) = small_net(), points()
@@ -265,3 +330,93 @@ def test_activations_of_several_passes_are_kept_where_they_fit():
     chunk.rows, chunk.samples = None, 2
     operator.rmatmat(u)
     assert operator._passes._closure is None
+
+
+def test_activations_that_do_not_fit_are_freed_before_the_next_are_made():
+    """Those of a pass of many columns may not fit where those of fewer would."""
+    f, (x, shift) = small_net(), points(7)
+    kept = []
+
+    def watched(x, shift):
+        kept.append(len(operator._passes._closure or {}))
+        return f(x, shift)
+
+    operator = JacobianOperator(f, x, shift)
+    object.__setattr__(operator.points, "f", watched)
+    chunk = operator.chunk
+    for columns in (4, 7):
+        chunk.rows = 2 * columns
+        # All of them would fit beside a pass of one row less.
+        chunk.budget = 10**9
+        chunk.bytes_per_closure = 1
+        chunk.bytes_per_tangent = 10**9 // (2 * columns - 1)
+        kept.clear()
+        operator.rmatmat(torch.randn(7, columns, *operator.h_shape, dtype=torch.float64))
+        assert kept == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("product", ["matmat", "rmatmat"])
+def test_products_go_on_after_an_error_of_f(product):
+    f, (x, shift) = small_net(), points()
+    operator = JacobianOperator(f, x, shift)
+    shape = operator.x_shape if product == "matmat" else operator.h_shape
+    block = torch.randn(3, 2, *shape, dtype=torch.float64)
+    expected = getattr(operator, product)(block)
+    operator.release()
+    operator.chunk.budget = 0  # nothing is kept
+
+    def breaks(x, shift):
+        raise RuntimeError("sizes do not match")
+
+    object.__setattr__(operator.points, "f", breaks)
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        getattr(operator, product)(block)
+    object.__setattr__(operator.points, "f", f)
+    assert torch.allclose(getattr(operator, product)(block), expected, atol=1e-12)
+
+
+def least(holds, high):
+    """The least whole number from which something holds on."""
+    low = 0
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_kept_takes_half_the_budget_and_passes_beside_it_all_of_it(seed):
+    generator = random.Random(seed)
+    batch, columns, rows = (generator.randint(2, 20) for _ in range(3))
+    closure, tangent = (generator.randint(1, 10**6) for _ in range(2))
+
+    def budget(samples, rows):
+        chunk = Chunk(samples, columns, 0, tangent, closure, rows)
+        return least(lambda bytes: replace(chunk, budget=bytes).keeps(batch, columns), 10**12)
+
+    # All samples in one pass, on a GPU and on the CPU.
+    assert budget(batch, None) == budget(batch, batch * columns) == 2 * batch * closure
+    passed = max(1, min(batch - 1, rows // columns)) * columns
+    need = batch * closure + passed * tangent
+    assert budget(batch - 1, rows) == max(2 * batch * closure, need)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_graph_needs_memory_for_each_sample_and_column_and_rows_likewise(seed):
+    generator = random.Random(seed)
+    batch, columns, closure = (generator.randint(2, 50) for _ in range(3))
+
+    def limits(batch, columns, closure):
+        wide = Chunk(batch, columns, 10**9, 1, closure, 10**9)
+
+        def least_of(name):
+            return least(lambda n: replace(wide, **{name: n}).keep_graph(batch, columns), 10**9)
+
+        return torch.tensor([least_of(name) for name in ("budget", "rows", "tangents")])
+
+    one = limits(1, 1, 1)
+    assert bool((one > 0).all())
+    size = batch * columns
+    assert torch.equal(
+        limits(batch, columns, closure), one * torch.tensor([size * closure, size, columns])
+    )

@@ -94,7 +94,7 @@ class BlockOperator(ABC):
             )
         single = self.select(torch.tensor([sample % self.batch], device=self.device))
         return as_linear_operator(
-            single.matmat, single.rmatmat, self.x_shape, self.h_shape, self.device
+            single.matmat, single.rmatmat, self.x_shape, self.h_shape, self.device, self.dtype
         )
 
     # -------------------------------------------------------------------------------- algebra

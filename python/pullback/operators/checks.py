@@ -252,8 +252,7 @@ def _mixes(points: Points, limit: _Limit) -> bool:
 
 def _relative(difference: torch.Tensor, of: torch.Tensor) -> float:
     """The size of a difference beside that of the whole; 0 where there is none."""
-    size = _norm(difference)
-    return size / max(_norm(of), torch.finfo(torch.float64).tiny) if size else 0.0
+    return _norm(difference) / max(_norm(of), torch.finfo(torch.float64).tiny)
 
 
 def _norm(tensor: torch.Tensor) -> float:

@@ -98,11 +98,8 @@ class ForwardMode:
         return kept.pull
 
     def _fits(self, samples: slice) -> bool:
-        """Whether a pass is none of those that are kept, or goes between them."""
-        return all(
-            other.samples.stop <= samples.start or samples.stop <= other.samples.start
-            for other in (self._closure or {}).values()
-        )
+        """Whether a pass comes after all of those that are kept."""
+        return all(other.samples.stop <= samples.start for other in (self._closure or {}).values())
 
 
 def _assembled(

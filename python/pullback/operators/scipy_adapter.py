@@ -16,6 +16,7 @@ def as_linear_operator(
     x_shape: tuple[int, ...],
     h_shape: tuple[int, ...],
     device: torch.device,
+    dtype: torch.dtype,
 ) -> LinearOperator:
     """A `scipy.sparse.linalg.LinearOperator` (m, n) of an operator with one sample.
 
@@ -25,6 +26,7 @@ def as_linear_operator(
         x_shape: shape of an input.
         h_shape: shape of an output.
         device: where the products run.
+        dtype: in which they run.
     """
 
     def product(
@@ -33,7 +35,7 @@ def as_linear_operator(
         multiply: Callable[[torch.Tensor], torch.Tensor],
     ) -> np.ndarray:
         rows = np.ascontiguousarray(columns.T, dtype=np.float64)
-        block = torch.as_tensor(rows, device=device).reshape(1, -1, *shape)
+        block = torch.as_tensor(rows, device=device, dtype=dtype).reshape(1, -1, *shape)
         return multiply(block)[0].flatten(1).T.double().cpu().numpy()
 
     def forward(columns: np.ndarray) -> np.ndarray:
