@@ -41,6 +41,16 @@ def test_a_start_lies_along_given_vectors_with_a_random_part_beside_them(rng, si
     assert bool((torch.linalg.matrix_norm(unit, ord=-2) > 0.5).all())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("given", [torch.float64, torch.float32, torch.float16])
+def test_a_start_is_of_the_dtype_that_the_solver_holds_whatever_the_vectors_are_of(dtype, given):
+    """Half precision is that of the products alone."""
+    operator = MatrixOperator(torch.zeros(2, 30, N, dtype=dtype))
+    settings = Settings(operator, 6, block=3, tol=1e-3, max_products=100)
+    rows = first_block(operator, settings, Draws(0), torch.ones(2, 4, N, dtype=given))
+    assert rows.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
 def test_numbers_differ_from_draw_to_draw_and_from_iteration_to_iteration():
     draws = [Draws(3), Draws(3).following(), Draws(3).following().following(), Draws(4)]
     kinds = [

@@ -194,6 +194,23 @@ def test_progress_tells_the_largest_bound_of_those_that_still_run():
     assert min(report.angle_bound for report in after) < 0.1
 
 
+def test_progress_tells_nothing_of_those_that_have_just_stopped():
+    """From the report on that it is alone a sample has the bounds that it has by itself."""
+    tie = with_spectrum([1.0, 0.9, 0.5, 0.5, 0.2, 0.1], 60, 50)[:1]
+    fast = with_spectrum([0.7**i for i in range(50)], 60, 50)[:1]
+    both, alone = [], []
+    krylov.svd(MatrixOperator(torch.cat([tie, fast])), 3, tol=1e-7, progress=both.append)
+    krylov.svd(MatrixOperator(fast), 3, tol=1e-7, progress=alone.append)
+    assert len(both) == len(alone)
+    assert {report.tol for report in both} == {1e-7}
+    compared = 0
+    for report, expected in zip(both, alone, strict=True):
+        if report.active == expected.active == 1:
+            assert report.angle_bound == pytest.approx(expected.angle_bound, rel=1e-3)
+            compared += 1
+    assert compared > 1
+
+
 def test_gradients_of_a_users_operator_are_not_recorded():
     operator = MatrixOperator(with_spectrum(SPECTRA["harmonic"], 60, 50))
     expected = krylov.svd(operator, 3)
@@ -238,6 +255,37 @@ def test_a_transpose_that_is_nearly_right_raises(dtype, error):
     assert right.converged.all()
     with pytest.raises(ValueError, match="do not belong to one operator"):
         krylov.svd(Wrong(matrices), 3, init=v)
+
+
+def test_a_transpose_that_is_not_right_is_noticed_whatever_else_is_in_the_batch():
+    """Beside a map of rank one, which is far larger in its unit, the same errors raise."""
+    flat, one = (with_spectrum(s, 60, 50, batch=1) for s in ([1.0, 0.95, *[0.9] * 48], [1.0]))
+    u, _, v = leading(flat, 2)
+
+    class Wrong(MatrixOperator):
+        def select(self, index):
+            chosen = super().select(index)
+            chosen.error = self.error
+            return chosen
+
+        def rmatmat(self, w):
+            pulled = super().rmatmat(w)
+            pulled[:1] += self.error * (w[:1] @ u[:, :1].mT) * v[:, 1:]
+            return pulled
+
+    def raises(matrices, error):
+        operator = Wrong(matrices)
+        operator.error = error
+        try:
+            krylov.svd(operator, 4, max_products=12)
+        except ValueError as problem:
+            return "do not belong to one operator" in str(problem)
+        return False
+
+    errors = [10 ** (-9 + i / 4) for i in range(17)]
+    alone = [raises(flat, error) for error in errors]
+    assert 0 < sum(alone) < len(alone)
+    assert [raises(torch.cat([flat, one]), error) for error in errors] == alone
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ class SVDResult:
             v (its first `rank` rows) and the true leading right singular space. After
             "max_products" it supposes that no leading direction was missed.
         converged: `[B]`, bool: the bound is at most `tol`.
-        rank: `[B]`, int64: singular values above 1e-4 s_1 (1e-8 s_1 in float64).
+        rank: `[B]`, int64: singular values above 1e-4 s_1 (1e-8 s_1 in float64); products in half
+            precision resolve less, and may count fewer.
         products: `[B]`, int64: products with A and Aᵀ together.
         stopped: per sample "converged", "floor" (the products' own rounding allows no more, or a
             tie s_k = s_{k+1} leaves the space undetermined) or "max_products".

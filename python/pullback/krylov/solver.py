@@ -56,8 +56,9 @@ def svd(
             finds directions that they lack, and saves about a tenth of the products.
         block: rows multiplied at a time, 2 to 256; by default half the rank (a fifth above 16).
         max_products: products per sample after which to stop, by default 100 times the rank; the
-            first answer takes 2 (rank + 1) in any case, in half precision 3 rank + 2, and what
-            singular values of zero leave to be asked (at most 2 rank) is not in it.
+            first answer takes 2 (rank + 1), rounded up to whole blocks, in any case, in half
+            precision rank more, and what singular values of zero leave to be asked (at most 2 rank)
+            is not in it.
         seed: seed of the random start, which is the same for every sample.
         progress: called after every step with a `Progress`.
 
