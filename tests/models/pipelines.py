@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import string
-import types
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,7 @@ from diffusers import (
     DDPMPipeline,
     DDPMScheduler,
     DiTPipeline,
-    FlowMatchEulerDiscreteScheduler,
-    FluxPipeline,
     PNDMScheduler,
-    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
@@ -129,27 +124,3 @@ def stable_diffusion_xl(folder: Path) -> StableDiffusionXLPipeline:
         scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1),
         add_watermarker=False,
     )
-
-
-def stubbed(kind: Any, network: torch.nn.Module, given: Any) -> tuple[Any, list[dict[str, Any]]]:
-    """A pipeline without text encoders, whose encode_prompt answers with what is given.
-
-    It takes the arguments that the stock one takes, and is told which it got.
-    """
-    signature = inspect.signature(kind.encode_prompt)
-    arguments = [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
-    parts = dict.fromkeys(arguments)
-    flow = kind in (FluxPipeline, StableDiffusion3Pipeline)
-    scheduler = FlowMatchEulerDiscreteScheduler() if flow else DDPMScheduler()
-    parts |= {"transformer": network, "scheduler": scheduler}
-    pipeline = kind(**parts | {"text_encoder": text_encoder()})  # which nobody asks
-    calls = []
-
-    def encode_prompt(self, *args, **kwargs):
-        bound = signature.bind(self, *args, **kwargs)  # TypeError unless the stock one takes it
-        bound.apply_defaults()
-        calls.append(bound.arguments)
-        return given
-
-    pipeline.encode_prompt = types.MethodType(encode_prompt, pipeline)
-    return pipeline, calls

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.models import models_table
+from tests.models import models_table, pipelines_table
 
 CURE = "Write it again: python -m tests.models.models_table"
 
@@ -25,3 +25,12 @@ def test_the_table_is_up_to_date_but_for_the_digits_measured(page):
 
 def test_a_sine_measured_now_is_as_small():
     assert 0 < models_table.measured("DiTTransformer2DModel") < 2e-3
+
+
+def test_the_table_of_pipelines_is_up_to_date_but_for_the_digits_measured(page):
+    table = page.partition(pipelines_table.BEGIN)[2].partition(models_table.END)[0]
+    shown = re.findall(r"\| (\d(?:\.\d+)?e-\d+) \|$", table, re.MULTILINE)
+    cure = "Write it again: python -m tests.models.pipelines_table"
+    assert max(map(float, shown)) < 2e-3, cure
+    new = pipelines_table.table(shown)
+    assert models_table.replaced(page, new, pipelines_table.BEGIN) == page, cure

@@ -1,19 +1,15 @@
 """Prompts, encoded by the pipelines themselves."""
 
+import inspect
+
 import pytest
 import torch
-from diffusers import (
-    FluxPipeline,
-    PixArtAlphaPipeline,
-    PixArtSigmaPipeline,
-    StableDiffusion3Pipeline,
-)
+from diffusers import PixArtAlphaPipeline, PixArtSigmaPipeline
 
 import pullback
 from pullback import local_basis
 from pullback.testing import leading, sine
-from tests.models import by_hand, families
-from tests.models.pipelines import stubbed
+from tests.models import by_hand, hub
 
 PROMPTS = ["a cat", "the dog on a hill"]
 
@@ -103,52 +99,80 @@ def of_own_class(network, own_class):
     return network
 
 
+@torch.no_grad()
 @OWN_CLASS
-def test_the_prompt_of_sd3(own_class):
-    network = of_own_class(families.model_of("SD3Transformer2DModel").network, own_class)
-    words, pooled = torch.randn(2, 5, families.WIDTH), torch.randn(2, families.WIDTH)
-    pipeline, calls = stubbed(StableDiffusion3Pipeline, network, (words, None, pooled, None))
-    cond = pullback.load(pipeline).encode(prompt=PROMPTS)
+def test_the_prompt_of_sd3(own_class, tmp_path):
+    pipeline = hub.BUILDERS["Stable Diffusion 3"](tmp_path)
+    of_own_class(pipeline.transformer, own_class)
+    call = hub.call_of("Stable Diffusion 3")
+    cond = pullback.load(pipeline, call=call).encode(prompt=PROMPTS)
+    longest = {"max_sequence_length": call["max_sequence_length"]}
+    words, _, pooled, _ = pipeline.encode_prompt(
+        PROMPTS, None, None, do_classifier_free_guidance=False, **longest
+    )
+    assert set(cond) == {"encoder_hidden_states", "pooled_projections"}
     assert torch.equal(cond["encoder_hidden_states"], words)
     assert torch.equal(cond["pooled_projections"], pooled)
-    assert calls[0]["prompt"] == PROMPTS
-    # None: the other text encoders get the same prompt.
-    assert calls[0]["prompt_2"] is calls[0]["prompt_3"] is None
-    assert calls[0]["do_classifier_free_guidance"] is False
-    assert calls[0]["num_images_per_prompt"] == 1
 
 
+@torch.no_grad()
 @OWN_CLASS
 @pytest.mark.parametrize("distilled", [False, True])
-def test_the_prompt_of_flux(distilled, own_class):
-    network = of_own_class(families.flux(guidance=distilled).eval(), own_class)
-    words, pooled = torch.randn(2, 5, families.WIDTH), torch.randn(2, families.WIDTH)
-    answer = (words, pooled, torch.zeros(5, 3))
-    pipeline, calls = stubbed(FluxPipeline, network, answer)
-    model = pullback.load(pipeline)
-    # The latents of the pipeline's own default image.
-    side = pipeline.default_sample_size
-    assert model.latent_shape == (4, side, side)
-    cond = model.encode(prompt=PROMPTS, guidance=2.5)
-    assert torch.equal(cond["encoder_hidden_states"], words)
-    assert torch.equal(cond["pooled_projections"], pooled)
-    assert ("guidance" in cond) is distilled
-    if distilled:
-        assert cond["guidance"].tolist() == [2.5, 2.5]
-    assert calls[0]["prompt"] == PROMPTS
-    assert calls[0]["prompt_2"] is None
+def test_the_prompt_of_flux(distilled, own_class, tmp_path):
+    name = "Flux dev" if distilled else "Flux"
+    pipeline = hub.BUILDERS[name](tmp_path)
+    of_own_class(pipeline.transformer, own_class)
+    call = hub.call_of(name)
+    model = pullback.load(pipeline, call=call)
+    words, pooled, places = pipeline.encode_prompt(
+        PROMPTS, None, max_sequence_length=call["max_sequence_length"]
+    )
+    for scale in (None, 2.5) if distilled else (None,):
+        cond = model.encode(prompt=PROMPTS, guidance=scale)
+        assert torch.equal(cond["encoder_hidden_states"], words)
+        assert torch.equal(cond["pooled_projections"], pooled)
+        assert torch.equal(cond["txt_ids"][0], places)
+        assert ("guidance" in cond) is distilled
+        if distilled:
+            own = inspect.signature(pipeline.__call__).parameters["guidance_scale"].default
+            assert cond["guidance"].tolist() == [own if scale is None else scale] * 2
+    if not distilled:
+        with pytest.raises(ValueError, match="takes no guidance scale"):
+            model.encode(prompt=PROMPTS, guidance=2.5)
+    with pytest.raises(ValueError, match="guidance"):
+        model.encode(prompt=PROMPTS, guidance=torch.ones(2))
+    # The places of the tokens are those of the pipeline where they are left out.
+    x = torch.randn(1, *model.latent_shape)
+    parts = {n: v[:1] for n, v in cond.items()}
+    short = {n: v for n, v in parts.items() if n not in ("img_ids", "txt_ids")}
+    found, expected = (model.predict(x, 500, model.conditions.of(one, 1)) for one in (short, parts))
+    assert torch.equal(found, expected)
 
 
+@torch.no_grad()
 @OWN_CLASS
 @pytest.mark.parametrize("kind", [PixArtAlphaPipeline, PixArtSigmaPipeline])
-def test_the_prompt_of_pixart(kind, own_class):
-    network = of_own_class(families.model_of("PixArtTransformer2DModel").network, own_class)
-    given = families.text_and_mask(2)
-    words, mask = given["encoder_hidden_states"], given["encoder_attention_mask"]
-    pipeline, calls = stubbed(kind, network, (words, mask, None, None))
-    cond = pullback.load(pipeline).encode(prompt=PROMPTS)
-    assert set(cond) == set(given)
+def test_the_prompt_of_pixart(kind, own_class, tmp_path):
+    built = hub.BUILDERS["PixArt-Sigma"](tmp_path)
+    call = hub.call_of("PixArt-Sigma")
+    pipeline = kind(**built.components)
+    of_own_class(pipeline.transformer, own_class)
+    cond = pullback.load(pipeline, call=call).encode(prompt=PROMPTS)
+    words, mask, _, _ = pipeline.encode_prompt(
+        PROMPTS, do_classifier_free_guidance=False,
+        max_sequence_length=call["max_sequence_length"],
+    )  # fmt: skip
+    assert set(cond) == {"encoder_hidden_states", "encoder_attention_mask"}
     assert torch.equal(cond["encoder_hidden_states"], words)
-    assert torch.equal(cond["encoder_attention_mask"], mask)
-    assert calls[0]["prompt"] == PROMPTS
-    assert calls[0]["do_classifier_free_guidance"] is False
+    assert torch.equal(cond["encoder_attention_mask"].to(mask), mask)
+
+
+@pytest.mark.parametrize("prompt", [[], [3], None, {"a": 1}])
+def test_what_is_no_prompt_is_refused(stock, prompt):
+    with pytest.raises(ValueError, match=r"one prompt or several|either prompt= or class_label="):
+        pullback.load(stock["stable_diffusion"]).encode(prompt=prompt)
+
+
+def test_an_argument_that_the_pipeline_does_not_take_is_named(stock):
+    with pytest.raises(ValueError, match="takes no ip_adapter_picture"):
+        pullback.load(stock["stable_diffusion"]).encode(prompt="a cat", ip_adapter_picture=1)

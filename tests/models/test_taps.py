@@ -1,11 +1,17 @@
 """Taps: naming them, reading and writing features, hooks."""
 
 import threading
+from importlib import import_module
+from pkgutil import iter_modules
 
+import diffusers.models.transformers as transformers
+import diffusers.models.unets.unet_2d_blocks as blocks
 import pytest
 import torch
+from diffusers.models.attention import JointTransformerBlock as Joint
 from torch import nn
 
+from pullback.models.families import BLOCKS
 from pullback.models.taps import FEATURE_INDEX, Site, Tap, hooked, pooled, readable
 
 
@@ -88,13 +94,11 @@ def test_the_table_knows_blocks_of_diffusers():
 
 
 def test_every_class_of_the_table_exists_in_diffusers():
-    import diffusers.models.transformers.transformer_flux as flux
-    import diffusers.models.unets.unet_2d_blocks as blocks
-    from diffusers.models.attention import JointTransformerBlock as Joint
-    from diffusers.models.transformers.transformer_2d import Transformer2DModel
-
-    known = {Joint.__name__, Transformer2DModel.__name__, *dir(blocks), *dir(flux)}
+    prefix = f"{transformers.__name__}."
+    files = [import_module(file.name) for file in iter_modules(transformers.__path__, prefix)]
+    known = {Joint.__name__, *dir(blocks)}.union(*map(dir, files))
     assert set(FEATURE_INDEX) <= known
+    assert set(BLOCKS) <= known
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,8 @@ def converter(
 
     def convert(prediction: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         signal, sigma = (
-            part.to(x.dtype).reshape(-1, 1, 1, 1) for part in model.schedule.signal_and_noise(t)
+            part.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
+            for part in model.schedule.signal_and_noise(t)
         )
         # x = signal x̂₀ + sigma ε; the prediction gives one more equation.
         predicts = model.schedule.prediction_type

@@ -11,6 +11,8 @@ from pullback._numbers import is_several, whole
 from pullback.models import fingerprints
 from pullback.models.families import Argument, Family, flat
 from pullback.models.placement import Placement
+from pullback.models.reading import Reading, UnreadableError, avoided, encoded
+from pullback.models.watching import accepts
 
 #: The network's own forward arguments, batch first.
 Condition = Mapping[str, Any]
@@ -24,7 +26,8 @@ class Conditions:
         family: what is known of networks of its class.
         placement: its device and dtype.
         name: what messages call the model.
-        pipeline: the diffusers pipeline that encodes its prompts, or None.
+        pipeline: the diffusers pipeline that makes its conditions, or None.
+        reading: how that calls the network, where it has been read.
         null: the condition that stands for "no condition", per sample (without the batch), where
             neither the network's class nor the pipeline says one.
 
@@ -39,10 +42,11 @@ class Conditions:
         placement: Placement,
         name: str,
         pipeline: Any = None,
+        reading: Reading | None = None,
         null: Condition | None = None,
     ) -> None:
         self._network, self._family, self._placement = network, family, placement
-        self._name, self._pipeline = name, pipeline
+        self._name, self._pipeline, self._reading = name, pipeline, reading
         self._empty_prompt: dict[str, torch.Tensor] | None = None
         self._given: dict[str, torch.Tensor] | None = None
         if null is not None:
@@ -102,11 +106,13 @@ class Conditions:
         return {}
 
     def _encoded_null(self) -> dict[str, torch.Tensor] | None:
-        """The condition of the empty prompt, where there is a pipeline to encode it."""
-        takes = self.arguments is not None and "encoder_hidden_states" in self.arguments
-        if self._empty_prompt is None and takes and self._pipeline is not None:
-            encoded = without_prompt(self._pipeline, self.encode(prompt=""))
-            self._empty_prompt = {name: value[0] for name, value in encoded.items()}
+        """What the pipeline guides away from; where it guides from nothing, the empty prompt."""
+        if self._empty_prompt is None and self._reading is not None:
+            found = avoided(self._pipeline, self._reading)
+            if found is None:
+                prompt = {"prompt": ""} if accepts(self._pipeline, "prompt") else {}
+                found = self._of_pipeline(prompt, 1)
+            self._empty_prompt = {name: value[0] for name, value in found.items()}
         return self._empty_prompt
 
     def of(self, cond: Condition | None, count: int | None = None) -> dict[str, torch.Tensor]:
@@ -128,7 +134,7 @@ class Conditions:
         if count is None:
             count = _rows(cond)
         found = checked(cond, count, self.arguments, self._placement.device, self._name)
-        if self.arguments is None:
+        if self.arguments is None or self._family.own_dtypes:
             return found
         # In the network's dtype, as pipelines hand them over; a callable takes what it is given.
         dtype = self._placement.dtype
@@ -152,43 +158,91 @@ class Conditions:
         self,
         prompt: str | Sequence[str] | None = None,
         class_label: int | Sequence[int] | None = None,
-        guidance: float = 3.5,
+        guidance: float | None = None,
+        **given: Any,
     ) -> dict[str, torch.Tensor]:
-        """A condition `[B, ...]` from prompts or class labels: see `LatentModel.encode`."""
-        if (prompt is None) == (class_label is None):
-            raise ValueError("Expected either prompt= or class_label=, got both or neither.")
-        known = self.arguments or {}
-        asked = "class_labels" if prompt is None else "encoder_hidden_states"
-        if self.arguments is not None and asked not in known:
-            kinds = {"class_labels": "class label", "encoder_hidden_states": "prompt"}
-            takes = [f"a {kind}" for name, kind in kinds.items() if name in known]
+        """A condition `[B, ...]` from prompts, labels or more: see `LatentModel.encode`."""
+        if (prompt is None and not given) == (class_label is None):
             raise ValueError(
-                f"{self._name} takes no {kinds[asked]}. Expected "
-                f"{' or '.join(takes) or 'no condition at all'}."
+                "Expected either prompt= or class_label=, or else what the pipeline's call takes; "
+                "got both or neither."
             )
         if class_label is not None:
-            labels = _labels(class_label)
-            cond = {"class_labels": torch.tensor(labels, dtype=torch.int64, device="cpu")}
-            return self.of(cond, len(labels))
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
-        return self.of(self._encoded(prompts, guidance), len(prompts))
+            return self._of_labels(class_label)
+        if guidance is not None:
+            names = ("distilled_guidance_scale", "guidance_scale")
+            taken = [name for name in names if accepts(self._pipeline, name)]
+            given[taken[0] if taken else names[-1]] = self._scale(guidance)
+        if prompt is None:
+            return self.of(self._of_pipeline(given))
+        several = isinstance(prompt, Sequence) and not isinstance(prompt, str)
+        prompts = list(prompt) if several else [prompt]
+        if not prompts or not all(isinstance(one, str) for one in prompts):
+            raise ValueError(f"Expected one prompt or several, got {prompt!r}.")
+        return self.of(self._of_pipeline({"prompt": prompts, **given}, len(prompts)), len(prompts))
 
-    def _encoded(self, prompts: list[str], guidance: float) -> dict[str, torch.Tensor]:
-        pipeline = self._pipeline
-        if pipeline is None:
+    def _of_labels(self, class_label: int | Sequence[int]) -> dict[str, torch.Tensor]:
+        known = self.arguments
+        if known is not None and "class_labels" not in known:
+            raise ValueError(f"{self._name} takes no class label.{_takes(known)}")
+        labels = _labels(class_label)
+        cond = {"class_labels": torch.tensor(labels, dtype=torch.int64, device="cpu")}
+        return self.of(cond, len(labels))
+
+    def _scale(self, guidance: float) -> float:
+        if self._reading is None or not self._reading.distilled:
             raise ValueError(
+                f"{self._name} takes no guidance scale: its network has no such argument. Leave "
+                "guidance out."
+            )
+        try:
+            return float(guidance)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"Expected guidance as a number, got {guidance!r}.") from None
+
+    def _of_pipeline(self, given: Mapping[str, Any], count: int = 0) -> dict[str, torch.Tensor]:
+        """The condition that the pipeline makes; of `count` samples, where that is known."""
+        if self._reading is None:
+            raise ValueError(self._why_no_pipeline())
+        unknown = [name for name in given if not accepts(self._pipeline, name)]
+        if unknown:
+            takes = "" if self.arguments is None else _takes(self.arguments)
+            raise ValueError(
+                f"{self._name} takes no {unknown[0]}: its {type(self._pipeline).__name__} has no "
+                f"such argument.{takes}"
+            )
+        try:
+            found = encoded(self._pipeline, self._reading, given)
+        except UnreadableError as error:
+            raise ValueError(
+                f"This {type(self._pipeline).__name__} calls its network in another way than when "
+                f"it was loaded: {error}. Load it with the keyword arguments of such a call: "
+                "pullback.load(pipeline, call={...})."
+            ) from error
+        rows = _rows({n: v for n, v in found.items() if n not in self._reading.shared})
+        if count and rows != count:
+            raise ValueError(
+                f"Expected a condition of {count} samples from {self._name}, got one of {rows}."
+            )
+        return found
+
+    def _why_no_pipeline(self) -> str:
+        if self._pipeline is None:
+            return (
                 f"{self._name} was made from a network alone, which cannot encode a prompt. Load "
                 "the whole pipeline: pullback.load(pipeline), or pass the embeddings as cond={...}."
             )
-        can = hasattr(pipeline, "encode_prompt")
-        if not can or getattr(pipeline, "text_encoder", None) is None:
-            raise ValueError(
-                f"This {type(pipeline).__name__} has no text encoder, or no encode_prompt to call "
-                "it. Expected a pipeline that was saved whole; or pass the embeddings as "
-                "cond={...}."
-            )
-        with torch.no_grad():
-            return self._family.encode(pipeline, self._network, prompts, guidance)
+        return (
+            f"This {type(self._pipeline).__name__} has no text encoder. Expected a pipeline that "
+            "was saved whole; or pass the embeddings as cond={...}."
+        )
+
+
+def _takes(arguments: Mapping[str, Argument]) -> str:
+    """What a network takes, as a sentence."""
+    kinds = {"class_labels": "a class label", "encoder_hidden_states": "a prompt"}
+    takes = [kind for name, kind in kinds.items() if name in arguments]
+    return f" Expected {' or '.join(takes) or 'no condition at all'}."
 
 
 def _labels(given: int | Sequence[int]) -> list[int]:
@@ -287,17 +341,3 @@ def _labels_of(value: torch.Tensor, classes: int) -> torch.Tensor:
             f"got {value.tolist()}."
         )
     return labels
-
-
-def without_prompt(pipeline: Any, empty: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What stands for "no prompt": the encoded empty prompt, or zeros where the pipeline says so.
-
-    Stable Diffusion XL was trained with zeros for embeddings that are left out, which its pipelines
-    say by `force_zeros_for_empty_prompt`.
-    """
-    if not getattr(pipeline, "config", {}).get("force_zeros_for_empty_prompt", False):
-        return empty
-    words = ("encoder_hidden_states", "added_cond_kwargs.text_embeds")
-    return {
-        name: torch.zeros_like(value) if name in words else value for name, value in empty.items()
-    }

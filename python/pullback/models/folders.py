@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,13 @@ _LIBRARIES = ("diffusers", "transformers")
 _NAMED = 5  # tensors in a message
 
 
-def from_folder(folder: Path) -> Any:
+def from_folder(folder: Path, dtype: torch.dtype | None = None, variant: str | None = None) -> Any:
     """The pipeline or the network of a local folder, with all its tensors.
+
+    Args:
+        folder: in diffusers format.
+        dtype: in which it is read; float32 by default.
+        variant: of its weights, such as "fp16".
 
     Raises:
         FileNotFoundError: there is no model in it.
@@ -57,7 +62,8 @@ def from_folder(folder: Path) -> Any:
         )
     try:
         with quiet():
-            return _pipeline(folder) if kind is None else _complete(kind, folder)
+            how = {"dtype": dtype or torch.float32, "variant": variant}
+            return _pipeline(folder, how) if kind is None else _complete(kind, folder, how)
     except _IncompleteError as error:
         raise ValueError(str(error)) from None
     except Exception as error:  # diffusers passes on whatever its parts raise
@@ -67,13 +73,13 @@ def from_folder(folder: Path) -> Any:
         ) from error
 
 
-def _pipeline(folder: Path) -> DiffusionPipeline:
+def _pipeline(folder: Path, how: Mapping[str, Any]) -> DiffusionPipeline:
     """A pipeline, whose networks are read one by one: as a whole it does not say what it lacks."""
     parts = {}
     for name, entry in DiffusionPipeline.load_config(str(folder), local_files_only=True).items():
         kind = _module_class(entry)
         if kind is not None and (folder / name).is_dir():
-            parts[name] = _complete(kind, folder / name)
+            parts[name] = _complete(kind, folder / name, how)
     return DiffusionPipeline.from_pretrained(
         str(folder), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, **parts
     )
@@ -88,18 +94,26 @@ def _module_class(entry: object) -> Any:
     return kind if is_network and hasattr(kind, "from_pretrained") else None
 
 
-def _complete(kind: Any, folder: Path) -> Any:
+def _complete(kind: Any, folder: Path, how: Mapping[str, Any]) -> Any:
     """A network with all its tensors from the files of a folder.
+
+    Args:
+        kind: its class.
+        folder: its files.
+        how: in which dtype, and which variant of the weights.
 
     Raises:
         _IncompleteError: a tensor is missing or has another shape; libraries only warn of that, and
             leave in it what the memory held.
     """
     # transformers reads without copies of its own; diffusers has to be told.
-    options = {"low_cpu_mem_usage": False} if issubclass(kind, diffusers.ModelMixin) else {}
+    if issubclass(kind, diffusers.ModelMixin):
+        options = {"low_cpu_mem_usage": False, "torch_dtype": how["dtype"]}
+    else:
+        options = {"dtype": how["dtype"]}
     network, told = kind.from_pretrained(
         str(folder), use_safetensors=True, local_files_only=True,
-        output_loading_info=True, ignore_mismatched_sizes=True, **options,
+        output_loading_info=True, ignore_mismatched_sizes=True, variant=how["variant"], **options,
     )  # fmt: skip
     missing = {str(name) for name in told["missing_keys"]}
     shapes = {
@@ -147,8 +161,13 @@ def _network_class(config: Path) -> Any:
     return kind
 
 
-def from_hub(name: str) -> Any:
+def from_hub(name: str, dtype: torch.dtype | None = None, variant: str | None = None) -> Any:
     """The pipeline of a hub id, fetched where it is not in the hub's cache.
+
+    Args:
+        name: the hub id.
+        dtype: in which it is read; float32 by default.
+        variant: of its weights, such as "fp16".
 
     Raises:
         OSError: it could not be fetched.
@@ -156,13 +175,13 @@ def from_hub(name: str) -> Any:
     """
     try:
         with quiet():
-            folder = DiffusionPipeline.download(name, use_safetensors=True)
+            folder = DiffusionPipeline.download(name, use_safetensors=True, variant=variant)
     except Exception as error:  # the hub's client has no common error class
         raise OSError(
             f"The hub model {name!r} could not be fetched: {first_line(error)} Check the name "
             "and the network, or download the model elsewhere and pass the folder's path."
         ) from error
-    return from_folder(Path(folder))
+    return from_folder(Path(folder), dtype, variant)
 
 
 @contextmanager

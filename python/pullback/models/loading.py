@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from diffusers import DiffusionPipeline
 
 from pullback import zoo
 from pullback.models.conditions import Condition
-from pullback.models.families import family_of
 from pullback.models.folders import first_line, from_folder, from_hub, quiet
 from pullback.models.model import LatentModel
 from pullback.models.suitability import unwrapped
@@ -25,6 +24,8 @@ def load(
     dtype: torch.dtype | None = None,
     null_cond: Condition | None = None,
     latent_shape: Sequence[int] | None = None,
+    call: Mapping[str, Any] | None = None,
+    variant: str | None = None,
 ) -> LatentModel:
     """A `LatentModel` from whatever holds a diffusion model.
 
@@ -35,47 +36,56 @@ def load(
             `scheduler=`), or a `LatentModel`, which is returned as it is. A network or pipeline
             that is passed in is used as it stands: neither moved nor converted.
         scheduler: the scheduler, where the source has none.
-        latent_shape: (C, H, W) of x, where the network's config does not say or another size is
-            wanted. A pipeline of Flux takes the size that its own default image has.
+        latent_shape: the shape of x without the batch, such as (C, H, W), where the network's
+            config does not say or another size than the pipeline's own is wanted.
         device: where to put a model that is read from files.
-        dtype: its dtype, float32 by default.
+        dtype: the dtype in which it is read, float32 by default.
         null_cond: the condition that stands for "no condition", per sample.
+        call: keyword arguments that the pipeline's call needs beside a prompt, such as `image`.
+        variant: of the weights in the files, such as "fp16", where there are several.
 
     Raises:
         FileNotFoundError: no such folder, or a folder without a model.
         ValueError: the folder holds pickled weights only, or not all tensors of a network.
         OSError: the hub id could not be fetched.
         TypeError: the object is not a diffusion model that is known.
+
+    Cost: a pipeline is run for its first steps, to read how it calls its network: five to eleven
+    forward passes of one sample, at the size of its own images unless latent_shape says another.
     """
     if isinstance(source, LatentModel):
         return source
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise TypeError(f"Expected dtype as a torch.dtype such as torch.float64, got {dtype!r}.")
+    options = {"scheduler": scheduler, "null_cond": null_cond, "latent_shape": latent_shape}
+    options["call"] = call
     if not isinstance(source, (str, Path)):
-        return _from_object(source, scheduler, null_cond, latent_shape)
+        return _from_object(source, **options)
     name = str(source)
     if name in zoo.MODELS:
         folder, null = zoo.MODELS[name]
-        null_cond = null if null_cond is None else null_cond
+        options["null_cond"] = null if null_cond is None else null_cond
+        found = from_folder(folder, dtype)
     elif Path(name).expanduser().is_dir():
-        folder = Path(name).expanduser()
+        found = from_folder(Path(name).expanduser(), dtype, variant)
     elif isinstance(source, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise FileNotFoundError(
             f"Expected a model folder, a hub id (owner/name) or one of the zoo's names "
             f"({', '.join(zoo.MODELS)}); {name!r} is none of them, and no such folder exists."
         )
     else:
-        found = from_hub(name)
-        return _place(_from_object(found, scheduler, null_cond, latent_shape, name), device, dtype)
-    found = from_folder(folder)
-    return _place(_from_object(found, scheduler, null_cond, latent_shape, name), device, dtype)
+        found = from_hub(name, dtype, variant)
+    _place(found, device)
+    return _from_object(found, name=name, **options)
 
 
 def _from_object(
     source: Any,
+    *,
     scheduler: Any,
-    null_cond: Condition | None,
-    latent_shape: Sequence[int] | None,
+    null_cond: Any,
+    latent_shape: Any,
+    call: Any,
     name: str | None = None,
 ) -> LatentModel:
     network: Any = source
@@ -95,8 +105,6 @@ def _from_object(
             "A network alone does not say how noise was added in training. Pass scheduler=, for "
             "example diffusers.DDPMScheduler() with the settings it was trained with."
         )
-    if latent_shape is None and pipeline is not None:
-        latent_shape = family_of(network).pipeline_latent_shape(pipeline)
     return LatentModel(
         network,
         scheduler,
@@ -104,12 +112,12 @@ def _from_object(
         null_cond=null_cond,
         latent_shape=latent_shape,
         pipeline=pipeline,
+        call=call,
     )
 
 
-def _place(
-    model: LatentModel, device: torch.device | str, dtype: torch.dtype | None
-) -> LatentModel:
+def _place(found: Any, device: torch.device | str) -> None:
+    """Put a pipeline, with its text encoders, or a network on a device."""
     if str(device).partition(":")[0] == "meta":
         raise ValueError(
             f"The model could not be put on device {str(device)!r}, where tensors have shapes and "
@@ -117,12 +125,9 @@ def _place(
         )
     try:
         with quiet():
-            # The whole pipeline, so that its text encoders are where the network is.
-            whole = model.network if model.pipeline is None else model.pipeline
-            whole.to(device=torch.device(device), dtype=dtype or model.dtype)
+            found.to(device=torch.device(device))
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"The model could not be put on device {str(device)!r}: {first_line(error)} Choose "
             'another device; "cpu" always works.'
         ) from error
-    return model

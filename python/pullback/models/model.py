@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,6 +15,7 @@ from pullback._numbers import is_several, seed_of, whole
 from pullback.models import fingerprints
 from pullback.models.conditions import Condition, Conditions
 from pullback.models.families import family_of
+from pullback.models.pipelines import known_family, reading_of
 from pullback.models.placement import Placement
 from pullback.models.schedule import Schedule
 from pullback.models.suitability import check_suitable, unwrapped
@@ -33,9 +34,12 @@ class LatentModel:
         name: what the model is called in files and messages.
         null_cond: the condition that stands for "no condition", per sample (without the batch);
             needed for a class-conditional U-Net if `cond=None` is to be allowed.
-        latent_shape: (C, H, W) of x, where the network's config does not say or another size is
-            wanted.
-        pipeline: the diffusers pipeline that the network belongs to, for `encode`.
+        latent_shape: the shape of x without the batch, such as (C, H, W), where the network's
+            config does not say or another size is wanted.
+        pipeline: the diffusers pipeline that the network belongs to. How it calls the network is
+            read from its own run, whatever the class of the network: with which condition, in which
+            unit of time, with which helpers, such as a ControlNet.
+        call: keyword arguments that the pipeline's call needs beside a prompt, such as `image`.
         device: where the callable computes; a network knows.
         dtype: dtype of x for a callable; a network knows.
 
@@ -44,7 +48,7 @@ class LatentModel:
         family: what is known of networks of its class.
         schedule: the timesteps, in the scheduler's training units, and what the network predicts.
         conditions: what the network is conditioned on, and its null condition.
-        latent_shape: (C, H, W) of x.
+        latent_shape: the shape of x, without the batch.
 
     Raises:
         TypeError: the network or scheduler is of a kind that is not supported.
@@ -61,6 +65,7 @@ class LatentModel:
         null_cond: Condition | None = None,
         latent_shape: Sequence[int] | None = None,
         pipeline: Any = None,
+        call: Mapping[str, Any] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -72,19 +77,21 @@ class LatentModel:
             )
         self.network: Any = network
         self.name, self.pipeline = name, pipeline
-        self.family = family_of(network)
-        self.schedule = Schedule(scheduler, flow=self.family.flow)
+        self.schedule = Schedule(scheduler, flow=family_of(network).flow)
         self._placement = Placement(network, device, dtype)
+        self.check_mode()
+        self._reading = reading_of(pipeline, network, call, latent_shape)
+        self.family = known_family(network, self._reading)
+        self.latent_shape: tuple[int, ...]
         if latent_shape is None:
             self.latent_shape = self.family.latent_shape(network)
         else:
-            self.latent_shape = _three(latent_shape)
+            self.latent_shape = _sizes(latent_shape)
         self.family.check_shape(network, self.latent_shape)
         self.conditions = Conditions(
-            network, self.family, self._placement, name, pipeline, null_cond
+            network, self.family, self._placement, name, pipeline, self._reading, null_cond
         )
         self._seen: tuple[object, str] | None = None
-        self.check_mode()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -105,34 +112,44 @@ class LatentModel:
         self,
         prompt: str | Sequence[str] | None = None,
         class_label: int | Sequence[int] | None = None,
-        guidance: float = 3.5,
+        guidance: float | None = None,
+        **given: Any,
     ) -> dict[str, torch.Tensor]:
-        """A condition from prompts or class labels, to be passed as `cond`.
+        """A condition, to be passed as `cond`: what the pipeline hands to its network.
+
+        The pipeline's own call is run up to the first pass of the network.
 
         Args:
-            prompt: one prompt or several, encoded by the pipeline's own `encode_prompt`.
-            class_label: one label or several.
-            guidance: the distilled guidance scale of networks that take it as an argument (Flux).
+            prompt: one prompt or several.
+            class_label: one label or several; needs no pipeline.
+            guidance: the distilled guidance scale of networks that take it as an argument (Flux,
+                LCM); by default the pipeline's own.
+            **given: further keyword arguments of the pipeline's call, such as `image`.
 
         Returns:
             Tensors `[B, ...]` by the names of the network's forward arguments; "a.b" stands for the
-            entry b of a mapping a.
+            entry b of a mapping or list a, and what another network of the pipeline is given begins
+            with that one's name, as in "controlnet.controlnet_cond".
 
         Raises:
-            ValueError: neither or both are given, the network takes no such condition, or there is
-                no pipeline to encode a prompt.
+            ValueError: the network or the pipeline takes no such condition, or there is no pipeline
+                to make one.
+
+        Cost: the text encoders, and helpers such as a ControlNet; not the network.
         """
-        return self.conditions.encode(prompt, class_label, guidance)
+        return self.conditions.encode(prompt, class_label, guidance, **given)
 
     @property
     def fingerprint(self) -> str:
         """Short hash of the network: configuration, and every byte of its weights.
 
-        A plain function has its name alone.
+        So of the networks that help it at every step, such as a ControlNet. A plain function has
+        its name alone.
 
         Cost: all weights are read once.
         """
-        return fingerprints.of_network(self.network)
+        own = fingerprints.of_network(self.network)
+        return fingerprints.of(own, *self._helpers) if self._helpers else own
 
     @property
     def seen_fingerprint(self) -> str:
@@ -141,10 +158,14 @@ class LatentModel:
         It stands in the provenance of every basis, which must not cost a reading each. A change
         that went through `.data` and spares the first entries of every tensor is not seen.
         """
-        now = fingerprints.marks(self.network)
-        if self._seen is None or now is None or now != self._seen[0]:
+        now = [fingerprints.marks(one) for one in (self.network, *self._helpers)]
+        if self._seen is None or None in now or now != self._seen[0]:
             self._seen = (now, self.fingerprint)
         return self._seen[1]
+
+    @property
+    def _helpers(self) -> list[nn.Module]:
+        return [] if self._reading is None else self._reading.helpers
 
     def blocks(self) -> list[str]:
         """Paths of the network's blocks, in the order they run."""
@@ -206,18 +227,18 @@ class LatentModel:
             ) from None
 
     def call(self, x: torch.Tensor, t: torch.Tensor, cond: Condition) -> torch.Tensor:
-        """The network's raw prediction `[B, C, H, W]`, inside any transform of torch.func.
+        """The network's raw prediction `[B, *latent_shape]`, inside any transform of torch.func.
 
         Networks with a learned variance return 2C channels; the first C are the prediction.
 
         Args:
-            x: latents `[B, C, H, W]`.
+            x: latents `[B, *latent_shape]`.
             t: timesteps `[B]`, in training units.
             cond: a condition that `conditions.of` has checked.
         """
         output = self.family.call(self.network, x, t, cond)
         shape, size = getattr(output, "shape", None), [len(x), *self.latent_shape]
-        if shape is None or len(shape) != 4 or shape[1] < size[1] or size != [
+        if shape is None or len(shape) != len(size) or shape[1] < size[1] or size != [
             shape[0], size[1], *shape[2:]
         ]:  # fmt: skip
             what = type(output).__name__ if shape is None else f"shape {list(shape)}"
@@ -228,7 +249,7 @@ class LatentModel:
         return output[:, : size[1]]
 
     def predict(self, x: torch.Tensor, t: int, cond: Condition) -> torch.Tensor:
-        """The network's raw prediction `[B, C, H, W]` at one timestep t, in training units."""
+        """The network's raw prediction `[B, *latent_shape]` at one t, in training units."""
         return self.call(x, torch.full((len(x),), t, device=self.device), cond)
 
     def sample_latents(
@@ -254,7 +275,7 @@ class LatentModel:
             steps: DDIM steps over the whole schedule.
 
         Returns:
-            `[count, C, H, W]` in the network's dtype, on its device.
+            `[count, *latent_shape]` in the network's dtype, on its device.
 
         Raises:
             ValueError: count, t, a seed, cond or steps is not what the model takes.
@@ -281,16 +302,18 @@ class LatentModel:
         """Raise if the network is in a state in which its derivatives cannot be had."""
         if isinstance(self.network, nn.Module):
             check_suitable(self.network, self.name)
+        for helper in self._helpers if hasattr(self, "_reading") else ():
+            check_suitable(helper, type(helper).__name__)
 
     def check_latents(self, x: torch.Tensor) -> None:
-        """Raise unless x is finite, `[B, C, H, W]`, in the network's dtype and on its device."""
+        """Raise unless x is finite, `[B, *latent_shape]`, in the network's dtype and place."""
         if not isinstance(x, torch.Tensor):
             raise TypeError(
                 f"Expected latents as a tensor, got {type(x).__name__}. Convert them with "
                 "torch.as_tensor."
             )
         expected = f"[B, {', '.join(map(str, self.latent_shape))}]"
-        if x.dim() != 4 or tuple(x.shape[1:]) != self.latent_shape or len(x) == 0:
+        if x.dim() == 0 or tuple(x.shape[1:]) != self.latent_shape or len(x) == 0:
             raise ValueError(
                 f"Expected latents of shape {expected} for {self.name}, got {list(x.shape)}."
             )
@@ -340,8 +363,10 @@ def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
     return [seed_of(one) for one in given]
 
 
-def _three(shape: Sequence[int]) -> tuple[int, int, int]:
+def _sizes(shape: Sequence[int]) -> tuple[int, ...]:
     sizes = tuple(int(size) for size in shape)
-    if len(sizes) != 3 or min(sizes) < 1:
-        raise ValueError(f"Expected latent_shape as (C, H, W), got {tuple(shape)}.")
+    if not sizes or min(sizes) < 1:
+        raise ValueError(
+            f"Expected latent_shape as positive sizes such as (C, H, W), got {tuple(shape)}."
+        )
     return sizes

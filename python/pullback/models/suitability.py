@@ -6,6 +6,16 @@ from typing import Any
 
 from torch import nn
 
+#: Layers of torch that answer otherwise in training mode.
+_TRAINED = (
+    nn.modules.dropout._DropoutNd,
+    nn.modules.batchnorm._NormBase,
+    nn.RReLU,
+    nn.RNNBase,
+    nn.MultiheadAttention,
+    nn.TransformerEncoderLayer,
+)
+
 
 def unwrapped(network: Any) -> Any:
     """The network inside `torch.compile`, whose graphs drop forward-mode tangents."""
@@ -18,7 +28,7 @@ def check_suitable(network: nn.Module, name: str) -> None:
     That is one in training mode, with compiled parts, offloaded, quantised or checkpointed.
     """
     modules = list(network.named_modules())
-    training = [path or "the network" for path, module in modules if module.training]
+    training = [path or "the network" for path, module in modules if _random(module)]
     if training:
         more = f" and {len(training) - 1} more modules" if len(training) > 1 else ""
         raise ValueError(
@@ -60,6 +70,18 @@ def check_suitable(network: nn.Module, name: str) -> None:
             f"{name} is quantised{what}; its layers have no derivative in forward mode. Load it "
             "without a quantization_config, in bfloat16 for example."
         )
+
+
+def _random(module: nn.Module) -> bool:
+    """Whether a module is in training mode and that may matter to its outputs.
+
+    Adapters and fused projections come in training mode, of layers that are the same in it.
+    """
+    if not module.training:
+        return False
+    home = type(module).__module__
+    plain = home.startswith(("torch.nn.modules", "diffusers."))
+    return not plain or isinstance(module, _TRAINED)
 
 
 def _moves(module: nn.Module) -> bool:

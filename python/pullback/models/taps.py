@@ -11,12 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from pullback.models.families import FAMILIES
+from pullback.models.families import BLOCKS, FAMILIES
 
 #: Which tensor of a block's output is the image feature, where the block returns a tuple: what
 #: the families say of their blocks, for any network that has such blocks.
 FEATURE_INDEX = {
-    name: index for family in FAMILIES.values() for name, index in family.feature_index.items()
+    name: index
+    for known in (
+        *(family.feature_index for family in FAMILIES.values()),
+        *(blocks.feature_index for blocks in BLOCKS.values()),
+    )
+    for name, index in known.items()
 }
 
 #: A tap as users name it: a module path, or a path and which tensor of the module's output.

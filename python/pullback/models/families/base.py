@@ -53,23 +53,6 @@ def flat(cond: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in result.items() if value is not None}
 
 
-def encoded(pipeline: Any, prompts: list[str], *others: None) -> tuple[Any, ...]:
-    """What the pipeline's `encode_prompt` returns, without the half for guidance.
-
-    Args:
-        pipeline: a diffusers pipeline with a text encoder.
-        prompts: one per sample.
-        *others: None for each further prompt that its text encoders could be given.
-    """
-    return pipeline.encode_prompt(
-        prompts,
-        *others,
-        device=pipeline.device,
-        num_images_per_prompt=1,
-        do_classifier_free_guidance=False,
-    )
-
-
 class Family(ABC):
     """A class of networks. Methods take the network, which they never change.
 
@@ -77,16 +60,19 @@ class Family(ABC):
         label: what people call it.
         flow: whether it predicts the velocity of a straight path from noise to data, with t its
             share of noise in thousandths.
+        own_dtypes: whether entries of a condition keep their dtypes, and are not brought to that of
+            the network.
         feature_index: which tensor of a block's output is the image feature, by the block's class,
             where the block returns a tuple.
     """
 
     label = ""
     flow = False
+    own_dtypes = False
     feature_index: Mapping[str, int] = MappingProxyType({})
 
-    def latent_shape(self, network: Any) -> tuple[int, int, int]:
-        """(C, H, W) of x; raises ValueError where the configuration does not say."""
+    def latent_shape(self, network: Any) -> tuple[int, ...]:
+        """The shape of x; raises ValueError where the configuration does not say."""
         size = network.config.sample_size
         if size is None:
             raise ValueError(
@@ -96,14 +82,10 @@ class Family(ABC):
         height, width = (size, size) if isinstance(size, int) else size
         return (network.config.in_channels, height, width)
 
-    def pipeline_latent_shape(self, pipeline: Any) -> tuple[int, int, int] | None:  # noqa: ARG002
-        """(C, H, W) of x where only the pipeline says it, else None."""
-        return None
-
-    def check_shape(self, network: Any, shape: tuple[int, int, int]) -> None:
+    def check_shape(self, network: Any, shape: tuple[int, ...]) -> None:
         """Raise ValueError where the network cannot take latents of this shape."""
         channels = network.config.in_channels
-        if shape[0] != channels:
+        if len(shape) != 3 or shape[0] != channels:
             raise ValueError(
                 f"Expected latents of shape ({channels}, H, W) for this {type(network).__name__}, "
                 f"got {shape}."
@@ -121,34 +103,13 @@ class Family(ABC):
         """A condition, each `[*shape]` of one sample, for passes whose values do not matter."""
         return {}
 
-    def encode(
-        self,
-        pipeline: Any,
-        network: Any,  # noqa: ARG002
-        prompts: list[str],
-        guidance: float,  # noqa: ARG002
-    ) -> dict[str, torch.Tensor]:
-        """The condition of prompts, by the pipeline's own `encode_prompt`.
-
-        Args:
-            pipeline: a diffusers pipeline around the network, with a text encoder.
-            network: the network, unwrapped.
-            prompts: one per sample.
-            guidance: the distilled guidance scale, for networks that take one as an argument.
-
-        Returns:
-            Tensors `[B, ...]` by the network's argument names, nested ones joined by a dot.
-        """
-        words, _ = encoded(pipeline, prompts)
-        return {"encoder_hidden_states": words}
-
     @abstractmethod
     def call(self, network: Any, x: torch.Tensor, t: torch.Tensor, cond: Flat) -> Any:
-        """The prediction `[B, C, H, W]` (or more channels) of the network.
+        """The prediction `[B, *x_shape]` (or more channels) of the network.
 
         Args:
             network: the network.
-            x: latents `[B, C, H, W]`.
+            x: latents `[B, *x_shape]`.
             t: timesteps `[B]`, in training units.
             cond: a condition, tensors `[B, ...]`.
         """

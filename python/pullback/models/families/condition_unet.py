@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from pullback.models.families.base import WORDS, Argument, Flat, encoded, nested
+from pullback.models.families.base import WORDS, Argument, Flat, nested
 from pullback.models.families.unet_blocks import AnyUNet
 
 
@@ -22,8 +22,9 @@ class ConditionUNet(AnyUNet):
         found = {
             "encoder_hidden_states": Argument(),
             "encoder_attention_mask": Argument(needed=False),
-            "timestep_cond": Argument(needed=False),
         }
+        if config.time_cond_proj_dim is not None:  # distilled: the guidance scale, embedded
+            found["timestep_cond"] = Argument()
         if network.class_embedding is not None:
             classes = config.num_class_embeds or 0 if config.class_embed_type is None else 0
             found["class_labels"] = Argument(classes=classes)
@@ -41,6 +42,8 @@ class ConditionUNet(AnyUNet):
         width = config.encoder_hid_dim or config.cross_attention_dim
         width = width if isinstance(width, int) else width[0]  # one for each block
         found = {"encoder_hidden_states": torch.zeros(WORDS, width, device="cpu")}
+        if config.time_cond_proj_dim is not None:
+            found["timestep_cond"] = torch.zeros(config.time_cond_proj_dim, device="cpu")
         if network.class_embedding is not None:
             found["class_labels"] = torch.tensor(0, device="cpu")
         if config.addition_embed_type == "text_time":
@@ -56,19 +59,3 @@ class ConditionUNet(AnyUNet):
     @override
     def call(self, network: Any, x: torch.Tensor, t: torch.Tensor, cond: Flat) -> Any:
         return network(x, t, **nested(cond)).sample
-
-    @override
-    def encode(
-        self, pipeline: Any, network: Any, prompts: list[str], guidance: float
-    ) -> dict[str, torch.Tensor]:
-        if not hasattr(pipeline, "text_encoder_2"):
-            return super().encode(pipeline, network, prompts, guidance)
-        words, _, pooled, _ = encoded(pipeline, prompts)
-        # SDXL is told the original and target size and the crop: here all of a full-size image.
-        side = network.config.sample_size * pipeline.vae_scale_factor
-        ids = torch.tensor([side, side, 0, 0, side, side], device="cpu")
-        return {
-            "encoder_hidden_states": words,
-            "added_cond_kwargs.text_embeds": pooled,
-            "added_cond_kwargs.time_ids": ids.to(words).expand(len(pooled), 6),
-        }

@@ -17,13 +17,13 @@ class Custom(Family):
     label = "custom"
 
     @override
-    def latent_shape(self, network: Any) -> tuple[int, int, int]:
+    def latent_shape(self, network: Any) -> tuple[int, ...]:
         raise ValueError(
             "How large the latents of this network are is not known. Pass latent_shape=(C, H, W)."
         )
 
     @override
-    def check_shape(self, network: Any, shape: tuple[int, int, int]) -> None:
+    def check_shape(self, network: Any, shape: tuple[int, ...]) -> None:
         pass  # what it takes is not known
 
     @override

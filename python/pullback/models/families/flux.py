@@ -21,21 +21,16 @@ class Flux(Transformer):
     feature_index = MappingProxyType({"FluxTransformerBlock": 1, "FluxSingleTransformerBlock": 1})
 
     @override
-    def latent_shape(self, network: Any) -> tuple[int, int, int]:
+    def latent_shape(self, network: Any) -> tuple[int, ...]:
         raise ValueError(
             "A Flux transformer does not say how large its latents are. Pass latent_shape="
             f"({network.config.in_channels // 4}, H, W), H and W an eighth of the image's."
         )
 
     @override
-    def pipeline_latent_shape(self, pipeline: Any) -> tuple[int, int, int]:
-        side = int(pipeline.default_sample_size)
-        return (pipeline.transformer.config.in_channels // 4, side, side)
-
-    @override
-    def check_shape(self, network: Any, shape: tuple[int, int, int]) -> None:
+    def check_shape(self, network: Any, shape: tuple[int, ...]) -> None:
         channels = network.config.in_channels // 4
-        if shape[0] != channels or shape[1] % 2 or shape[2] % 2:
+        if len(shape) != 3 or shape[0] != channels or shape[1] % 2 or shape[2] % 2:
             raise ValueError(
                 f"Expected latents of shape ({channels}, H, W) with even H and W for a Flux "
                 f"transformer, got {shape}."
@@ -78,15 +73,3 @@ class Flux(Transformer):
     def blocks(self, network: Any) -> list[str]:
         single = range(len(network.single_transformer_blocks))
         return super().blocks(network) + [f"single_transformer_blocks.{i}" for i in single]
-
-    @override
-    def encode(
-        self, pipeline: Any, network: Any, prompts: list[str], guidance: float
-    ) -> dict[str, torch.Tensor]:
-        words, pooled, _ = pipeline.encode_prompt(
-            prompts, None, device=pipeline.device, num_images_per_prompt=1
-        )
-        found = {"encoder_hidden_states": words, "pooled_projections": pooled}
-        if network.config.guidance_embeds:
-            found["guidance"] = torch.full((len(prompts),), float(guidance), device="cpu").to(words)
-        return found

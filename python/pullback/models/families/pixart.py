@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from pullback.models.families.base import WORDS, Argument, Flat, encoded, nested
+from pullback.models.families.base import WORDS, Argument, Flat, nested
 from pullback.models.families.transformer import Transformer
 
 
@@ -41,19 +41,3 @@ class PixArt(Transformer):
         added = {"resolution": None, "aspect_ratio": None}
         arguments = {"added_cond_kwargs": added} | nested(cond)
         return network(x, timestep=t, **arguments).sample
-
-    @override
-    def encode(
-        self, pipeline: Any, network: Any, prompts: list[str], guidance: float
-    ) -> dict[str, torch.Tensor]:
-        words, mask, _, _ = encoded(pipeline, prompts)
-        found = {"encoder_hidden_states": words, "encoder_attention_mask": mask}
-        if network.use_additional_conditions:
-            # PixArt-α at 1024 pixels is told the size and aspect ratio of the image.
-            side = network.config.sample_size * pipeline.vae_scale_factor
-            size = torch.tensor([side, side], device="cpu").to(words).expand(len(words), 2)
-            found["added_cond_kwargs.resolution"] = size
-            found["added_cond_kwargs.aspect_ratio"] = torch.ones(len(words), 1, device="cpu").to(
-                words
-            )
-        return found

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from pullback.models.families.base import Argument, encoded
+from pullback.models.families.base import Argument
 from pullback.models.families.transformer import Transformer, words_and_pooled
 
 
@@ -27,10 +27,3 @@ class SD3(Transformer):
     @override
     def blank(self, network: Any) -> dict[str, torch.Tensor]:
         return words_and_pooled(network)
-
-    @override
-    def encode(
-        self, pipeline: Any, network: Any, prompts: list[str], guidance: float
-    ) -> dict[str, torch.Tensor]:
-        words, _, pooled, _ = encoded(pipeline, prompts, None, None)
-        return {"encoder_hidden_states": words, "pooled_projections": pooled}

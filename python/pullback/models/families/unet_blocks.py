@@ -40,10 +40,15 @@ class AnyUNet(Family):
 
     @override
     def blocks(self, network: Any) -> list[str]:
-        middle = ["mid_block"] if network.mid_block is not None else []
-        down = [f"down_blocks.{i}" for i in range(len(network.down_blocks))]
-        return down + middle + [f"up_blocks.{i}" for i in range(len(network.up_blocks))]
+        return unet_blocks(network)
 
     @override
     def default_tap(self, network: Any) -> str:
         return "mid_block" if network.mid_block is not None else super().default_tap(network)
+
+
+def unet_blocks(network: Any) -> list[str]:
+    """Paths of the blocks of a U-Net, in the order they run."""
+    middle = ["mid_block"] if network.mid_block is not None else []
+    down = [f"down_blocks.{i}" for i in range(len(network.down_blocks))]
+    return down + middle + [f"up_blocks.{i}" for i in range(len(network.up_blocks))]

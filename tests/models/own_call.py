@@ -1,0 +1,100 @@
+"""A pipeline's own call as the oracle: what it computes, and dense Jacobians of it in float64."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from pullback.models.taps import Site, TapName
+
+
+class _Enough(BaseException):
+    """Stops the pipeline at what was asked for."""
+
+
+def in_float64(pipeline: Any) -> Any:
+    """A copy of a pipeline that computes in float64."""
+    made = copy.deepcopy(pipeline)
+    for part in made.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.double()
+    return made
+
+
+def _run(pipeline: Any, given: Mapping[str, Any]) -> None:
+    """The pipeline's own call, with derivatives; its decorator switches them off."""
+    with torch.enable_grad():
+        type(pipeline).__call__.__wrapped__(pipeline, **given)
+
+
+def feature(
+    pipeline: Any, network: torch.nn.Module, given: Mapping[str, Any], tap: TapName
+) -> torch.Tensor:
+    """What the network has at a tap in the first step of the pipeline's own call."""
+    site, seen = Site.of(tap), []
+
+    def note(module: torch.nn.Module, _inputs: object, output: object) -> None:
+        seen.append(site.read(module, output))
+        raise _Enough
+
+    handle = network.get_submodule(site.path).register_forward_hook(note)
+    try:
+        _run(pipeline, given)
+    except _Enough:
+        return seen[0]
+    finally:
+        handle.remove()
+    raise AssertionError(f"the pipeline never reached {tap}")
+
+
+def handed(
+    pipeline: Any, given: Mapping[str, Any], steps: int = 1
+) -> list[tuple[torch.Tensor, torch.Tensor, float]]:
+    """What the scheduler is handed in the first steps: prediction, latents and timestep."""
+    seen = []
+    own = pipeline.scheduler.step
+
+    def note(model_output, timestep, sample, *args, **kwargs):
+        seen.append((model_output, sample, float(timestep)))
+        if len(seen) == steps:
+            raise _Enough
+        return own(model_output, timestep, sample, *args, **kwargs)
+
+    pipeline.scheduler.step = note
+    try:
+        _run(pipeline, given)
+    except _Enough:
+        return seen
+    finally:
+        del pipeline.scheduler.step
+    raise AssertionError(f"the pipeline took {len(seen)} steps")
+
+
+def packed(pipeline: Any, x: torch.Tensor, given: Mapping[str, Any]) -> torch.Tensor:
+    """Latents as the pipeline takes them: tokens, where it makes them of the latents."""
+    shapes = []
+    own = getattr(pipeline, "_pack_latents", None)
+    if own is None:
+        return x
+
+    def note(latents, *args, **kwargs):
+        shapes.append((latents.shape, args, kwargs))
+        return own(latents, *args, **kwargs)
+
+    pipeline._pack_latents = note
+    try:
+        handed(pipeline, {name: value for name, value in given.items() if name != "latents"})
+    finally:
+        del pipeline._pack_latents
+    shape, args, kwargs = shapes[0]
+    return own(x.reshape(shape), *args, **kwargs)
+
+
+def dense(output: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The Jacobian `[1, m, n]` of an output of the call with respect to latents `[1, ...]`."""
+    flat = output.reshape(-1)
+    rows = [torch.autograd.grad(one, x, retain_graph=True)[0].reshape(-1) for one in flat.unbind()]
+    return torch.stack(rows)[None]

@@ -1,0 +1,214 @@
+"""Pipelines of the hub: one line from a pipeline to the basis of its own call."""
+
+import copy
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
+
+import pullback
+from pullback import ddim, local_basis, maps
+from pullback.models.watching import accepts
+from pullback.testing import leading, sine
+from tests.models import by_hand, hub, own_call
+
+STEPS = 5  # over the whole schedule, in the comparison of the loops
+
+
+def scheduler_like(own):
+    """The scheduler whose steps ours are: DDIM with the same ᾱ, or Euler's on an even grid."""
+    if not hasattr(own, "alphas_cumprod"):
+        return FlowMatchEulerDiscreteScheduler()
+    alphas = own.alphas_cumprod.float()
+    betas = 1 - alphas / torch.cat([torch.ones(1), alphas[:-1]])
+    made = DDIMScheduler(clip_sample=False, trained_betas=betas.tolist(), steps_offset=0)
+    torch.testing.assert_close(made.alphas_cumprod, alphas)
+    return made
+
+
+@pytest.fixture(scope="module", params=sorted(set(hub.BUILDERS) - set(hub.REFUSED)))
+def case(request, tmp_path_factory):
+    pipeline = hub.BUILDERS[request.param](tmp_path_factory.mktemp("hub"))
+    return hub.Case(request.param, pipeline)
+
+
+def test_the_basis_is_that_of_the_pipelines_own_call(case):
+    """Against the dense Jacobian of the call in float64, at the default tap and of x̂₀."""
+    model, x = case.model, case.latents(1)
+    cond = case.condition("a cat")
+    exact = x.double().requires_grad_()
+    given = case.given(case.double, exact)
+    prediction, sample, t = own_call.handed(case.double, given)[0]
+    feature = own_call.feature(case.double, case.network(case.double), given, model.default_tap)
+    jacobian = own_call.dense(feature, exact)
+    rank = by_hand.rank_of(jacobian)
+    found = local_basis(model, x, round(t), rank, cond=cond)
+    _, s, v = leading(jacobian, rank)
+    assert sine(found.v, v).max() <= 2e-3
+    assert ((found.s - s).abs() <= 1e-3 * s[:, :1]).all()
+
+    clean = case.denoised(sample, prediction, t)
+    tangent = torch.randn_like(x)
+    pulled = torch.autograd.grad(clean, exact, case.tokens(tangent, clean), retain_graph=True)[0]
+    operator = maps.output(model, "denoised").at(x, round(t), cond).operator()
+    ours = operator.rmatmat(tangent[:, None])[:, 0]
+    assert (ours - pulled).norm() <= 2e-3 * pulled.norm()
+
+
+def test_conditions_of_several_prompts_are_those_of_each(case):
+    """Every sample of a batch has the prediction that it has alone, and prompts are heard."""
+    if not accepts(case.pipeline, "prompt"):
+        pytest.skip("its condition is no prompt")
+    model, x, t = case.model, case.latents(2), case.model.schedule.num_timesteps // 2
+    prompts = ["a cat", "a dog"]
+    both = model.encode(prompt=prompts, **case.call)
+    with torch.no_grad():
+        found = model.predict(x, t, model.conditions.of(both, 2))
+        for sample, prompt in enumerate(prompts):
+            one = x[sample : sample + 1]
+            cond = model.conditions.of(model.encode(prompt=prompt, **case.call), 1)
+            alone = model.predict(one, t, cond)
+            torch.testing.assert_close(found[sample : sample + 1], alone, rtol=1e-4, atol=1e-5)
+    assert (found[0] - model.predict(x[:1], t, both_of(both, 1))[0]).abs().max() > 1e-6
+
+
+def both_of(cond, sample):
+    """The condition of one sample of a batch."""
+    return {n: v if len(v) == 1 else v[sample : sample + 1] for n, v in cond.items()}
+
+
+def test_sampling_is_the_pipelines_own_loop(case):
+    """With the scheduler whose steps ours are; the latents after two of its steps."""
+    pipeline = case.pipeline
+    own = pipeline.scheduler
+    if isinstance(own, LCMScheduler):
+        pytest.skip("the pipeline runs with no other scheduler than that, whose steps are random")
+    pipeline.scheduler = scheduler_like(own)
+    try:
+        given = {**case.given(pipeline, case.latents(1)), "num_inference_steps": STEPS}
+        flow = not hasattr(own, "alphas_cumprod")
+        if flow and accepts(pipeline, "sigmas") and case.name != "CogView 4":  # has a grid itself
+            given["sigmas"] = [1 - step / STEPS for step in range(STEPS)]
+        states = own_call.handed(pipeline, given, 3)
+        model = pullback.load(pipeline, call=case.call)
+        times = [t for _, _, t in states]
+        down = times[0] - times[1]
+        if down != times[1] - times[2] or model.schedule.num_timesteps % down:
+            pytest.skip(f"the pipeline cannot be asked for even steps: {times}")
+        found = ddim(
+            model, case.latents(1), round(times[0]), round(times[2]),
+            cond=case.condition("a cat"), steps=round(model.schedule.num_timesteps / down),
+        )  # fmt: skip
+        expected = states[2][1]
+        assert (case.tokens(found, expected) - expected).norm() <= 1e-4 * expected.norm()
+    finally:
+        pipeline.scheduler = own
+
+
+@pytest.mark.parametrize("name", sorted(hub.REFUSED))
+def test_a_pipeline_in_other_units_of_time_is_refused(name, tmp_path):
+    with pytest.raises(ValueError, match=hub.REFUSED[name]):
+        pullback.load(hub.BUILDERS[name](tmp_path), call=hub.call_of(name))
+
+
+def test_a_network_of_diffusers_alone_whose_units_nobody_has_stated_is_refused(tmp_path):
+    pipeline = hub.BUILDERS["Lumina 2"](tmp_path)
+    with pytest.raises(ValueError, match=r"a Lumina2Transformer2DModel counts time.*whole pip"):
+        pullback.load(pipeline.transformer, scheduler=pipeline.scheduler, latent_shape=(4, 8, 8))
+
+
+def test_two_networks_for_parts_of_the_schedule_are_refused(tmp_path):
+    """As in Wan 2.2; every t would go through the first."""
+    built = hub.BUILDERS["Wan"](tmp_path)
+    other = copy.deepcopy(built.transformer)
+    pipeline = type(built)(**built.components | {"transformer_2": other}, boundary_ratio=0.8)
+    with pytest.raises(ValueError, match=r"not the same at all of its steps.*\[\]"):
+        pullback.load(pipeline, call=hub.call_of("Wan"))
+
+
+def test_a_helper_for_part_of_the_schedule_is_refused(tmp_path):
+    pipeline = hub.BUILDERS["Stable Diffusion, ControlNet"](tmp_path)
+    call = hub.call_of("Stable Diffusion, ControlNet") | {"control_guidance_end": 0.5}
+    with pytest.raises(ValueError, match="controlnet's argument 'conditioning_scale' changes"):
+        pullback.load(pipeline, call=call)
+
+
+def test_embeddings_that_hold_those_to_avoid_are_refused(tmp_path):
+    """Without guidance the pipeline hands the negative ones to its network, too."""
+    name = "Stable Diffusion, IP-Adapter"
+    pipeline = hub.BUILDERS[name](tmp_path)
+    both = pipeline.prepare_ip_adapter_image_embeds(
+        hub.call_of(name)["ip_adapter_image"], None, torch.device("cpu"), 1, True
+    )
+    assert len(both[0]) == 2
+    with pytest.raises(ValueError, match=r"2 rows of 'added_cond_kwargs\.image_embeds\.0'"):
+        pullback.load(pipeline, call={"ip_adapter_image_embeds": both})
+
+
+def test_what_is_loaded_is_left_as_it_was(tmp_path):
+    pipeline = hub.BUILDERS["Flux dev"](tmp_path)
+    parts, scheduler = dict(pipeline.components), pipeline.scheduler
+    steps, state = scheduler.timesteps.clone(), torch.get_rng_state()
+    pullback.load(pipeline, call=hub.call_of("Flux dev")).encode(prompt="a cat")
+    assert all(part is parts[name] for name, part in pipeline.components.items())
+    assert torch.equal(scheduler.timesteps, steps)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert "_pack_latents" not in vars(pipeline)
+    assert not pipeline.transformer._forward_hooks
+    assert not pipeline.transformer._forward_pre_hooks
+
+
+def test_what_helps_the_network_is_in_its_fingerprint(tmp_path):
+    name = "Stable Diffusion, ControlNet"
+    pipeline = hub.BUILDERS[name](tmp_path)
+    before = pullback.load(pipeline, call=hub.call_of(name))
+    seen, whole = before.seen_fingerprint, before.fingerprint
+    assert seen == whole
+    with torch.no_grad():
+        next(pipeline.controlnet.parameters()).add_(1)
+    assert before.fingerprint != whole
+    assert before.seen_fingerprint == before.fingerprint
+
+
+def test_another_size_than_the_pipelines_own(stock):
+    model = pullback.load(stock["stable_diffusion"], latent_shape=(4, 16, 8))
+    assert model.latent_shape == (4, 16, 8)
+    with pytest.raises(ValueError, match=r"call=\{'height'"):
+        pullback.load(stock["stable_diffusion"], latent_shape=(5, 16, 8))
+
+
+def test_a_prompt_for_each_of_several_lengths(tmp_path):
+    """Qwen-Image masks the padding of a batch, and no padding where there is none."""
+    pipeline = hub.BUILDERS["Qwen-Image"](tmp_path)
+    model = pullback.load(pipeline, call=hub.call_of("Qwen-Image"))
+    prompts = ["a cat", "a red dog on a hill"]
+    both, long = model.encode(prompt=prompts), model.encode(prompt=prompts[1])
+    assert set(both) - set(long) == {"encoder_hidden_states_mask"}
+    x = torch.randn(2, *model.latent_shape)
+    with torch.no_grad():
+        found = model.predict(x, 500, model.conditions.of(both, 2))
+        for sample, prompt in enumerate(prompts):
+            one = model.conditions.of(model.encode(prompt=prompt), 1)
+            alone = model.predict(x[sample : sample + 1], 500, one)
+            torch.testing.assert_close(found[sample : sample + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_what_the_pipeline_guides_away_from_is_the_null_condition(case):
+    """One of the rows, or of the passes, of a guided step; or the empty prompt's."""
+    model, pipeline = case.model, case.pipeline
+    null = model.conditions.of(None, 1)
+    assert null.keys() <= set(model.conditions.arguments)
+    x = case.latents(1)
+    with torch.no_grad():
+        found = model.predict(x, 500, null)
+    assert bool(torch.isfinite(found).all())
+    if case.guides and accepts(pipeline, "prompt"):
+        cond = case.condition("a cat")
+        guided = own_call.handed(
+            pipeline, {**case.given(pipeline, x), "guidance_scale": 3.0}
+        )  # fmt: skip
+        prediction, sample, t = guided[0]
+        ours = [model.predict(x, round(t), model.conditions.of(one, 1)) for one in (null, cond)]
+        expected = ours[0] + 3.0 * (ours[1] - ours[0])
+        prediction = prediction[:, : sample.shape[1]]
+        assert (expected - prediction).norm() <= 1e-3 * expected.norm()
