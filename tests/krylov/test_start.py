@@ -101,3 +101,20 @@ def test_a_sample_that_misses_a_direction_goes_on_with_one_row_more_and_then_wit
         settings = settings.wider()
     assert blocks == [5, 6, 12, 24, 48, 64]  # never more than 4 beyond the rank
     assert (settings.rank, settings.tol, settings.max_products) == (60, 1e-3, 100)
+
+
+def test_what_follows_depends_on_the_seed_too():
+    following = [Draws(seed).following().rows(1, 8) for seed in (1, 2)]
+    assert not torch.equal(*following)
+
+
+def test_numbers_do_not_depend_on_the_default_dtype():
+    expected = Draws(3).rows(2, 8)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = Draws(3).rows(2, 8)
+    finally:
+        torch.set_default_dtype(before)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
