@@ -277,7 +277,7 @@ def map_jacobian(
     Args:
         map: a map of a model whose network is in float64, such as
             `maps.encoder(in_float64(model))`.
-        x: latents `[B, C, H, W]`, of any floating dtype.
+        x: latents `[B, *x_shape]`, of any floating dtype.
         t: their timestep in training units: one for all, or int64 `[B]`.
         cond: the network's further arguments, batch first; None is the null condition.
 

@@ -47,7 +47,10 @@ def texts(figure):
     return [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
-@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 8, 8), (4, 8, 8), (1, 8, 16)])
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 16, 16), (3, 8, 8), (4, 8, 8), (1, 8, 16), (4, 5, 8, 8), (3, 2, 8, 4), (2, 24), (24,)],
+)
 def test_directions_show_every_kind_of_latent(rng, tmp_path, shape):
     figure = figures.directions(
         500,
@@ -60,6 +63,15 @@ def test_directions_show_every_kind_of_latent(rng, tmp_path, shape):
     assert "$s$ = 20.0" in texts(figure)
     assert "$v_{5}$" in texts(figure)
     assert "$v_{6}$" not in texts(figure)
+
+
+def test_the_frames_of_a_video_are_side_by_side_in_rows():
+    """Three frames of 2 × 3 in two rows of two, of which the last is empty."""
+    video = torch.arange(1.0, 4.0)[None, :, None, None].expand(1, 3, 2, 3)
+    figure = figures.directions(500, video[None], video[None], video[None, None], torch.ones(1, 1))
+    shown = figure.axes[0].images[-1].get_array()  # the direction
+    expected = torch.tensor([[1.0, 2.0], [3.0, 0.0]]).kron(torch.ones(2, 3))
+    assert torch.equal(torch.as_tensor(shown.data), expected)
 
 
 def test_directions_of_one_sample_and_one_direction(rng, tmp_path):

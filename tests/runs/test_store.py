@@ -109,7 +109,7 @@ def test_a_run_of_other_types_is_named(bases, tmp_path):
 @pytest.mark.parametrize(
     ("x", "words"),
     [
-        (torch.ones(2, 1, 16), r"expected x \[B, C, H, W\] in float32, got \[2, 1, 16\]"),
+        (torch.ones(2, 1, 16), r"expected x \[2, 1, 16, 16\], got \[2, 1, 16\]"),
         (torch.ones(2, 1, 16, 16).double(), "expected x .* in float32, got .* in torch.float64"),
         (torch.ones(3, 1, 16, 16), "expected 2 samples, got 3"),
         (torch.full((2, 1, 16, 16), math.nan), "expected finite latents"),

@@ -113,7 +113,7 @@ class Gallery:
         s = self.bases[t].s[sample, :_DIRECTIONS]
         lengths = torch.tensor(LENGTHS, dtype=torch.float64, device="cpu")
         away = lengths[lengths != 0]
-        offsets = (away * x.double().norm()).to(x.dtype)[None, :, None, None, None] * v[:, None]
+        offsets = torch.einsum("a,k...->ka...", (away * x.double().norm()).to(x.dtype), v)
         starts = torch.cat([x[None], (x + offsets).flatten(0, 1)])  # [1 + k (a - 1), C, H, W]
         images = self._denoised(starts, t, slice(sample, sample + 1))
         image, moved = images[0], images[1:].unflatten(0, (len(v), len(away)))

@@ -6,6 +6,8 @@ number by their mean.
 
 from __future__ import annotations
 
+import math
+
 import matplotlib
 import numpy as np
 import torch
@@ -110,8 +112,27 @@ class Sheet:
 
 
 def _pixels(image: torch.Tensor) -> np.ndarray:
-    """[H, W, 3] for three channels, else [H, W]: the one channel or the mean of all."""
+    """[H, W, 3] for three channels, else [H, W]: the one channel or the mean of all.
+
+    The frames of a video [C, F, H, W] are put side by side in rows; of what has fewer than three
+    dimensions, such as sound [C, L], every channel is a row.
+    """
     image = image.detach().float().cpu()
+    if image.dim() == 4:
+        image = _frames(image)
+    elif image.dim() < 3:
+        image = image.reshape(1, -1, image.shape[-1])
     if image.shape[0] == 3:
         return image.permute(1, 2, 0).numpy()
     return image.mean(0).numpy()
+
+
+def _frames(video: torch.Tensor) -> torch.Tensor:
+    """The frames of [C, F, H, W] as one image, in about as many rows as columns."""
+    channels, frames, height, width = video.shape
+    columns = math.ceil(math.sqrt(frames))
+    rows = math.ceil(frames / columns)
+    padded = video.new_zeros(channels, rows * columns, height, width)
+    padded[:, :frames] = video
+    grid = padded.reshape(channels, rows, columns, height, width).permute(0, 1, 3, 2, 4)
+    return grid.reshape(channels, rows * height, columns * width)

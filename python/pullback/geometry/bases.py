@@ -225,7 +225,7 @@ def local_basis(
 
     Args:
         model: the model whose features define the geometry.
-        x: latents x_t, `[B, C, H, W]`, in the model's dtype and on its device.
+        x: latents x_t, `[B, *x_shape]`, in the model's dtype and on its device.
         t: their timestep in training units: one for all, or int64 `[B]`.
         rank: directions per sample, at most min(n, m) of x and h.
         tap: where h is read (default: the middle block): a module path, or (path, index) where the
@@ -268,7 +268,7 @@ def basis(
 
     Args:
         map: what is differentiated, and with respect to what.
-        x: latents x_t, `[B, C, H, W]`, in the model's dtype and on its device.
+        x: latents x_t, `[B, *x_shape]`, in the model's dtype and on its device.
         t: their timestep in training units: one for all, or int64 `[B]`.
         rank: directions per sample, at most min(n, m) of the map's variable and output.
         cond: as for `local_basis`.

@@ -110,7 +110,7 @@ class Map:
         """The map at latents.
 
         Args:
-            x: latents x_t, `[B, C, H, W]`, in the model's dtype and on its device; a copy is kept.
+            x: latents x_t, `[B, *x_shape]`, in the model's dtype and on its device; a copy is kept.
             t: their timestep in training units: one for all, or int64 `[B]`.
             cond: as for `local_basis`.
 
@@ -128,7 +128,7 @@ class Map:
         """The map where everything has been checked before.
 
         Args:
-            x: latents `[B, C, H, W]`.
+            x: latents `[B, *x_shape]`.
             t: timesteps `[B]`, in training units.
             cond: tensors `[B, ...]`.
 

@@ -81,7 +81,7 @@ def _guided(
 def converter(
     model: LatentModel, kind: str
 ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
-    """From the network's raw prediction `[B, C, H, W]`, x and t `[B]` to a kind of output.
+    """From the network's raw prediction `[B, *x_shape]`, x and t `[B]` to a kind of output.
 
     Raises:
         ValueError: there is no such kind.

@@ -97,7 +97,7 @@ def record(
     Args:
         model: the model.
         site: the tap.
-        x: latents `[B, C, H, W]`.
+        x: latents `[B, *x_shape]`.
         t: timesteps `[B]`.
         cond: the condition, `[B, ...]` each.
 

@@ -86,7 +86,7 @@ class Given:
 
     Attributes:
         model: the model.
-        x: latents `[B, C, H, W]`.
+        x: latents `[B, *x_shape]`.
         t: timesteps `[B]`, in training units.
         conditions: of the batch.
     """

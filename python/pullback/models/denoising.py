@@ -24,7 +24,7 @@ def ddim(
 
     Args:
         model: the model that predicts.
-        x: latents at `start`, `[B, C, H, W]`.
+        x: latents at `start`, `[B, *x_shape]`.
         start: their timestep, in the scheduler's training units.
         stop: the timestep to arrive at in training units, a whole number of strides below
             `start`; −1, the default, is the clean image (for flow models the same as 0).
@@ -32,7 +32,7 @@ def ddim(
         steps: steps that the whole schedule would take; they set the stride.
 
     Returns:
-        Latents at `stop`, `[B, C, H, W]`.
+        Latents at `stop`, `[B, *x_shape]`.
 
     Raises:
         TypeError: the model is none, or x is no tensor.

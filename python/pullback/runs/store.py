@@ -1,6 +1,6 @@
 """The files of a run: one pair per timestep, and one summary of all.
 
-    latents_t0900.safetensors   x [B, C, H, W], the latents x_t
+    latents_t0900.safetensors   x [B, *x_shape], the latents x_t
     basis_t0900.safetensors     their LocalBasis
     summary.json                settings, versions and what was reached
 
@@ -35,7 +35,7 @@ class TimestepBases:
 
     Attributes:
         t: the timestep, in the scheduler's training units.
-        x: the latents x_t, `[B, C, H, W]`, on the CPU.
+        x: the latents x_t, `[B, *x_shape]`, on the CPU.
         basis: their bases, on the CPU.
         seconds: that the bases took, without the sampling of x.
         reused: whether they were read from files.
@@ -109,6 +109,9 @@ def read(folder: Path, t: int, settings: dict[str, Any]) -> TimestepBases | None
         return None
     if len(x) != len(basis):
         raise _damaged(latents_path(folder, t), f"expected {len(basis)} samples, got {len(x)}")
+    shape = [len(basis), *basis.v.shape[2:]]
+    if basis.provenance.get("wrt") == "x" and list(x.shape) != shape:
+        raise _damaged(latents_path(folder, t), f"expected x {shape}, got {list(x.shape)}")
     return TimestepBases(t, x, basis, seconds, reused=True)
 
 
@@ -203,10 +206,8 @@ def _read_latents(path: Path, settings: dict[str, Any]) -> torch.Tensor | None:
     except SafetensorError as error:
         raise _damaged(path, str(error)) from error
     dtype = settings.get("dtype", str(x.dtype).removeprefix("torch."))
-    if str(x.dtype) != f"torch.{dtype}" or not x.is_floating_point() or x.dim() != 4:
-        raise _damaged(
-            path, f"expected x [B, C, H, W] in {dtype}, got {list(x.shape)} in {x.dtype}"
-        )
+    if str(x.dtype) != f"torch.{dtype}" or not x.is_floating_point() or x.dim() < 2:
+        raise _damaged(path, f"expected x [B, ...] in {dtype}, got {list(x.shape)} in {x.dtype}")
     if not bool(torch.isfinite(x).all()):
         raise _damaged(path, "expected finite latents, got NaN or Inf")
     return x

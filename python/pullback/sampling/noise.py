@@ -17,7 +17,7 @@ def gaussian_noise(shape: Sequence[int], seeds: Sequence[int]) -> torch.Tensor:
         seeds: one per sample, whole numbers from 0 to 2³² − 1.
 
     Returns:
-        `[B, C, H, W]`, float32 on the CPU.
+        `[B, *x_shape]`, float32 on the CPU.
 
     Raises:
         ValueError: a seed is no such number, which the generator would cut off or take modulo 2³².

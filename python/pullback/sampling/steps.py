@@ -64,15 +64,15 @@ def denoise(
 
     Args:
         schedule: the schedule that the network was trained on.
-        predict: the network's raw prediction `[B, C, H, W]` for latents at a timestep.
-        x: latents at `start`, `[B, C, H, W]`.
+        predict: the network's raw prediction `[B, *x_shape]` for latents at a timestep.
+        x: latents at `start`, `[B, *x_shape]`.
         start: their timestep, in the scheduler's training units.
         stop: the timestep to arrive at in training units, a whole number of strides below
             `start`; −1, the default, is the clean image (for flow models the same as 0).
         steps: steps that the whole schedule would take; they set the stride.
 
     Returns:
-        Latents at `stop`, `[B, C, H, W]`.
+        Latents at `stop`, `[B, *x_shape]`.
 
     Raises:
         ValueError: the stop lies above the start or off the stride.
