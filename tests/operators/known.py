@@ -27,3 +27,28 @@ def dense_operator(rng, m=M, count=B):
 
 def close(a, b):
     torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def wrong_by_a_percent(unit):
+    """x times a unit, with a reverse-mode rule that is wrong by a percent."""
+
+    class Scaled(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(x):
+            return x * unit
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            pass
+
+        @staticmethod
+        def jvp(ctx, tangent):
+            return tangent * unit
+
+        @staticmethod
+        def backward(ctx, cotangent):
+            return cotangent * (1.01 * unit)
+
+    return Scaled.apply

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from pullback import JacobianOperator
+from tests.operators.known import wrong_by_a_percent
 from tests.operators.small_net import points
 
 
@@ -148,27 +149,8 @@ def test_a_map_that_is_flat_around_a_point_is_no_error():
 def test_a_wrong_rule_is_noticed_however_many_features_there_are(unit, rng):
     """A cotangent that is nearly at right angles to J v, as most are, would hardly show it."""
 
-    class Scaled(torch.autograd.Function):
-        generate_vmap_rule = True
-
-        @staticmethod
-        def forward(x):
-            return x * unit
-
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            pass
-
-        @staticmethod
-        def jvp(ctx, tangent):
-            return tangent * unit
-
-        @staticmethod
-        def backward(ctx, cotangent):
-            return cotangent * (1.01 * unit)
-
     with pytest.raises(ValueError, match="Forward and reverse mode disagree"):
-        JacobianOperator(Scaled.apply, torch.randn(1, 300_000, generator=rng))
+        JacobianOperator(wrong_by_a_percent(unit), torch.randn(1, 300_000, generator=rng))
 
 
 def test_a_wrong_derivative_rule_is_refused():

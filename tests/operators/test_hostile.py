@@ -8,7 +8,7 @@ from torch import nn
 
 from pullback import JacobianOperator, krylov
 from pullback.testing import MatrixOperator, dense, dense_jacobian
-from tests.operators.known import smooth
+from tests.operators.known import smooth, wrong_by_a_percent
 from tests.operators.small_net import counting, points, small_net
 
 EXTREMES = [
@@ -134,28 +134,9 @@ def test_points_of_any_unit_pass_the_check(dtype, unit, rng):
 
 @pytest.mark.parametrize(("dtype", "unit"), EXTREMES)
 def test_a_wrong_rule_is_noticed_at_any_unit(dtype, unit, rng):
-    class Scaled(torch.autograd.Function):
-        generate_vmap_rule = True
-
-        @staticmethod
-        def forward(x):
-            return x * unit
-
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            pass
-
-        @staticmethod
-        def jvp(ctx, tangent):
-            return tangent * unit
-
-        @staticmethod
-        def backward(ctx, cotangent):
-            return cotangent * (1.01 * unit)
-
     x = torch.randn(2, 6, generator=rng, dtype=torch.float64).to(dtype)
     with pytest.raises(ValueError, match="Forward and reverse mode disagree"):
-        JacobianOperator(Scaled.apply, x)
+        JacobianOperator(wrong_by_a_percent(unit), x)
     with pytest.raises(ValueError, match="drops its derivative"):
         JacobianOperator(lambda x: x.detach() * unit, x)
     with pytest.raises(ValueError, match="not deterministic"):

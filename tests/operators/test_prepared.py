@@ -117,22 +117,7 @@ def test_a_backward_pass_that_drops_its_derivative_is_not_differentiated():
 def once(error):
     """x³, right in forward and in reverse mode, with an error where that is differentiated."""
 
-    class Once(torch.autograd.Function):
-        generate_vmap_rule = True
-
-        @staticmethod
-        def forward(x):
-            return x**3
-
-        @staticmethod
-        def setup_context(ctx, inputs, _output):
-            ctx.save_for_forward(*inputs)
-            ctx.save_for_backward(*inputs)
-
-        @staticmethod
-        def jvp(ctx, tangent):
-            return 3 * ctx.saved_tensors[0] ** 2 * tangent
-
+    class Once(Cube):
         @staticmethod
         def backward(ctx, cotangent):
             return Fails.apply(3 * ctx.saved_tensors[0] ** 2 * cotangent)
