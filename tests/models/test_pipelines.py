@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from typer.testing import CliRunner
 
 import pullback
@@ -103,3 +103,30 @@ def test_a_hub_id_that_cannot_be_fetched_is_named(monkeypatch, tmp_path, name):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(OSError, match=f"'{name}' could not be fetched.*pass the folder's path"):
         pullback.load(name)
+
+
+def test_a_folder_with_one_variant_of_the_weights_alone(stock, tmp_path):
+    stock["stable_diffusion"].save_pretrained(tmp_path / "half", variant="fp16")
+    with pytest.raises(ValueError, match="could not be read as a diffusers model"):
+        pullback.load(tmp_path / "half")
+    model = pullback.load(tmp_path / "half", variant="fp16")
+    assert model.fingerprint == pullback.load(stock["stable_diffusion"]).fingerprint
+
+
+def test_files_are_read_in_the_dtype_that_is_asked_for(folders, monkeypatch):
+    """And not in float32 first, which takes twice the memory of a half."""
+    read = []
+    own = UNet2DConditionModel.from_pretrained.__func__
+
+    def noting(kind, *args, **kwargs):
+        network = own(kind, *args, **kwargs)
+        read.append((network[0] if isinstance(network, tuple) else network).dtype)
+        return network
+
+    monkeypatch.setattr(UNet2DConditionModel, "from_pretrained", classmethod(noting))
+    for dtype in (torch.bfloat16, torch.float64, None):
+        model = pullback.load(folders["stable_diffusion"], dtype=dtype)
+        assert read.pop() == model.dtype == (dtype or torch.float32)
+        cond = model.encode(prompt="a cat")
+        assert cond["encoder_hidden_states"].dtype == model.dtype
+        assert model.pipeline.text_encoder.dtype == model.dtype
