@@ -130,3 +130,19 @@ def test_files_are_read_in_the_dtype_that_is_asked_for(folders, monkeypatch):
         cond = model.encode(prompt="a cat")
         assert cond["encoder_hidden_states"].dtype == model.dtype
         assert model.pipeline.text_encoder.dtype == model.dtype
+
+
+def test_a_folder_of_dit_as_it_was_written_before_it_had_a_class(stock, tmp_path):
+    """The hub's own: a `Transformer2DModel`, which diffusers reads as what it is now."""
+    stock["dit"].save_pretrained(tmp_path / "old")
+    index, config = tmp_path / "old/model_index.json", tmp_path / "old/transformer/config.json"
+    told = json.loads(index.read_text())
+    index.write_text(json.dumps({**told, "transformer": ["diffusers", "Transformer2DModel"]}))
+    old = {"_class_name": "Transformer2DModel", "norm_type": "ada_norm_zero"}
+    config.write_text(json.dumps({**json.loads(config.read_text()), **old}))
+    model = pullback.load(tmp_path / "old")
+    assert model.fingerprint == pullback.load(stock["dit"]).fingerprint
+    x = torch.randn(1, *model.latent_shape)
+    cond = model.encode(class_label=3)
+    again = pullback.load(stock["dit"])
+    assert torch.equal(model.predict(x, 600, cond), again.predict(x, 600, cond))
