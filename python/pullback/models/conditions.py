@@ -203,6 +203,9 @@ class Conditions:
     def _of_pipeline(self, given: Mapping[str, Any], count: int = 0) -> dict[str, torch.Tensor]:
         """The condition that the pipeline makes; of `count` samples, where that is known."""
         if self._reading is None:
+            known = self.arguments
+            if "prompt" in given and known is not None and "encoder_hidden_states" not in known:
+                raise ValueError(f"{self._name} takes no prompt.{_takes(known)}")
             raise ValueError(self._why_no_pipeline())
         unknown = [name for name in given if not accepts(self._pipeline, name)]
         if unknown:
