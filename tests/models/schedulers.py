@@ -149,6 +149,10 @@ def clipping_settings(name: str) -> list[dict[str, Any]]:
         found += [{"clip_sample": True, "clip_sample_range": 2.0}]
     if "thresholding" in config:
         found += [{"thresholding": True}, {"thresholding": True, "sample_max_value": 1.5}]
+        found += [
+            {"thresholding": True, "sample_max_value": 1e4, "dynamic_thresholding_ratio": ratio}
+            for ratio in (0.5, 0.9)
+        ]
     return found
 
 

@@ -92,6 +92,33 @@ def test_betas_of_another_kind_are_the_ones_stepped_with(rng):
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("to_one", [True, False])
+def test_the_last_step_arrives_where_the_scheduler_says(to_one, rng):
+    """At ᾱ = 1, or at the least noise of training; with another number of timesteps, too."""
+    scheduler = DDIMScheduler(500, clip_sample=False, set_alpha_to_one=to_one)
+    scheduler.set_timesteps(5)
+    x = torch.randn(2, *SHAPE, generator=rng, dtype=torch.float64)
+    network = lambda x, t: torch.tanh(x)  # noqa: E731
+    found = ddim(model_of(network, scheduler), x, 400, steps=5)
+    expected = x
+    for t in scheduler.timesteps:
+        expected = scheduler.step(network(expected, t), t, expected).prev_sample
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_scheduler_that_does_not_say_where_arrives_at_the_image(rng):
+    """As the last step of Euler's scheduler does."""
+    scheduler = EulerDiscreteScheduler()
+    scheduler.set_timesteps(4)
+    t = scheduler.timesteps[-1]
+    assert float(t) == 0
+    x = torch.randn(2, *SHAPE, generator=rng, dtype=torch.float64)
+    scheduler.scale_model_input(x, t)
+    expected = scheduler.step(torch.tanh(x), t, x / scheduler.scale_model_input(1.0, t))
+    found = ddim(model_of(lambda x, t: torch.tanh(x), scheduler), x, 0, steps=4)
+    torch.testing.assert_close(found, expected.prev_sample, rtol=1e-5, atol=1e-5)
+
+
 def test_a_network_of_a_flow_is_refused_with_a_scheduler_of_none():
     with pytest.raises(ValueError, match="predicts a flow, and DDPMScheduler is set up for"):
         LatentModel(flux().eval(), DDPMScheduler(), latent_shape=(4, 8, 8))
