@@ -145,6 +145,19 @@ def test_embeddings_that_hold_those_to_avoid_are_refused(tmp_path):
         pullback.load(pipeline, call={"ip_adapter_image_embeds": both})
 
 
+@pytest.mark.parametrize("name", ["AuraFlow", "LTX-Video", "Lumina 2", "Flux dev", "Z-Image"])
+def test_a_pipeline_in_half_precision_is_read_too(name, tmp_path):
+    """The time is rounded before or after its unit changes; the layout decides the last bits."""
+    pipeline = hub.BUILDERS[name](tmp_path).to(torch.bfloat16)
+    case = hub.Case(name, pipeline)
+    x = case.latents(1).bfloat16()
+    assert case.model.dtype == torch.bfloat16
+    expected, _, t = own_call.handed(pipeline, case.given(pipeline, x))[0]
+    cond = case.model.conditions.of(case.condition("a cat"), 1)
+    found = case.tokens(case.model.predict(x, t, cond), expected)
+    assert (found - expected).norm() <= 2e-2 * expected.norm()
+
+
 def test_what_is_loaded_is_left_as_it_was(tmp_path):
     pipeline = hub.BUILDERS["Flux dev"](tmp_path)
     parts, scheduler = dict(pipeline.components), pipeline.scheduler

@@ -47,18 +47,20 @@ class Time:
     Attributes:
         unit: in which unit, one of `UNITS`.
         total: training timesteps of the schedule.
-        dtype: of the argument; None for a number.
+        dtype: of the argument.
+        through: the dtype in which it is computed; that, or a wider one.
         shape: of the argument for one sample, () for one number each.
     """
 
     unit: str
     total: int
-    dtype: torch.dtype | None
+    dtype: torch.dtype
+    through: torch.dtype
     shape: tuple[int, ...] = ()
 
     def fill(self, t: torch.Tensor) -> torch.Tensor:
         """The argument for training timesteps `[B]`."""
-        told = in_unit(self.unit, t if self.dtype is None else t.to(self.dtype), self.total)
+        told = in_unit(self.unit, t.to(self.through), self.total).to(self.dtype)
         return told.reshape(-1, *[1] * len(self.shape)).expand(len(t), *self.shape)
 
 

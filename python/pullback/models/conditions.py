@@ -77,7 +77,8 @@ class Conditions:
     def null(self) -> dict[str, torch.Tensor]:
         """The null condition, each `[*shape]` of one sample; empty where none is needed.
 
-        It is the one given, or what the network's class has for it, or the empty prompt.
+        It is the one given, or what the network's class has for it, or what the pipeline guides
+        away from, or the empty prompt where that does not guide.
 
         Raises:
             ValueError: the network needs a condition and has no known null condition.

@@ -156,15 +156,16 @@ def _time(values: list[Any], times: list[float], total: int) -> Time | None:
     if any(bool((one != first).any()) for one, first in zip(tensors, firsts, strict=True)):
         return None
     dtype = tensors[0].dtype
-    told = torch.stack(firsts[: len(times)])
-    exact = torch.tensor(times, dtype=dtype if dtype.is_floating_point else torch.float64)
+    told = torch.stack(firsts[: len(times)]).cpu()
+    exact = torch.tensor(times, dtype=torch.float64, device="cpu")
+    shape = tuple(tensors[0].shape[1:]) if tensors[0].dim() else ()
     # The expression that gives the very bits first, and then what differs by rounding alone.
-    for slack in (0.0, 4 * torch.finfo(exact.dtype).eps):
-        for unit in UNITS:
-            guess = in_unit(unit, exact, total).to(told.dtype)
-            if bool(((guess - told).abs() <= slack * guess.abs().clamp_min(1)).all()):
-                shape = tuple(tensors[0].shape[1:]) if tensors[0].dim() else ()
-                return Time(unit, total, dtype, shape)
+    for slack in (0.0, 4 * torch.finfo(dtype if dtype.is_floating_point else torch.float32).eps):
+        for through in (dtype, torch.float32):
+            for unit in UNITS:
+                guess = in_unit(unit, exact.to(through), total).to(told.dtype)
+                if bool(((guess - told).abs() <= slack * guess.abs().clamp_min(1)).all()):
+                    return Time(unit, total, dtype, through, shape)
     return None
 
 
@@ -175,17 +176,17 @@ def packing(run: Run, sample: torch.Tensor) -> tuple[tuple[int, ...], torch.Tens
         return shape, None
     pack, before = run.packed
     count = sample[0].numel()
-    numbers = torch.arange(count, dtype=torch.float64)
+    numbers = torch.arange(count, dtype=torch.float64, device="cpu")
     if torch.Size(before[1:]).numel() != count or before[0] != 1:
         return shape, None
     order = pack(numbers.reshape(before)).reshape(-1).long()
-    if not torch.equal(order.sort().values, torch.arange(count)):
+    if not torch.equal(order.sort().values, torch.arange(count, device="cpu")):
         return shape, None
     inner = tuple(before[1:])
     if len(inner) == 4 and 1 in inner[:2]:  # one image, as a video of one frame
         at = inner.index(1)
         inner = inner[:at] + inner[at + 1 :]
-    return inner, order
+    return inner, order.to(sample.device)
 
 
 def output_of(calls: list[Call], steps: list[Step]) -> Output:

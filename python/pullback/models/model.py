@@ -17,6 +17,7 @@ from pullback.models.conditions import Condition, Conditions
 from pullback.models.families import family_of
 from pullback.models.pipelines import known_family, reading_of
 from pullback.models.placement import Placement
+from pullback.models.reading import Reading
 from pullback.models.schedule import Schedule
 from pullback.models.suitability import check_suitable, unwrapped
 from pullback.models.taps import Site, Tap, TapName, hooked, readable
@@ -79,6 +80,7 @@ class LatentModel:
         self.name, self.pipeline = name, pipeline
         self.schedule = Schedule(scheduler, flow=family_of(network).flow)
         self._placement = Placement(network, device, dtype)
+        self._reading: Reading | None = None
         self.check_mode()
         self._reading = reading_of(pipeline, network, call, latent_shape)
         self.family = known_family(network, self._reading)
@@ -302,7 +304,7 @@ class LatentModel:
         """Raise if the network is in a state in which its derivatives cannot be had."""
         if isinstance(self.network, nn.Module):
             check_suitable(self.network, self.name)
-        for helper in self._helpers if hasattr(self, "_reading") else ():
+        for helper in self._helpers:
             check_suitable(helper, type(helper).__name__)
 
     def check_latents(self, x: torch.Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,7 +33,6 @@ from pullback.models.finding import (
 from pullback.models.watching import Call, Step, accepts, watch
 
 _STEPS = 4  # over the whole schedule, so that what changes on the way is seen
-_SAMPLES = 3  # by which a batch is told from what is the same for all
 _GUIDED = 5.0  # any scale that is not off
 
 
@@ -131,7 +131,14 @@ class Reading:
             t: training timesteps `[B]`.
             cond: the condition, `[B, ...]` each.
         """
-        rows = x if self.order is None else _ordered(x, self.order, self.shape)
+        if self.order is None:
+            return self.stepped(x, t, cond)
+        return self.unpacked(self.stepped(self.packed(x), t, cond))
+
+    def stepped(
+        self, rows: torch.Tensor, t: torch.Tensor, cond: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """What the scheduler is handed for latents `[B, *shape]` as it steps them."""
         made: list[dict[str, torch.Tensor]] = []
         for one in self.passes:
             own = {}
@@ -140,12 +147,11 @@ class Reading:
                 if entry in cond:
                     own[name] = cond[entry]
                 elif entry in self.shared:
-                    own[name] = self.shared[entry].to(x.device)
+                    own[name] = self.shared[entry].to(rows.device)
             result = one.network(**filled(one.template, rows, t, own, made))
             made.append(dict(leaves(result)))
         found = picked(result, self.output, self.shape)
-        found = found if self.output.factor == 1 else self.output.factor * found
-        return found if self.order is None else self.unpacked(found)
+        return found if self.output.factor == 1 else self.output.factor * found
 
     def condition(self, calls: list[Call]) -> dict[str, torch.Tensor]:
         """The condition `[B, ...]` of the forward passes of a step.
@@ -163,14 +169,24 @@ class Reading:
             cond |= one.condition(call)
         return cond
 
+    def packed(self, x: torch.Tensor) -> torch.Tensor:
+        """The tokens `[B, *shape]` that the pipeline makes of latents."""
+        assert self.order is not None
+        return _ordered(x, self.order, self.shape)
+
     def unpacked(self, tokens: torch.Tensor) -> torch.Tensor:
         """Latents `[B, *latent_shape]` from the tokens that the pipeline makes of them."""
         assert self.order is not None
-        return _ordered(tokens, torch.argsort(self.order), self.latent_shape)
+        return _ordered(tokens, self._back, self.latent_shape)
+
+    @cached_property
+    def _back(self) -> torch.Tensor:
+        assert self.order is not None
+        return torch.argsort(self.order)
 
 
 def _ordered(x: torch.Tensor, order: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    return x.flatten(1).index_select(1, order.to(x.device)).unflatten(1, shape)
+    return x.flatten(1).index_select(1, order).unflatten(1, shape)
 
 
 def _entries_of(template: Any, optional: bool = False) -> list[str]:
@@ -336,13 +352,15 @@ def _prove(reading: Reading, step: Step) -> None:
     value = torch.stack(list(given)) if latents.listed else given
     if latents.region is not None:
         value = value.narrow(latents.region[0], 0, latents.region[1])
-    x, handed = value.reshape(len(value), *reading.shape), step.prediction
+    # In the layout in which they were, on which the last bits depend.
+    rows, handed = value.reshape(len(value), *reading.shape), step.prediction
     assert handed is not None
-    if reading.order is not None:
-        x, handed = reading.unpacked(x), reading.unpacked(handed)
-    t = torch.tensor([step.timestep], dtype=torch.float64, device=x.device).expand(len(x))
+    t = torch.tensor([step.timestep], dtype=torch.float64, device=rows.device).expand(len(rows))
     with torch.no_grad():
-        found = reading.call(x, t, reading.condition(step.calls))
-    channels = reading.latent_shape[0]
-    if not torch.equal(found[:, :channels].to(handed.dtype), handed[:, :channels]):
+        found = reading.stepped(rows, t, reading.condition(step.calls))
+    channels = reading.shape[0]
+    same = torch.equal(found[:, :channels].to(handed.dtype), handed[:, :channels])
+    if reading.order is not None:
+        same &= torch.equal(reading.packed(reading.unpacked(rows)), rows)
+    if not same:
         raise UnreadableError("a replay of its first steps did not give the same numbers")
