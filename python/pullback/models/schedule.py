@@ -124,7 +124,10 @@ class Schedule:
         return levels_of(self.scheduler)
 
     def told(self, t: torch.Tensor) -> torch.Tensor:
-        """What the network is told at timesteps `[B]`: those, unless the schedule is continuous."""
+        """What the network is told at timesteps t `[B]`, in training units: `[B]`.
+
+        Those themselves, unless the schedule is continuous.
+        """
         return self._levels.told.to(t.device)[t] if self.continuous else t
 
     @property

@@ -30,13 +30,13 @@ def noise_of(
     Args:
         kind: what is predicted, one of `PREDICTIONS`.
         prediction: what the network returned, `[B, ...]`.
-        x: the latents, likewise.
-        signal: what they hold of the data, as it broadcasts with them.
-        sigma: what they hold of noise, likewise.
+        x: the latents, `[B, ...]`.
+        signal: what they hold of the data, `[B, 1, ...]` or `[]`.
+        sigma: what they hold of noise, `[B, 1, ...]` or `[]`.
         deviation: of the data, as the network was told in training.
 
     Returns:
-        The noise, in the shape of x. Where only the data are predicted it is divided by sigma.
+        The noise, `[B, ...]`. Where only the data are predicted it is divided by sigma.
     """
     if kind == "epsilon":
         return prediction
@@ -61,13 +61,13 @@ def clean_of(
     Args:
         kind: what is predicted, one of `PREDICTIONS`.
         prediction: what the network returned, `[B, ...]`.
-        x: the latents, likewise.
-        signal: what they hold of the data, as it broadcasts with them.
-        sigma: what they hold of noise, likewise.
+        x: the latents, `[B, ...]`.
+        signal: what they hold of the data, `[B, 1, ...]` or `[]`.
+        sigma: what they hold of noise, `[B, 1, ...]` or `[]`.
         deviation: of the data, as the network was told in training.
 
     Returns:
-        The data, in the shape of x. Where only the noise is predicted it is divided by signal.
+        The data, `[B, ...]`. Where only the noise is predicted it is divided by signal.
     """
     if kind == "epsilon":
         return (x - sigma * prediction) / signal

@@ -39,7 +39,7 @@ class Schedule(Protocol):
         """Of the data, by which the prediction is scaled."""
 
     def signal_and_noise(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What x_t holds of data and noise at timesteps `[B]`, `[B]` each."""
+        """What x_t holds of data and noise at timesteps t `[B]`, in training units, `[B]` each."""
 
 
 def stride(schedule: Schedule, steps: int) -> int:
