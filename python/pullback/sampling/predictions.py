@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
 #: What networks predict. In terms of the data and the noise of x = signal x_0 + sigma ε:
@@ -11,10 +9,7 @@ import torch
 #: (Salimans and Ho 2022, arXiv:2202.00512), where the data are divided by their deviation and
 #: signal is multiplied by it; "negative_v_prediction" is the negative of that, the F of EDM
 #: (Karras et al. 2022, arXiv:2206.00364).
-Prediction = Literal["epsilon", "sample", "flow", "v_prediction", "negative_v_prediction"]
-PREDICTIONS: tuple[Prediction, ...] = (
-    "epsilon", "sample", "flow", "v_prediction", "negative_v_prediction",
-)  # fmt: skip
+PREDICTIONS = ("epsilon", "sample", "flow", "v_prediction", "negative_v_prediction")
 
 
 def noise_of(
@@ -31,8 +26,8 @@ def noise_of(
         kind: what is predicted, one of `PREDICTIONS`.
         prediction: what the network returned, `[B, ...]`.
         x: the latents, `[B, ...]`.
-        signal: what they hold of the data, `[B, 1, ...]` or `[]`.
-        sigma: what they hold of noise, `[B, 1, ...]` or `[]`.
+        signal: what they hold of the data, `[B, 1, ...]`.
+        sigma: what they hold of noise, `[B, 1, ...]`.
         deviation: of the data, as the network was told in training.
 
     Returns:
@@ -62,8 +57,8 @@ def clean_of(
         kind: what is predicted, one of `PREDICTIONS`.
         prediction: what the network returned, `[B, ...]`.
         x: the latents, `[B, ...]`.
-        signal: what they hold of the data, `[B, 1, ...]` or `[]`.
-        sigma: what they hold of noise, `[B, 1, ...]` or `[]`.
+        signal: what they hold of the data, `[B, 1, ...]`.
+        sigma: what they hold of noise, `[B, 1, ...]`.
         deviation: of the data, as the network was told in training.
 
     Returns:
