@@ -14,7 +14,7 @@ from pullback._version import __version__
 if TYPE_CHECKING:
     from pullback import krylov, maps
     from pullback.geometry import LocalBasis, basis, local_basis
-    from pullback.models import LatentModel, ddim, load
+    from pullback.models import LatentModel, denoise, invert, load, states
     from pullback.operators import JacobianOperator
 
 _MODULE_OF = {
@@ -22,9 +22,11 @@ _MODULE_OF = {
     "LatentModel": "models",
     "LocalBasis": "geometry",
     "basis": "geometry",
-    "ddim": "models",
+    "denoise": "models",
+    "invert": "models",
     "load": "models",
     "local_basis": "geometry",
+    "states": "models",
 }
 
 __all__ = [
@@ -33,11 +35,13 @@ __all__ = [
     "LocalBasis",
     "__version__",
     "basis",
-    "ddim",
+    "denoise",
+    "invert",
     "krylov",
     "load",
     "local_basis",
     "maps",
+    "states",
 ]
 
 

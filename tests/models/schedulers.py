@@ -8,7 +8,7 @@ import diffusers
 import torch
 
 from pullback.models import Schedule
-from pullback.sampling import denoise
+from pullback.sampling import even_grid, walk
 
 SHAPE = (2, 3, 4, 4)
 STEPS = (4, 10)  # over the whole schedule; their timesteps are whole ones for most classes
@@ -159,7 +159,8 @@ def step_error(name: str, **settings: Any) -> float:
         expected = as_network_sees(scheduler, stepped, second)
         whole = schedule.num_timesteps // (start - stop)
         assert schedule.num_timesteps // whole == start - stop  # our strides include this step
-        found = denoise(schedule, lambda *_: prediction, x, start, stop, steps=whole)  # noqa: B023
+        grid = even_grid(schedule, start, stop, steps=whole)
+        found = walk(schedule, lambda *_: prediction, x, grid)  # noqa: B023
         errors.append(float((found - expected).abs().max() / expected.abs().max()))
     return max(errors)
 

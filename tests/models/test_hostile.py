@@ -91,7 +91,7 @@ def test_what_is_no_model_is_told_at_once(model):
         lambda: maps.decoder(model),
         lambda: maps.output(model),
         lambda: pullback.local_basis(model, x, 5, 2),
-        lambda: pullback.ddim(model, x, 5),
+        lambda: pullback.denoise(model, x, 5),
     ):
         with pytest.raises(TypeError, match=r"Expected a LatentModel, got .*pullback\.load makes"):
             call()
@@ -99,14 +99,14 @@ def test_what_is_no_model_is_told_at_once(model):
 
 def test_models_compute_where_the_default_device_holds_no_numbers(digits):
     expected = digits.sample_latents(2, 480, seed=3, cond=digits.encode(class_label=[3, 4]))
-    images = pullback.ddim(digits, expected, 480)
+    images = pullback.denoise(digits, expected, 480)
     basis = pullback.local_basis(digits, expected, 480, 2, quality="draft")
     with torch.device("meta"):
         model = pullback.load("digits")
         cond = model.encode(class_label=[3, 4])
         x = model.sample_latents(2, 480, seed=3, cond=cond)
         assert torch.equal(x, expected)
-        assert torch.equal(pullback.ddim(model, x, 480), images)
+        assert torch.equal(pullback.denoise(model, x, 480), images)
         for named in ({"class_labels": [3, 4]}, {"class_labels": np.array([3])}, None):
             assert model.conditions.of(named, 2)["class_labels"].device.type == "cpu"
         found = pullback.local_basis(model, x, 480, 2, quality="draft")

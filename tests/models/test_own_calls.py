@@ -14,7 +14,7 @@ from diffusers import (
 )
 
 import pullback
-from pullback import ddim, local_basis, maps
+from pullback import denoise, local_basis, maps
 from pullback.models import Schedule
 from pullback.models.watching import accepts
 from pullback.testing import leading, sine
@@ -118,7 +118,7 @@ def test_sampling_is_the_pipelines_own_loop(case):
         if not case.packs:
             torch.testing.assert_close(start.float(), case.latents(1), rtol=1e-3, atol=1e-3)
         x = case.latents(1) if case.packs else start.reshape(1, *model.latent_shape)
-        found = ddim(
+        found = denoise(
             model, x.to(model.dtype), round(times[0]), round(times[2]),
             cond=case.condition("a cat"), steps=steps,
         )  # fmt: skip

@@ -9,7 +9,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from pullback import ddim, maps
+from pullback import denoise, maps
 from pullback.models import Schedule
 from tests.models.callables import SHAPE, model_of
 
@@ -32,7 +32,7 @@ def test_a_scheduler_that_says_flow_prediction_is_one_of_a_flow(scheduler, rng):
     torch.testing.assert_close(found["noise"], noise, **close)
     torch.testing.assert_close(found["denoised"], clean, **close)
     torch.testing.assert_close(found["score"], -noise / 0.3, **close)
-    torch.testing.assert_close(ddim(model, x, 300, steps=10), clean, **close)
+    torch.testing.assert_close(denoise(model, x, 300, steps=10), clean, **close)
 
 
 def test_a_prediction_that_is_not_known_is_named_with_those_that_are():

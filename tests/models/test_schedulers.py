@@ -16,7 +16,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from pullback import LatentModel, ddim
+from pullback import LatentModel, denoise
 from pullback.models import Schedule
 from tests.models import schedulers
 from tests.models.callables import SHAPE, model_of
@@ -82,7 +82,7 @@ def test_betas_of_another_kind_are_the_ones_stepped_with(rng):
     """LCM's default betas are not DDIM's: ᾱ differs by a third."""
     x = torch.randn(2, *SHAPE, generator=rng, dtype=torch.float64)
     network = lambda x, t: torch.tanh(x)  # noqa: E731
-    found = ddim(model_of(network, LCMScheduler()), x, 600, 400, steps=10)
+    found = denoise(model_of(network, LCMScheduler()), x, 600, 400, steps=10)
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False
     )
@@ -101,7 +101,7 @@ def test_the_last_step_arrives_where_the_scheduler_says(to_one, rng):
     scheduler.set_timesteps(5)
     x = torch.randn(2, *SHAPE, generator=rng, dtype=torch.float64)
     network = lambda x, t: torch.tanh(x)  # noqa: E731
-    found = ddim(model_of(network, scheduler), x, 400, steps=5)
+    found = denoise(model_of(network, scheduler), x, 400, steps=5)
     expected = x
     for t in scheduler.timesteps:
         expected = scheduler.step(network(expected, t), t, expected).prev_sample
@@ -117,7 +117,7 @@ def test_a_scheduler_that_does_not_say_where_arrives_at_the_image(rng):
     x = torch.randn(2, *SHAPE, generator=rng, dtype=torch.float64)
     scheduler.scale_model_input(x, t)
     expected = scheduler.step(torch.tanh(x), t, x / scheduler.scale_model_input(1.0, t))
-    found = ddim(model_of(lambda x, t: torch.tanh(x), scheduler), x, 0, steps=4)
+    found = denoise(model_of(lambda x, t: torch.tanh(x), scheduler), x, 0, steps=4)
     torch.testing.assert_close(found, expected.prev_sample, rtol=1e-5, atol=1e-5)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
-from pullback import ddim, maps
+from pullback import denoise, maps
 from tests.models.callables import SHAPE, N, denoiser, model_of
 
 
@@ -40,13 +40,13 @@ def center(rng):
 def test_straight_paths_are_followed_exactly_whatever_the_steps(center, x, steps):
     model = flow_of(straight(center))
     torch.testing.assert_close(
-        ddim(model, x, 1000, steps=steps), center.expand(3, -1, -1, -1), rtol=0, atol=1e-10
+        denoise(model, x, 1000, steps=steps), center.expand(3, -1, -1, -1), rtol=0, atol=1e-10
     )
     down = 1000 // steps
     stop = 1000 - (700 // down) * down
     sigma = stop / 1000
     torch.testing.assert_close(
-        ddim(model, x, 1000, stop, steps=steps), (1 - sigma) * center + sigma * x,
+        denoise(model, x, 1000, stop, steps=steps), (1 - sigma) * center + sigma * x,
         rtol=1e-10, atol=1e-10,
     )  # fmt: skip
 
@@ -55,10 +55,10 @@ def test_a_start_off_the_stride_still_arrives_at_the_clean_image(center, x):
     model = flow_of(straight(center))
     y = 0.993 * x + 0.007 * center  # at t = 993
     torch.testing.assert_close(
-        ddim(model, y, 993, steps=50), center.expand(3, -1, -1, -1), rtol=0, atol=1e-10
+        denoise(model, y, 993, steps=50), center.expand(3, -1, -1, -1), rtol=0, atol=1e-10
     )
     with pytest.raises(ValueError, match="whole number of strides of 20 below start"):
-        ddim(model, y, 993, 0, steps=50)
+        denoise(model, y, 993, 0, steps=50)
 
 
 def test_a_linear_field_is_eulers_method_step_by_step(x):
@@ -66,10 +66,10 @@ def test_a_linear_field_is_eulers_method_step_by_step(x):
     model = flow_of(lambda x, t: 0.7 * x)
     for steps in (1, 4, 50):
         truth = x * (1 - 0.7 / steps) ** steps
-        torch.testing.assert_close(ddim(model, x, 1000, steps=steps), truth, rtol=1e-10, atol=0)
+        torch.testing.assert_close(denoise(model, x, 1000, steps=steps), truth, rtol=1e-10, atol=0)
     # 3 steps of 333 leave one of 1 / 1000.
     truth = x * (1 - 0.7 * 0.333) ** 3 * (1 - 0.7 * 0.001)
-    torch.testing.assert_close(ddim(model, x, 1000, steps=3), truth, rtol=1e-10, atol=0)
+    torch.testing.assert_close(denoise(model, x, 1000, steps=3), truth, rtol=1e-10, atol=0)
 
 
 def test_what_holds_signal_and_noise_in_a_flow_model(weight):

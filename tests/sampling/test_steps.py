@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
-from pullback.sampling import denoise, gaussian_noise, stride
+from pullback.sampling import even_grid, gaussian_noise, stride, walk
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,15 @@ class Schedule:
     prediction_type: str = "epsilon"
     num_timesteps: int = 1000
     continuous: bool = False
+    deviation: float = 1.0
 
     @property
     def alphas_cumprod(self):
         return self.scheduler.alphas_cumprod
+
+
+def denoise(schedule, predict, x, start, stop=-1, *, steps=50):
+    return walk(schedule, predict, x, even_grid(schedule, start, stop, steps=steps))
 
 
 DIFFUSION = Schedule(DDPMScheduler(clip_sample=False))

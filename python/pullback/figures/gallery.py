@@ -12,7 +12,7 @@ from pullback.figures.pages import Walk, directions, overview, strips
 from pullback.figures.spectra import spectrum
 from pullback.figures.style import save
 from pullback.geometry import LocalBasis
-from pullback.models import Condition, LatentModel, ddim
+from pullback.models import Condition, LatentModel, denoise
 
 #: Steps along a direction, in units of ‖x_t‖: the same at every timestep, so that what they do
 #: can be compared. Half the norm is where a digit at t = 900 has become another one, and one at
@@ -130,7 +130,10 @@ class Gallery:
         cond = self.condition(samples)
         parts = x.to(self.model.device, self.model.dtype).split(_IMAGES_AT_ONCE)
         return torch.cat(
-            [ddim(self.model, part, t, cond=cond, steps=_DENOISING_STEPS).cpu() for part in parts]
+            [
+                denoise(self.model, part, t, cond=cond, steps=_DENOISING_STEPS).cpu()
+                for part in parts
+            ]
         )
 
 

@@ -232,6 +232,16 @@ class LatentModel:
     def call(self, x: torch.Tensor, t: torch.Tensor, cond: Condition) -> torch.Tensor:
         """The network's raw prediction `[B, *latent_shape]`, inside any transform of torch.func.
 
+        Args:
+            x: latents `[B, *latent_shape]`.
+            t: timesteps `[B]`, in training units.
+            cond: a condition that `conditions.of` has checked.
+        """
+        return self.output(x, t, cond)[:, : self.latent_shape[0]]
+
+    def output(self, x: torch.Tensor, t: torch.Tensor, cond: Condition) -> torch.Tensor:
+        """What the network returns, `[B, *latent_shape]` or with more channels.
+
         Networks with a learned variance return 2C channels; the first C are the prediction.
 
         Args:
@@ -249,7 +259,7 @@ class LatentModel:
                 f"Expected {self.name} to predict {size} (or more channels, of which the first are "
                 f"the prediction) for latents {list(x.shape)}, got {what}."
             )
-        return output[:, : size[1]]
+        return output  # type: ignore[no-any-return]
 
     def predict(self, x: torch.Tensor, t: int, cond: Condition) -> torch.Tensor:
         """The network's raw prediction `[B, *latent_shape]` at one t, in training units."""
@@ -293,13 +303,12 @@ class LatentModel:
         x = sampling.gaussian_noise(self.latent_shape, seeds).to(self.device, self.dtype)
         down = sampling.stride(self.schedule, steps)
         start = t + (self.schedule.max_timestep - t) // down * down
-        if start == t:
-            return x
-        return sampling.denoise(
+        return sampling.walk(
             self.schedule,
             lambda latents, at: self.predict(latents, at, condition),
-            x, start, t, steps=steps,
-        )  # fmt: skip
+            x,
+            sampling.even_grid(self.schedule, start, t, steps=steps),
+        )
 
     def check_mode(self) -> None:
         """Raise if the network is in a state in which its derivatives cannot be had."""

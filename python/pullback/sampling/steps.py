@@ -1,172 +1,114 @@
-"""Deterministic steps between timesteps: DDIM, and its counterpart for flow models."""
+"""One step between two timesteps: DDIM with any share of fresh noise, and DDPM."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
-
 import torch
-from diffusers import DDIMScheduler
 
+from pullback.sampling.clipping import clipping
 from pullback.sampling.predictions import clean_of, noise_of
+from pullback.sampling.schedule import Level, Schedule, level
 
 
-class Schedule(Protocol):
-    """What sampling needs to know of a model: its scheduler, and what its network predicts."""
-
-    @property
-    def scheduler(self) -> Any:
-        """A diffusers scheduler."""
-
-    @property
-    def num_timesteps(self) -> int:
-        """Training timesteps of the schedule."""
-
-    @property
-    def alphas_cumprod(self) -> torch.Tensor:
-        """ᾱ, the share of data in the variance of x_t, `[num_timesteps]`; not of all."""
-
-    @property
-    def prediction_type(self) -> str:
-        """What the network predicts, one of `PREDICTIONS`."""
-
-    @property
-    def continuous(self) -> bool:
-        """Whether the schedule has noise levels of its own in place of ᾱ."""
-
-    @property
-    def deviation(self) -> float:
-        """Of the data, by which the prediction is scaled."""
-
-    def signal_and_noise(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What x_t holds of data and noise at timesteps t `[B]`, in training units, `[B]` each."""
-
-
-def stride(schedule: Schedule, steps: int) -> int:
-    """How many timesteps one of `steps` steps over the whole schedule goes down.
-
-    Args:
-        schedule: the schedule, of which the number of training timesteps matters.
-        steps: steps over the whole schedule.
-
-    Returns:
-        The stride in training units.
-
-    Raises:
-        ValueError: steps is not between 1 and the number of training timesteps.
-    """
-    total = schedule.num_timesteps
-    if not 1 <= steps <= total:
-        raise ValueError(f"Expected steps between 1 and {total}, got {steps}.")
-    return total // steps
-
-
-@torch.no_grad()
-def denoise(
+def step(
     schedule: Schedule,
-    predict: Callable[[torch.Tensor, int], torch.Tensor],
+    prediction: torch.Tensor,
     x: torch.Tensor,
-    start: int,
-    stop: int = -1,
+    t: float,
+    to: float,
     *,
-    steps: int = 50,
+    eta: float = 0.0,
+    noise: torch.Tensor | None = None,
+    spread: torch.Tensor | None = None,
+    undisturbed: torch.Tensor | None = None,
+    clip: bool = True,
 ) -> torch.Tensor:
-    """Take latents from one timestep down to a lower one, deterministically (η = 0).
+    """Latents at another timestep, by the network's prediction.
 
-    For flow models, whose probability flow it follows too, that is a step of Euler's method.
+    x_to = signal x̂_0 + √(sigma² − v²) ε̂ + v z, with v = eta times the deviation of the true
+    posterior. It is a step of DDIM; for flows and for schedules in σ, one of Euler's method; with
+    eta = 1, a step of DDPM.
 
     Args:
         schedule: the schedule that the network was trained on.
-        predict: the network's raw prediction `[B, *x_shape]` for latents at a timestep.
-        x: latents at `start`, `[B, *x_shape]`.
-        start: their timestep, in the scheduler's training units.
-        stop: the timestep to arrive at in training units, a whole number of strides below
-            `start`; −1, the default, is the clean image (for flow models the same as 0).
-        steps: steps that the whole schedule would take; they set the stride.
+        prediction: the network's raw prediction at t, `[B, *x_shape]`.
+        x: latents at t, `[B, *x_shape]`.
+        t: their timestep in training units.
+        to: the timestep to arrive at, in training units; −1 is the data.
+        eta: from 0, deterministic, to 1.
+        noise: z, `[B, *x_shape]`; none of it is added where it is None.
+        spread: the deviation of the noise that is added, `[]` or `[B, *x_shape]`, where that is
+            another than v.
+        undisturbed: another prediction to take the noise ε̂ from, `[B, *x_shape]`: that of the
+            network without an edit (Kwon et al. 2023, arXiv:2210.10960).
+        clip: whether x̂_0 is clipped where the scheduler's own steps clip it.
 
     Returns:
-        Latents at `stop`, `[B, *x_shape]`.
+        Latents at `to`, `[B, *x_shape]`.
 
-    Raises:
-        ValueError: the stop lies above the start or off the stride.
-
-    Cost: one prediction per stride between start and stop.
     Source: Song et al. 2020, arXiv:2010.02502.
     """
-    down = stride(schedule, steps)
-    if stop != -1 and (not 0 <= stop <= start or (start - stop) % down):
-        raise ValueError(
-            f"Expected stop = -1, or a whole number of strides of {down} below start = {start}, "
-            f"got {stop}. Choose another number of steps (now {steps}) or another start."
-        )
-    if schedule.prediction_type == "flow":
-        for t in range(start, max(stop, 0), -down):
-            x = x - min(down, t) / schedule.num_timesteps * predict(x, t)
-        return x
-    if schedule.continuous:
-        for t in range(start, stop, -down):
-            x = _step_between_levels(schedule, predict(x, t), x, t, max(t - down, -1))
-        return x
-    scheduler, clipped_twice = _ddim(schedule, steps)
-    for t in range(start, stop, -down):
-        step = scheduler.step(predict(x, t), t, x, use_clipped_model_output=clipped_twice)
-        x = step.prev_sample
-    return x
+    here, there = level(schedule, t), level(schedule, to)
+    kind, deviation = schedule.prediction_type, schedule.deviation
+    clean = clean_of(kind, prediction, x, *here, deviation)
+    source = prediction if undisturbed is None else undisturbed
+    away = noise_of(kind, source, x, *here, deviation)
+    clips = clipping(schedule) if clip else None
+    if clips is not None:
+        clean = clips.clip(clean)
+        # The mean of DDPM is one of the clipped data and of x.
+        if (clips.noise_too or eta == 1) and undisturbed is None:
+            away = (x - here.signal * clean) / here.sigma
+    if not eta:
+        return there.signal * clean + there.sigma * away
+    v = posterior_deviation(here, there) * eta
+    mean = there.signal * clean + (there.sigma.square() - v.square()).clamp_min(0).sqrt() * away
+    return mean if noise is None else mean + (v if spread is None else spread) * noise
 
 
-def _step_between_levels(
-    schedule: Schedule, prediction: torch.Tensor, x: torch.Tensor, t: int, to: int
-) -> torch.Tensor:
-    """A step of DDIM, which is Euler's in σ, between two noise levels; to the data from −1 on."""
-    signal, sigma = schedule.signal_and_noise(torch.tensor(t, device=x.device))
-    how = (prediction, x, signal, sigma, schedule.deviation)
-    clean = clean_of(schedule.prediction_type, *how)
-    clips = schedule.scheduler.config.get("thresholding", False)
-    if clips:
-        clean = schedule.scheduler._threshold_sample(clean)
-    if to < 0:
-        return clean
-    # Its own step takes the noise from the clipped data.
-    noise = (x - signal * clean) / sigma if clips else noise_of(schedule.prediction_type, *how)
-    signal, sigma = schedule.signal_and_noise(torch.tensor(to, device=x.device))
-    return signal * clean + sigma * noise
+def posterior_deviation(here: Level, there: Level) -> torch.Tensor:
+    """The deviation of x_s given x_t and the data, float32 `[]`, from noisier to less noisy."""
+    kept = here.signal / there.signal
+    fresh = (here.sigma.square() - (kept * there.sigma).square()).clamp_min(0)
+    return there.sigma / here.sigma * fresh.sqrt()
 
 
-#: Their steps clip nothing, whatever their configuration says.
-_CLIP_NOTHING = frozenset({"CogVideoXDDIMScheduler", "CogVideoXDPMScheduler", "TCDScheduler"})
-#: Their steps take the noise from the clipped x̂_0, where DDIM's keep what the network predicted.
-_CLIP_NOISE_TOO = frozenset(
-    {
-        "DEISMultistepScheduler",
-        "DPMSolverMultistepScheduler",
-        "DPMSolverSinglestepScheduler",
-        "HeunDiscreteScheduler",
-        "SASolverScheduler",
-        "UniPCMultistepScheduler",
-    }
-)
+def learned_spread(
+    schedule: Schedule, output: torch.Tensor, channels: int, t: float, to: float
+) -> torch.Tensor | None:
+    """The deviation of DDPM's noise, where it is not the posterior's.
 
-
-def _ddim(schedule: Schedule, steps: int) -> tuple[DDIMScheduler, bool]:
-    """A scheduler that takes DDIM steps with another one's ᾱ, and clips x̂_0 where that one does.
-
-    Nothing else is taken from DDIM's own defaults, which are those of the models of its paper.
+    Args:
+        schedule: the schedule; its scheduler's `variance_type` says which it is.
+        output: what the network returns at t, `[B, C, ...]`, C more than `channels` where the
+            variance is learned.
+        channels: those of the prediction.
+        t: in training units.
+        to: in training units.
 
     Returns:
-        The scheduler, and whether the noise is to be taken from the clipped x̂_0.
+        `[]` or `[B, channels, ...]`; None for the posterior's.
+
+    Raises:
+        ValueError: the kind of variance is unknown, or the network has no channels for it.
+
+    Source: Nichol and Dhariwal 2021, arXiv:2102.09672.
     """
-    config = schedule.scheduler.config
-    kinds = {kind.__name__ for kind in type(schedule.scheduler).__mro__}
-    clips = {"clip_sample": False, "thresholding": False}
-    if not kinds & _CLIP_NOTHING:
-        names = (*clips, "clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value")
-        clips |= {name: config[name] for name in names if name in config}
-    with torch.device("cpu"):  # and not on torch's default device, which may hold no numbers
-        scheduler = DDIMScheduler(
-            schedule.num_timesteps, prediction_type=schedule.prediction_type, **clips
+    kind = schedule.scheduler.config.get("variance_type") or "fixed_small"
+    if kind in ("fixed_small", "fixed_small_log"):
+        return None
+    here, there = level(schedule, t), level(schedule, to)
+    most = 1 - (here.signal / there.signal).square()
+    if kind == "fixed_large":
+        return most.sqrt()
+    learned = output[:, channels:]
+    if kind not in ("learned", "learned_range") or learned.shape[1] != channels:
+        raise ValueError(
+            f"Expected a scheduler with variance_type fixed_small, fixed_large, learned or "
+            f"learned_range, and for the last two a network that returns {2 * channels} channels, "
+            f'got {kind!r} and {output.shape[1]} channels. Use solver="ddim" with eta=1.'
         )
-        scheduler.alphas_cumprod = schedule.alphas_cumprod.cpu()
-        to_one = config.get("set_alpha_to_one", True)
-        scheduler.final_alpha_cumprod = torch.tensor(1.0) if to_one else scheduler.alphas_cumprod[0]
-        scheduler.set_timesteps(steps)
-    return scheduler, bool(kinds & _CLIP_NOISE_TOO)
+    if kind == "learned":
+        return learned.sqrt()
+    least = posterior_deviation(here, there).square().clamp_min(1e-20)
+    share = (learned + 1) / 2
+    return torch.exp((share * most.log() + (1 - share) * least.log()) / 2)

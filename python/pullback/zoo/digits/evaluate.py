@@ -16,7 +16,7 @@ import typer
 from matplotlib.figure import Figure
 
 from pullback._files import write_json
-from pullback.models import LatentModel, ddim, load
+from pullback.models import LatentModel, denoise, load
 from pullback.zoo.digits.data import (
     NULL_CLASS,
     NUM_CLASSES,
@@ -61,7 +61,7 @@ def sample_digits(
     """Images `[B, 1, 16, 16]` in [-1, 1], one of each of the classes `[B]`."""
     start = model.schedule.num_timesteps - 1
     noise = model.sample_latents(len(labels), start, seed)
-    return ddim(model, noise, start, cond={"class_labels": labels}, steps=steps).clamp(-1, 1)
+    return denoise(model, noise, start, cond={"class_labels": labels}, steps=steps).clamp(-1, 1)
 
 
 def contact_sheet(images: torch.Tensor, rows: int) -> Figure:

@@ -4,7 +4,7 @@ import diffusers
 import pytest
 import torch
 
-from pullback import ddim
+from pullback import denoise
 from pullback.sampling import stride
 
 
@@ -21,9 +21,9 @@ def test_latents_do_not_depend_on_the_count_and_follow_the_schedule(digits):
 def test_stopping_on_the_way_is_the_same_trajectory(digits):
     x = digits.sample_latents(2, 900, seed=3)
     assert torch.allclose(
-        ddim(digits, x, 900, 700), digits.sample_latents(2, 700, seed=3), atol=1e-4
+        denoise(digits, x, 900, 700), digits.sample_latents(2, 700, seed=3), atol=1e-4
     )
-    whole, halves = ddim(digits, x, 900), ddim(digits, ddim(digits, x, 900, 500), 500)
+    whole, halves = denoise(digits, x, 900), denoise(digits, denoise(digits, x, 900, 500), 500)
     assert torch.allclose(whole, halves, atol=1e-4)
 
 
@@ -36,7 +36,7 @@ def test_ddim_is_the_sampler_of_diffusers(digits):
         for t in scheduler.timesteps:
             output = digits.network(expected, t, **cond).sample
             expected = scheduler.step(output, t, expected).prev_sample
-    assert torch.allclose(ddim(digits, x, int(scheduler.timesteps[0])), expected, atol=1e-5)
+    assert torch.allclose(denoise(digits, x, int(scheduler.timesteps[0])), expected, atol=1e-5)
 
 
 def test_off_the_stride_is_refused(digits):
@@ -44,9 +44,9 @@ def test_off_the_stride_is_refused(digits):
     x = digits.sample_latents(1, 700)
     for stop in (690, 800, -2):
         with pytest.raises(ValueError, match="strides of 20 below start = 700"):
-            ddim(digits, x, 700, stop)
+            denoise(digits, x, 700, stop)
     with pytest.raises(ValueError, match="steps between 1 and 1000, got 0"):
-        ddim(digits, x, 700, steps=0)
+        denoise(digits, x, 700, steps=0)
     with pytest.raises(ValueError, match="one seed per sample, 3, got 2"):
         digits.sample_latents(3, 700, seed=(1, 2))
     with pytest.raises(ValueError, match="positive count"):
