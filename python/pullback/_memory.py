@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -14,6 +16,8 @@ def free_bytes(device: torch.device) -> int | None:
     counts too.
     """
     if device.type == "cuda":
+        import torch  # takes long, and the command line tells sizes without it
+
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
     free = [size for size in (_system_bytes(), _container_bytes()) if size is not None]

@@ -66,6 +66,7 @@ def describe_model(model: LatentModel) -> dict[str, Any]:
         "max_timestep": model.schedule.max_timestep,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
+        "call": model.given,
         "takes": {
             name: "needed" if argument.needed else "optional"
             for name, argument in (model.conditions.arguments or {}).items()

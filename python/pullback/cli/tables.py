@@ -89,6 +89,9 @@ def print_model(found: dict[str, Any]) -> None:
     table.add_row("timesteps", f"0 to {found['max_timestep']} ({found['scheduler']})")
     table.add_row("predicts", found["predicts"])
     table.add_row("dtype, device", f"{found['dtype']}, {found['device']}")
+    if found["call"]:
+        call = ", ".join(f"{name} = {value}" for name, value in found["call"].items())
+        table.add_row("call", escape(call))
     table.add_row("null condition", escape(null))
     console = Console()
     console.print(table)

@@ -41,7 +41,8 @@ def load(
         device: where to put a model that is read from files.
         dtype: the dtype in which it is read, float32 by default.
         null_cond: the condition that stands for "no condition", per sample.
-        call: keyword arguments that the pipeline's call needs beside a prompt, such as `image`.
+        call: keyword arguments that the pipeline's call needs beside a prompt, such as `image`;
+            `model.given` tells them.
         variant: of the weights in the files, such as "fp16", where there are several.
 
     Raises:
