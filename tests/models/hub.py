@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 from typing import Any
 
@@ -9,17 +10,22 @@ import torch
 
 import pullback
 from pullback.models.watching import accepts
-from tests.models import hub_more, hub_transformers, own_call, pipelines
+from tests.models import hub_continuous, hub_more, hub_transformers, own_call, pipelines, schedulers
 
 #: Those whose schedulers count time in other units.
-REFUSED = {"Stable Audio": "EDMDPMSolverMultistepScheduler", "Stable Video Diffusion": "continuous"}
+REFUSED = {"Consistency model": "CMStochasticIterativeScheduler"}
 BUILDERS = {
     "Stable Diffusion": pipelines.stable_diffusion,
     "Stable Diffusion XL": pipelines.stable_diffusion_xl,
     **hub_more.BUILDERS,
+    **hub_continuous.BUILDERS,
     **hub_transformers.BUILDERS,
 }
-CALL: dict[str, dict[str, Any]] = {**hub_more.CALL, **hub_transformers.CALL}
+CALL: dict[str, dict[str, Any]] = {
+    **hub_more.CALL,
+    **hub_continuous.CALL,
+    **hub_transformers.CALL,
+}
 
 #: Pipelines whose guidance is ε_null + scale (ε_cond − ε_null), and nothing else.
 GUIDES = {
@@ -72,8 +78,8 @@ class Case:
 
     def network(self, pipeline: Any) -> torch.nn.Module:
         """The denoising network of a copy of the pipeline."""
-        unet = getattr(pipeline, "unet", None)
-        return pipeline.transformer if unet is None else unet
+        names = ("unet", "transformer", "prior", "decoder")
+        return next(one for name in names if (one := getattr(pipeline, name, None)) is not None)
 
     def latents(self, count: int) -> torch.Tensor:
         """Random latents, the same every time."""
@@ -93,6 +99,8 @@ class Case:
         if accepts(pipeline, "prompt"):
             given["prompt"] = "a cat"
         guided = {"Flux", "Flux dev", "Flux 2", "HunyuanVideo", "Qwen-Image", "Latent consistency"}
+        if accepts(pipeline, "max_guidance_scale"):
+            given["max_guidance_scale"] = 1.0
         if accepts(pipeline, "guidance_scale") and self.name not in guided:
             given["guidance_scale"] = 0.0 if self.name == "Z-Image" else 1.0
         dtype = next(self.network(pipeline).parameters()).dtype
@@ -104,6 +112,11 @@ class Case:
             return {**given, "latents": x}
         return {**given, "latents": own_call.packed(pipeline, x, given)}
 
+    def counted(self, told: float) -> int:
+        """Our number of a timestep of the scheduler."""
+        number = schedulers.counted(self.model.schedule, torch.tensor(told))
+        return round(told) if number is None else number
+
     def tokens(self, latents: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """Latents in the shape that the scheduler steps."""
         if self.packs is None:
@@ -114,7 +127,15 @@ class Case:
     def denoised(self, sample: torch.Tensor, prediction: torch.Tensor, t: float) -> torch.Tensor:
         """x̂₀ of what the scheduler is handed, by the formulas of the papers."""
         prediction = prediction[:, : sample.shape[1]]
-        scheduler, kind = self.pipeline.scheduler, self.model.schedule.prediction_type
+        scheduler, kind = self.double.scheduler, self.model.schedule.prediction_type
+        if hasattr(scheduler, "precondition_outputs"):  # by the schedulers' own, where they say
+            return scheduler.precondition_outputs(sample, prediction, scheduler.sigmas[0].double())
+        if self.model.schedule.continuous and kind == "epsilon":
+            alpha = scheduler._alpha_cumprod(torch.tensor(t), torch.device("cpu")).double()
+            return (sample - (1 - alpha).sqrt() * prediction) / alpha.sqrt()
+        if self.model.schedule.continuous:
+            stepping = copy.deepcopy(scheduler)
+            return stepping.step(prediction, stepping.timesteps[0], sample).pred_original_sample
         if kind == "flow":
             return sample - t / 1000 * prediction
         alpha = scheduler.alphas_cumprod[round(t)].double()

@@ -20,9 +20,9 @@ from diffusers import (
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
     ControlNetModel,
+    CosineDPMSolverMultistepScheduler,
     DDPMScheduler,
     DiffusionPipeline,
-    EDMDPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     HunyuanVideoPipeline,
@@ -542,14 +542,15 @@ def stable_audio(_folder: Path) -> DiffusionPipeline:
             time_proj_dim=16,
             global_states_input_dim=2 * families.WIDTH,
         )
-        decoder = AutoencoderOobleck(
-            encoder_hidden_size=6,
-            downsampling_ratios=[1, 2],
-            channel_multiples=[2, 4],
-            decoder_channels=4,
-            decoder_input_channels=4,
-            sampling_rate=4,
-        )
+        with torch.no_grad():  # what weights are normalised to is no leaf else, and not copied
+            decoder = AutoencoderOobleck(
+                encoder_hidden_size=6,
+                downsampling_ratios=[1, 2],
+                channel_multiples=[2, 4],
+                decoder_channels=4,
+                decoder_input_channels=4,
+                sampling_rate=4,
+            )
         projection = StableAudioProjectionModel(families.WIDTH, families.WIDTH, 0, 32)
         return StableAudioPipeline(
             vae=decoder.eval(),
@@ -557,13 +558,7 @@ def stable_audio(_folder: Path) -> DiffusionPipeline:
             projection_model=projection.eval(),
             tokenizer=t5_tokenizer(),
             transformer=lively(network),
-            scheduler=EDMDPMSolverMultistepScheduler(
-                sigma_min=0.3,
-                sigma_max=500.0,
-                sigma_data=1.0,
-                sigma_schedule="exponential",
-                prediction_type="v_prediction",
-            ),
+            scheduler=CosineDPMSolverMultistepScheduler(),
         )
 
 
@@ -589,7 +584,9 @@ CALL["hunyuan_video"] = {
     "max_sequence_length": LETTERS,
     "prompt_template": {"template": "{}", "crop_start": 0},
 }
-CALL["stable_video"] = {"image": picture(), "height": _SIDE, "width": _SIDE, "num_frames": 2}
+CALL["stable_video"] = {
+    "image": picture(), "height": _SIDE, "width": _SIDE, "num_frames": 2, "noise_aug_strength": 0.0
+}  # fmt: skip
 CALL["stable_audio"] = {"audio_end_in_s": 2.0}
 
 BUILDERS: dict[str, Callable[[Path], DiffusionPipeline]] = {

@@ -37,7 +37,7 @@ def feature(
     site, seen = Site.of(tap), []
 
     def note(module: torch.nn.Module, _inputs: object, output: object) -> None:
-        seen.append(site.read(module, output))
+        seen.append(site.read(module, output, 1))
         raise _Enough
 
     handle = network.get_submodule(site.path).register_forward_hook(note)

@@ -15,8 +15,21 @@ STEPS = (4, 10)  # over the whole schedule; their timesteps are whole ones for m
 
 #: Classes of diffusers that cannot be made without a setting of their own; no image diffusion.
 UNMADE = {"AmusedScheduler", "RFD4ProteinaScheduler", "VQDiffusionScheduler"}
+#: Classes with settings by which their networks are told another time.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "EDMDPMSolverMultistepScheduler, exponential": {"sigma_schedule": "exponential"},
+    "EDMEulerScheduler, v_prediction": {
+        "prediction_type": "v_prediction", "sigma_data": 1.0, "sigma_schedule": "exponential",
+    },
+    "EulerDiscreteScheduler, continuous": {
+        "timestep_type": "continuous", "prediction_type": "v_prediction", "sigma_min": 0.002,
+        "sigma_max": 700.0, "use_karras_sigmas": True, "timestep_spacing": "leading",
+    },
+}  # fmt: skip
 #: Their steps are random, or go upwards, or start with an intermediate one.
 NOT_DETERMINISTIC_FIRST = {
+    "CosineDPMSolverMultistepScheduler": "random",
+    "DDPMWuerstchenScheduler": "random",
     "CogVideoXDPMScheduler": "random",
     "DDIMInverseScheduler": "upwards",
     "DDPMParallelScheduler": "random",
@@ -41,7 +54,7 @@ def names() -> list[str]:
         kind = getattr(diffusers, name)
         if name.endswith("Scheduler") and isinstance(kind, type) and name not in UNMADE:
             found.append(name)
-    return found
+    return sorted([*found, *VARIANTS])
 
 
 def made(name: str, **settings: Any) -> Any:
@@ -50,7 +63,8 @@ def made(name: str, **settings: Any) -> Any:
     Raises:
         ImportError: it needs a library that is not installed.
     """
-    return getattr(diffusers, name)(**settings)
+    kind = name.partition(",")[0]
+    return getattr(diffusers, kind)(**VARIANTS.get(name, {}) | settings)
 
 
 def is_known(name: str) -> bool:
@@ -67,13 +81,20 @@ def is_known(name: str) -> bool:
 def as_network_sees(scheduler: Any, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """Latents of the scheduler at a timestep, as it hands them to the network."""
     if hasattr(scheduler, "_step_index"):
-        scheduler._step_index = None  # it is asked out of turn
+        scheduler._step_index = scheduler._begin_index = None  # it is asked out of turn
     return scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
 
 
-def whole_timesteps(scheduler: Any) -> list[torch.Tensor]:
-    """Those timesteps of a scheduler's own grid that are whole numbers."""
-    return [t for t in scheduler.timesteps if float(t) == round(float(t))]
+def counted(schedule: Schedule, told: torch.Tensor) -> int | None:
+    """Our number of a timestep of the scheduler's own grid; None where it has none.
+
+    That is itself where it is a whole number; in a continuous schedule, of the level that is told.
+    """
+    if not schedule.continuous:
+        return round(float(told)) if float(told) == round(float(told)) else None
+    levels = schedule.told(torch.arange(schedule.num_timesteps))
+    at = int((levels - told).abs().argmin())
+    return at if abs(float(levels[at] - told)) <= 1e-5 * max(1.0, abs(float(told))) else None
 
 
 def noise_error(name: str) -> float:
@@ -88,8 +109,11 @@ def noise_error(name: str) -> float:
         scheduler = made(name, **settings)
         scheduler.set_timesteps(steps)
         schedule = Schedule(scheduler)
-        for t in whole_timesteps(scheduler):
-            signal, sigma = schedule.signal_and_noise(t.reshape(1).long())
+        for t in scheduler.timesteps:
+            at = counted(schedule, t)
+            if at is None:
+                continue
+            signal, sigma = schedule.signal_and_noise(torch.tensor([at]))
             expected = signal * x_0 + sigma * noise
             noisy = _noisy(scheduler, x_0, noise, t)
             errors.append(float((noisy - expected).abs().max() / expected.abs().max()))
@@ -123,7 +147,9 @@ def step_error(name: str, **settings: Any) -> float:
         scheduler.set_timesteps(steps)
         first = scheduler.timesteps[0]
         second = next(t for t in scheduler.timesteps if t != first)
-        if second != round(float(second)):
+        schedule = Schedule(scheduler)
+        start, stop = counted(schedule, first), counted(schedule, second)
+        if start is None or stop is None:
             continue
         prediction, x = torch.randn(SHAPE), 2 * torch.randn(SHAPE)
         factor = as_network_sees(scheduler, torch.ones(1), first)
@@ -131,7 +157,6 @@ def step_error(name: str, **settings: Any) -> float:
             scheduler._step_index = None
         stepped = scheduler.step(prediction, first, x / factor)[0]
         expected = as_network_sees(scheduler, stepped, second)
-        schedule, start, stop = Schedule(scheduler), round(float(first)), round(float(second))
         whole = schedule.num_timesteps // (start - stop)
         assert schedule.num_timesteps // whole == start - stop  # our strides include this step
         found = denoise(schedule, lambda *_: prediction, x, start, stop, steps=whole)  # noqa: B023

@@ -87,8 +87,8 @@ def test_an_unknown_block_with_several_outputs_is_not_guessed():
 
     output = (torch.zeros(1), torch.ones(1))
     with pytest.raises(TypeError, match=r"'blocks\.0' is a Strange, which returns 2 values.*index"):
-        Site("blocks.0").read(Strange(), output)
-    assert Site("blocks.0", 1).read(Strange(), output) is output[1]
+        Site("blocks.0").read(Strange(), output, 1)
+    assert Site("blocks.0", 1).read(Strange(), output, 1) is output[1]
 
 
 def test_null_condition_expands_and_is_required_where_unknown(digits, scheduler):

@@ -4,19 +4,31 @@ import copy
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
+from diffusers import (
+    CosineDPMSolverMultistepScheduler,
+    DDIMScheduler,
+    DDPMWuerstchenScheduler,
+    EDMEulerScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LCMScheduler,
+)
 
 import pullback
 from pullback import ddim, local_basis, maps
+from pullback.models import Schedule
 from pullback.models.watching import accepts
 from pullback.testing import leading, sine
-from tests.models import by_hand, hub, own_call
+from tests.models import by_hand, hub, own_call, schedulers
 
 STEPS = 5  # over the whole schedule, in the comparison of the loops
+LEVELS = 4  # likewise, where steps lead from one to the other end of a schedule
+RANDOM = (CosineDPMSolverMultistepScheduler, DDPMWuerstchenScheduler, LCMScheduler)
 
 
 def scheduler_like(own):
     """The scheduler whose steps ours are: DDIM with the same ᾱ, or Euler's on an even grid."""
+    if Schedule(own).continuous:
+        return EDMEulerScheduler.from_config(own.config) if "sigma_data" in own.config else own
     if not hasattr(own, "alphas_cumprod"):
         return FlowMatchEulerDiscreteScheduler()
     alphas = own.alphas_cumprod.float()
@@ -42,7 +54,8 @@ def test_the_basis_is_that_of_the_pipelines_own_call(case):
     feature = own_call.feature(case.double, case.network(case.double), given, model.default_tap)
     jacobian = own_call.dense(feature, exact)
     rank = by_hand.rank_of(jacobian)
-    found = local_basis(model, x, round(t), rank, cond=cond)
+    at = case.counted(t)
+    found = local_basis(model, x, at, rank, cond=cond)
     _, s, v = leading(jacobian, rank)
     assert sine(found.v, v).max() <= 2e-3
     assert ((found.s - s).abs() <= 1e-3 * s[:, :1]).all()
@@ -50,7 +63,7 @@ def test_the_basis_is_that_of_the_pipelines_own_call(case):
     clean = case.denoised(sample, prediction, t)
     tangent = torch.randn_like(x)
     pulled = torch.autograd.grad(clean, exact, case.tokens(tangent, clean), retain_graph=True)[0]
-    operator = maps.output(model, "denoised").at(x, round(t), cond).operator()
+    operator = maps.output(model, "denoised").at(x, at, cond).operator()
     ours = operator.rmatmat(tangent[:, None])[:, 0]
     assert (ours - pulled).norm() <= 2e-3 * pulled.norm()
 
@@ -81,25 +94,34 @@ def test_sampling_is_the_pipelines_own_loop(case):
     """With the scheduler whose steps ours are; the latents after two of its steps."""
     pipeline = case.pipeline
     own = pipeline.scheduler
-    if isinstance(own, LCMScheduler):
+    if isinstance(own, RANDOM):
         pytest.skip("the pipeline runs with no other scheduler than that, whose steps are random")
     pipeline.scheduler = scheduler_like(own)
     try:
+        continuous = case.model.schedule.continuous
         given = {**case.given(pipeline, case.latents(1)), "num_inference_steps": STEPS}
-        flow = not hasattr(own, "alphas_cumprod")
+        given |= {"num_inference_steps": LEVELS} if continuous else {}
+        flow = case.model.schedule.prediction_type == "flow"
         if flow and accepts(pipeline, "sigmas") and case.name != "CogView 4":  # has a grid itself
             given["sigmas"] = [1 - step / STEPS for step in range(STEPS)]
         states = own_call.handed(pipeline, given, 3)
         model = pullback.load(pipeline, call=case.call)
-        times = [t for _, _, t in states]
+        times = [case.counted(t) if continuous else t for _, _, t in states]
         down = times[0] - times[1]
-        if down != times[1] - times[2] or model.schedule.num_timesteps % down:
+        steps = int(model.schedule.num_timesteps // down)
+        if down != times[1] - times[2] or model.schedule.num_timesteps // steps != down:
             pytest.skip(f"the pipeline cannot be asked for even steps: {times}")
+        start, expected = (
+            schedulers.as_network_sees(pipeline.scheduler, states[i][1], torch.tensor(states[i][2]))
+            for i in (0, 2)
+        )
+        if not case.packs:
+            torch.testing.assert_close(start.float(), case.latents(1), rtol=1e-3, atol=1e-3)
+        x = case.latents(1) if case.packs else start.reshape(1, *model.latent_shape)
         found = ddim(
-            model, case.latents(1), round(times[0]), round(times[2]),
-            cond=case.condition("a cat"), steps=round(model.schedule.num_timesteps / down),
+            model, x.to(model.dtype), round(times[0]), round(times[2]),
+            cond=case.condition("a cat"), steps=steps,
         )  # fmt: skip
-        expected = states[2][1]
         assert (case.tokens(found, expected) - expected).norm() <= 1e-4 * expected.norm()
     finally:
         pipeline.scheduler = own
@@ -154,8 +176,30 @@ def test_a_pipeline_in_half_precision_is_read_too(name, tmp_path):
     assert case.model.dtype == torch.bfloat16
     expected, _, t = own_call.handed(pipeline, case.given(pipeline, x))[0]
     cond = case.model.conditions.of(case.condition("a cat"), 1)
-    found = case.tokens(case.model.predict(x, t, cond), expected)
+    found = case.tokens(case.model.predict(x, case.counted(t), cond), expected)
     assert (found - expected).norm() <= 2e-2 * expected.norm()
+
+
+@pytest.mark.parametrize("name", ["AnimateDiff", "Stable Video Diffusion"])
+def test_frames_that_are_rows_in_the_network_belong_to_their_samples(name, tmp_path):
+    """A tap has one feature for each sample, and is put back as rows."""
+    case = hub.Case(name, hub.BUILDERS[name](tmp_path))
+    model, x, cond = case.model, case.latents(2), case.condition("a cat")
+    (tap,) = [tap for tap in model.taps() if tap.path == model.default_tap]
+    h = maps.encoder(model).at(x, 500, cond).value()
+    assert h.shape == (2, *tap.shape)
+    frames = 2
+    assert tap.shape[0] == frames
+    alone = maps.encoder(model).at(x[1:], 500, cond).value()
+    torch.testing.assert_close(h[1:], alone, rtol=1e-4, atol=1e-4)
+    decoder = maps.decoder(model, kind="denoised").at(x, 500, cond)
+    expected = maps.output(model, "denoised").at(x, 500, cond).value()
+    torch.testing.assert_close(decoder.value(), expected, rtol=1e-4, atol=1e-4)
+    step, tangent = 3e-2, torch.randn(h.shape) / h[0].numel() ** 0.5
+    ahead, back = (decoder.f(h + sign * step * tangent, *decoder.args) for sign in (1, -1))
+    product = decoder.operator().matmat(tangent[:, None])[:, 0]
+    slope = (ahead - back) / (2 * step)
+    assert (product - slope).norm() <= 2e-2 * slope.norm()
 
 
 def test_what_is_loaded_is_left_as_it_was(tmp_path):

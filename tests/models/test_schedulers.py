@@ -5,9 +5,9 @@ import re
 import pytest
 import torch
 from diffusers import (
+    CMStochasticIterativeScheduler,
     DDIMScheduler,
     DDPMScheduler,
-    EDMEulerScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     LCMScheduler,
@@ -50,7 +50,9 @@ def test_no_scheduler_of_diffusers_is_forgotten():
     assert set(schedulers.NOT_DETERMINISTIC_FIRST) <= set(NAMES)
 
 
-@pytest.mark.parametrize("kind", [EDMEulerScheduler, RePaintScheduler, ScoreSdeVeScheduler])
+@pytest.mark.parametrize(
+    "kind", [CMStochasticIterativeScheduler, RePaintScheduler, ScoreSdeVeScheduler]
+)
 def test_a_scheduler_in_other_units_is_refused_with_what_to_pass(kind):
     with pytest.raises(ValueError, match=rf"{kind.__name__} is not known.*such as DDPMScheduler"):
         model_of(lambda x, t: x, kind())

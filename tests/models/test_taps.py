@@ -5,6 +5,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 import diffusers.models.transformers as transformers
+import diffusers.models.unets as unets
 import diffusers.models.unets.unet_2d_blocks as blocks
 import pytest
 import torch
@@ -66,17 +67,17 @@ def test_what_names_no_tap(name):
 
 
 def test_a_tensor_is_the_feature_itself():
-    assert Site("a").read(Pair(), ONE) is ONE
-    assert Site("a", 0).read(Pair(), ONE) is ONE
+    assert Site("a").read(Pair(), ONE, len(ONE)) is ONE
+    assert Site("a", 0).read(Pair(), ONE, len(ONE)) is ONE
     assert Site("a").write(Pair(), ONE, TWO) is TWO
     with pytest.raises(TypeError, match=r"'a' returns one tensor, so there is no a:1"):
-        Site("a", 1).read(Pair(), ONE)
+        Site("a", 1).read(Pair(), ONE, len(ONE))
 
 
 @pytest.mark.parametrize("kind", [tuple, list])
 def test_the_index_picks_from_a_tuple(kind):
     output = kind([ONE, "kept", TWO])
-    assert Site("a", 2).read(Pair(), output) is TWO
+    assert Site("a", 2).read(Pair(), output, len(ONE)) is TWO
     written = Site("a", 2).write(Pair(), output, ONE)
     assert written[0] is ONE
     assert written[1:] == ("kept", ONE)
@@ -84,21 +85,35 @@ def test_the_index_picks_from_a_tuple(kind):
 
 
 def test_the_table_knows_blocks_of_diffusers():
-    assert Site("a").read(DownBlock2D(), (ONE, (TWO, TWO))) is ONE
-    assert Site("a").read(JointTransformerBlock(), (ONE, TWO)) is TWO
+    assert Site("a").read(DownBlock2D(), (ONE, (TWO, TWO)), len(ONE)) is ONE
+    assert Site("a").read(JointTransformerBlock(), (ONE, TWO), len(ONE)) is TWO
     written = Site("a").write(JointTransformerBlock(), (ONE, TWO), -TWO)
     assert written[0] is ONE
     assert torch.equal(written[1], -TWO)
     # An index that is given goes before the table.
-    assert Site("a", 0).read(JointTransformerBlock(), (ONE, TWO)) is ONE
+    assert Site("a", 0).read(JointTransformerBlock(), (ONE, TWO), len(ONE)) is ONE
 
 
 def test_every_class_of_the_table_exists_in_diffusers():
-    prefix = f"{transformers.__name__}."
-    files = [import_module(file.name) for file in iter_modules(transformers.__path__, prefix)]
+    files = [
+        import_module(file.name)
+        for kinds in (transformers, unets)
+        for file in iter_modules(kinds.__path__, f"{kinds.__name__}.")
+    ]
     known = {Joint.__name__, *dir(blocks)}.union(*map(dir, files))
     assert set(FEATURE_INDEX) <= known
     assert set(BLOCKS) <= known
+
+
+def test_frames_that_the_network_has_as_rows_are_those_of_their_samples():
+    rows = torch.arange(12.0).reshape(6, 2)  # three frames of each of two samples
+    site = Site("a", merged=True)
+    found = site.read(Pair(), rows, 2)
+    assert found.shape == (2, 3, 2)
+    assert torch.equal(found[1], rows[3:])
+    assert torch.equal(site.write(Pair(), rows, -found), -rows)
+    assert site.read(Pair(), rows, 6) is rows  # a feature with one row for each
+    assert site.write(Pair(), rows, rows) is rows
 
 
 @pytest.mark.parametrize(
@@ -120,7 +135,7 @@ def test_every_class_of_the_table_exists_in_diffusers():
 )
 def test_what_cannot_be_read_says_why(site, module, output, message):
     with pytest.raises(TypeError, match=message):
-        site.read(module, output)
+        site.read(module, output, len(ONE))
 
 
 def test_what_can_be_read_of_an_output():

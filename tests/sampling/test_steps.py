@@ -15,6 +15,7 @@ class Schedule:
     scheduler: Any
     prediction_type: str = "epsilon"
     num_timesteps: int = 1000
+    continuous: bool = False
 
     @property
     def alphas_cumprod(self):

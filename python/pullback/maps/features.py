@@ -45,7 +45,7 @@ def encoder(
         reached: list[torch.Tensor] = []
 
         def stop(module: nn.Module, output: object) -> None:
-            reached.append(site.read(module, output))
+            reached.append(site.read(module, output, len(x)))
             raise Reached
 
         with hooked(module, stop):

@@ -9,6 +9,7 @@ import torch
 from pullback.maps.map import Map
 from pullback.maps.variables import ConditionPair, Held, variable_of
 from pullback.models import Condition, LatentModel, check_model
+from pullback.sampling import clean_of, noise_of
 
 #: Names of what can be computed of the network's output.
 OUTPUTS = ("noise", "denoised", "score")
@@ -94,23 +95,16 @@ def converter(
             part.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
             for part in model.schedule.signal_and_noise(t)
         )
-        # x = signal x̂₀ + sigma ε; the prediction gives one more equation.
         predicts = model.schedule.prediction_type
         if kind == "score" or (kind == "noise" and predicts == "sample"):
             _check_positive(sigma, kind, "noise", t)
         if predicts == "epsilon" and kind == "denoised":
             _check_positive(signal, kind, "signal", t)
-        if predicts == "epsilon":
-            noise, clean = prediction, (x - sigma * prediction) / signal
-        elif predicts == "sample":
-            noise, clean = (x - signal * prediction) / sigma, prediction
-        elif predicts == "v_prediction":
-            noise, clean = signal * prediction + sigma * x, signal * x - sigma * prediction
-        else:  # flow: the prediction is ε − x̂₀, and signal + sigma = 1
-            noise, clean = x + signal * prediction, x - sigma * prediction
-        if kind == "noise":
-            return noise
-        return clean if kind == "denoised" else -noise / sigma
+        how = (prediction, x, signal, sigma, model.schedule.deviation)
+        if kind == "denoised":
+            return clean_of(predicts, *how)
+        noise = noise_of(predicts, *how)
+        return noise if kind == "noise" else -noise / sigma
 
     return convert
 

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import torch
 
-#: What a tensor among the arguments is to a batch: one row for each sample; the same for all; or a
-#: list with one tensor, or one whole number, for each sample.
-Kind = Literal["rows", "shared", "tensors", "numbers"]
+#: What a tensor among the arguments is to a batch: one row for each sample; the same for all; a
+#: list with one tensor, or whole number, for each sample; the same row for all frames of a sample.
+Kind = Literal["rows", "shared", "tensors", "numbers", "frames"]
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,13 @@ class Entry:
         name: the argument's.
         kind: what it is to the batch.
         optional: whether the pipeline gives None for it, too; a mask, say, where nothing is masked.
+        frames: rows of a sample, of kind "frames".
     """
 
     name: str
     kind: Kind
     optional: bool = field(default=False, compare=False)
+    frames: int = 1
 
     def fill(self, cond: Mapping[str, torch.Tensor]) -> Any:
         """The argument, from the condition `[B, ...]`."""
@@ -102,6 +104,8 @@ class Entry:
             return value[0]
         if self.kind == "tensors":
             return list(value.unbind())
+        if self.kind == "frames":
+            return value.repeat_interleave(self.frames, 0)
         return value.tolist() if self.kind == "numbers" else value
 
     def take(self, given: Any) -> torch.Tensor:
@@ -114,6 +118,8 @@ class Entry:
             return given[None]  # type: ignore[no-any-return]
         if self.kind == "numbers":
             return torch.tensor(given, device="cpu")
+        if self.kind == "frames":
+            return given[:: self.frames]  # type: ignore[no-any-return]
         if self.kind == "tensors":
             if len({tuple(one.shape) for one in given}) > 1:
                 raise ValueError(
@@ -159,8 +165,8 @@ def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
 def kinds_of(value: Any, samples: int, path: str = "") -> dict[str, Any]:
     """What arguments are to the batch, by path, from a pass with a number of samples.
 
-    Each is a `Kind`, or "repeated" for a list with the same value for each sample; what is not
-    there has to be looked into, or is the same for all.
+    Each is a `Kind`, or "repeated" for a list with the same value for each sample, or a number of
+    frames; what is not there has to be looked into, or is the same for all.
     """
     if isinstance(value, torch.Tensor):
         # A single row is one for each sample as well: the network broadcasts it.
@@ -196,6 +202,8 @@ def described(
     kind = None if inside else kinds.get(path)
     if kind == "repeated":
         return Repeated(value[0])
+    if isinstance(kind, int):
+        return Entry(path, "frames", frames=kind)
     if kind is not None:
         return Entry(path, kind, optional=value is None)
     if isinstance(value, torch.Tensor):  # not there where kinds were looked at
@@ -233,8 +241,8 @@ def entries(
 
 def one_sample(template: Any, value: Any, sample: int) -> Any:
     """The part of an argument that is of one sample of several, as an argument of that alone."""
-    if isinstance(template, Entry) and template.kind in ("tensors", "numbers"):
-        return value[sample : sample + 1]
+    if isinstance(template, Entry) and template.kind in ("tensors", "numbers", "frames"):
+        return value[sample * template.frames : (sample + 1) * template.frames]
     if isinstance(value, torch.Tensor):
         shared = isinstance(template, Entry) and template.kind == "shared"
         alone = not value.dim() or len(value) == 1

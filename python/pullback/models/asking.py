@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from pullback.models.finding import UnreadableError, latents_in
 from pullback.models.watching import Call, Run, accepts, watch
 
 _SAMPLES = 3  # by which a batch is told from what is the same for all
+_SCALES = ("guidance_scale", "max_guidance_scale")  # one for all frames, and one that rises
 _PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 
 
@@ -24,8 +25,9 @@ def unguided(
     Guidance is switched off, but where its scale is an argument of the network.
     """
     ways: list[dict[str, Any]] = [{}]
-    if accepts(pipeline, "guidance_scale") and "guidance_scale" not in given:
-        ways = [{"guidance_scale": 1.0}, {"guidance_scale": 0.0}, {}]
+    scale = next((name for name in _SCALES if accepts(pipeline, name)), None)
+    if scale is not None and scale not in given:
+        ways = [{scale: 1.0}, {scale: 0.0}, {}]
     for way in ways:
         run = watch(pipeline, network, {**given, **way}, steps)
         wrong = _doubled(run, network)
@@ -59,8 +61,8 @@ def is_distilled(call: Call) -> bool:
 
 def kinds_across(
     pipeline: Any, network: nn.Module, given: Mapping[str, Any], alone: list[Call]
-) -> list[dict[str, Any]]:
-    """What arguments are to the batch, for each pass, from a run with several samples.
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """What arguments are to the batch, from a run with several samples.
 
     Args:
         pipeline: the pipeline.
@@ -68,47 +70,87 @@ def kinds_across(
         given: keyword arguments of its call for one sample.
         alone: the passes of that call.
 
+    Returns:
+        For each pass what its arguments are; and which keyword arguments of the call have to have
+        a row for each sample.
+
     Raises:
         UnreadableError: the pipeline cannot be asked for several samples at once, or hands its
             network several rows for each.
     """
     cause: Exception | None = None
-    for several in _several(pipeline, given):
+    for several, rows in _several(pipeline, given):
         try:
             calls = watch(pipeline, network, several, 0).steps[0].calls
         except Exception as error:  # a pipeline passes on whatever its parts raise
             cause = error
             continue
-        if [call.name for call in calls] == [call.name for call in alone]:
-            for one, call in zip(alone, calls, strict=True):
-                _check_one_row(one, call)
-            return [kinds_of(call.arguments, _SAMPLES) for call in calls]
+        lost = any(not value.numel() for call in calls for _, value in leaves(call.arguments))
+        if [call.name for call in calls] == [call.name for call in alone] and not lost:
+            kinds = [
+                kinds_of(call.arguments, _SAMPLES) | _rows_of_frames(one, call)
+                for one, call in zip(alone, calls, strict=True)
+            ]
+            return kinds, rows
     raise UnreadableError("it cannot be asked for several samples at once") from cause
 
 
-def _check_one_row(alone: Call, several: Call) -> None:
-    """Raise where an argument has more rows than samples, such as those to guide away from."""
-    before = dict(leaves(alone.arguments))
+def _rows_of_frames(alone: Call, several: Call) -> dict[str, int]:
+    """How many rows each sample has, by path, where all of a sample are the same, one for a frame.
+
+    Raises:
+        UnreadableError: they differ, as the ones to guide with and away from do.
+    """
+    before, found = dict(leaves(alone.arguments)), {}
     for path, value in leaves(several.arguments):
         single = before.get(path)
         if single is None or not value.dim() or not single.dim():
             continue
         if len(single) > 1 and len(value) == _SAMPLES * len(single):
+            apart = value.unflatten(0, (_SAMPLES, -1))
+            if torch.equal(apart, apart[:, :1].expand_as(apart)):
+                found[path] = len(single)
+                continue
             raise UnreadableError(
                 f"it hands {alone.name} {len(single)} rows of {path!r} for one sample; the usual "
                 "cause are embeddings that hold those of the negative prompt, too"
             )
+    return found
 
 
-def _several(pipeline: Any, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Keyword arguments for several samples like the one that is given, in the ways there are."""
-    for name in ("prompt", "class_labels"):
-        if name in given:
-            one = given[name]
-            if isinstance(one, str):  # of several lengths, so that masks of the padding are seen
-                yield {**given, name: [one + " of it" * more for more in range(_SAMPLES)]}
-            else:
-                yield {**given, name: list(one) * _SAMPLES}
+def _several(
+    pipeline: Any, given: Mapping[str, Any]
+) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
+    """Keyword arguments for several samples like the one that is given, in the ways there are.
+
+    With each those of which a row was made for each sample.
+    """
+    rows = tuple(
+        name
+        for name, one in given.items()
+        if isinstance(one, torch.Tensor) and one.shape[:1] == (1,)
+    )
+    for repeated in ((), rows) if rows else ((),):
+        like = {**given, **with_rows(given, repeated, _SAMPLES)}
+        for name in ("prompt", "class_labels"):
+            if name in given:
+                one = given[name]
+                if isinstance(one, str):  # of several lengths, so that masks of padding are seen
+                    several = [one + " of it" * more for more in range(_SAMPLES)]
+                else:
+                    several = list(one) * _SAMPLES
+                yield {**like, name: several}, repeated
     for name in (*_PER_PROMPT, "batch_size"):
         if accepts(pipeline, name):
-            yield {**given, name: _SAMPLES}
+            yield {**given, name: _SAMPLES}, ()
+
+
+def with_rows(
+    given: Mapping[str, Any], names: Iterable[str], samples: int
+) -> dict[str, torch.Tensor]:
+    """Those of the keyword arguments `names` that have a single row, with one for each sample."""
+    return {
+        name: given[name].expand(samples, *given[name].shape[1:])
+        for name in names
+        if len(given[name]) == 1
+    }

@@ -15,6 +15,9 @@ from pullback.models.folders import first_line, from_folder, from_hub, quiet
 from pullback.models.model import LatentModel
 from pullback.models.suitability import unwrapped
 
+#: What pipelines call their denoising networks.
+_NETWORKS = ("unet", "transformer", "prior", "decoder")
+
 
 def load(
     source: Any,
@@ -93,7 +96,7 @@ def _from_object(
 ) -> LatentModel:
     network: Any = source
     pipeline: Any = None
-    for part in ("unet", "transformer"):
+    for part in _NETWORKS:
         if isinstance(source, DiffusionPipeline) and getattr(source, part, None) is not None:
             network, pipeline = unwrapped(getattr(source, part)), source
             scheduler = source.scheduler if scheduler is None else scheduler

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -187,11 +188,11 @@ class LatentModel:
 
         Cost: one forward pass of one sample.
         """
-        counter = FlopCounterMode(display=False)
+        counter, merged = FlopCounterMode(display=False), self.family.merges_frames
         seen: dict[str, tuple[tuple[int, ...], int]] = {}
 
         def record(path: str, module: nn.Module, output: object) -> None:
-            for site, feature in readable(path, module, output):
+            for site, feature in readable(path, module, output, merged=merged):
                 # A block that runs again is tapped where it runs first.
                 seen.setdefault(str(site), (tuple(feature.shape[1:]), counter.get_total_flops()))
 
@@ -221,7 +222,7 @@ class LatentModel:
             )
         site = Site.of(self.default_tap if tap is None else tap)
         self.module(site)
-        return site
+        return replace(site, merged=self.family.merges_frames)
 
     def module(self, site: Site) -> nn.Module:
         """The module of a tap; raises ValueError where there is none."""
@@ -244,7 +245,7 @@ class LatentModel:
             t: timesteps `[B]`, in training units.
             cond: a condition that `conditions.of` has checked.
         """
-        output = self.family.call(self.network, x, t, cond)
+        output = self.family.call(self.network, x, self.schedule.told(t), cond)
         shape, size = getattr(output, "shape", None), [len(x), *self.latent_shape]
         if shape is None or len(shape) != len(size) or shape[1] < size[1] or size != [
             shape[0], size[1], *shape[2:]

@@ -20,7 +20,7 @@ from pullback.models.arguments import (
     leaves,
     one_sample,
 )
-from pullback.models.asking import is_distilled, kinds_across, unguided
+from pullback.models.asking import is_distilled, kinds_across, unguided, with_rows
 from pullback.models.finding import (
     Output,
     UnreadableError,
@@ -30,6 +30,7 @@ from pullback.models.finding import (
     picked,
     roles,
 )
+from pullback.models.levels import count_of
 from pullback.models.watching import Call, Step, accepts, watch
 
 _STEPS = 4  # over the whole schedule, so that what changes on the way is seen
@@ -90,6 +91,7 @@ class Reading:
         order: which entry of the latents each entry of the tokens is; None where they are not
             packed.
         given: keyword arguments that the pipeline's call needs.
+        per_sample: those of them that must have a row for each sample.
         guidance: those that switch guidance off.
         distilled: whether the guidance scale is an argument of the network.
         shared: entries of the condition that are the same for all samples, as they were when the
@@ -102,6 +104,7 @@ class Reading:
     latent_shape: tuple[int, ...]
     order: torch.Tensor | None
     given: Mapping[str, Any]
+    per_sample: tuple[str, ...]
     guidance: Mapping[str, Any]
     distilled: bool
     shared: Mapping[str, torch.Tensor]
@@ -119,6 +122,11 @@ class Reading:
         )]  # fmt: skip
 
     @property
+    def guided(self) -> dict[str, Any]:
+        """Keyword arguments by which the pipeline guides."""
+        return {**self.given, **dict.fromkeys(self.guidance, _GUIDED)}
+
+    @property
     def helpers(self) -> list[nn.Module]:
         """The networks that run before the denoising one, such as a ControlNet."""
         return [one.network for one in self.passes[:-1]]
@@ -128,7 +136,7 @@ class Reading:
 
         Args:
             x: latents `[B, *latent_shape]`.
-            t: training timesteps `[B]`.
+            t: timesteps of the scheduler `[B]`.
             cond: the condition, `[B, ...]` each.
         """
         if self.order is None:
@@ -231,8 +239,8 @@ def read(pipeline: Any, network: nn.Module, given: Mapping[str, Any]) -> Reading
         )
     sample = run.steps[0].sample
     assert sample is not None
-    total = int(pipeline.scheduler.config.num_train_timesteps)
-    kinds = kinds_across(pipeline, network, {**given, **guidance}, calls[0])
+    total = count_of(pipeline.scheduler)
+    kinds, per_sample = kinds_across(pipeline, network, {**given, **guidance}, calls[0])
     linked = links(calls[0])
     passes = []
     for place, name in enumerate(names):
@@ -244,7 +252,7 @@ def read(pipeline: Any, network: nn.Module, given: Mapping[str, Any]) -> Reading
     output = output_of([one[-1] for one in calls], run.steps)
     reading = Reading(
         tuple(passes), output, tuple(sample.shape[1:]), latent_shape, order,
-        dict(given), guidance, is_distilled(calls[0][-1]), _shared(passes, calls[0]),
+        dict(given), per_sample, guidance, is_distilled(calls[0][-1]), _shared(passes, calls[0]),
     )  # fmt: skip
     for step in run.steps:
         _prove(reading, step)
@@ -260,7 +268,7 @@ def _check_guided(pipeline: Any, reading: Reading, calls: list[Call]) -> None:
     if not reading.guidance:
         return
     network = reading.passes[-1].network
-    guided = watch(pipeline, network, {**reading.given, "guidance_scale": _GUIDED}, 0)
+    guided = watch(pipeline, network, reading.guided, 0)
     found = _parts_of(reading, guided.steps[0].calls)
     wanted = reading.condition(calls)
     if len(found) > 1 and not any(_same(one, wanted) for one in found):
@@ -295,7 +303,11 @@ def encoded(pipeline: Any, reading: Reading, given: Mapping[str, Any]) -> dict[s
     Cost: that of its text encoders, and of helpers such as a ControlNet; not of the network.
     """
     network = reading.passes[-1].network
-    run = watch(pipeline, network, {**reading.given, **reading.guidance, **given}, 0)
+    given = {**reading.given, **reading.guidance, **given}
+    prompts = given.get("prompt")
+    if isinstance(prompts, list):
+        given |= with_rows(given, reading.per_sample, len(prompts))
+    run = watch(pipeline, network, given, 0)
     return reading.condition(run.steps[0].calls)
 
 
@@ -311,7 +323,7 @@ def avoided(pipeline: Any, reading: Reading) -> dict[str, torch.Tensor] | None:
         return None
     network = reading.passes[-1].network
     wanted = encoded(pipeline, reading, {})
-    run = watch(pipeline, network, {**reading.given, "guidance_scale": _GUIDED}, 1)
+    run = watch(pipeline, network, reading.guided, 1)
     calls, size = run.steps[0].calls, len(reading.passes)
     found = [_parts_of(reading, calls[at : at + size]) for at in range(0, len(calls), size)]
     others = [one for parts in found for one in parts if not _same(one, wanted)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from pullback.models import fingerprints
+from pullback.models.levels import Levels, count_of, is_continuous, levels_of
 
 #: Flow-matching schedulers: x = (1 − σ) x_0 + σ ε at the timestep t = num_train_timesteps σ.
 _FLOW_MATCHING = frozenset(
@@ -46,6 +48,14 @@ _VARIANCE_PRESERVING = frozenset(
         "UniPCMultistepScheduler",
     }
 )
+#: Those that call the F of EDM "epsilon"; it is neither the noise nor its negative.
+_PRECONDITIONED = frozenset(
+    {
+        "CosineDPMSolverMultistepScheduler",
+        "EDMDPMSolverMultistepScheduler",
+        "EDMEulerScheduler",
+    }
+)
 #: Settings with which a scheduler of a known class counts time in other units.
 _USUAL = {"timestep_type": "discrete", "invert_sigmas": False}
 _PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
@@ -82,7 +92,7 @@ class Schedule:
     @property
     def num_timesteps(self) -> int:
         """Training timesteps of the schedule; t runs from 0 to one less."""
-        return int(self.scheduler.config.num_train_timesteps)
+        return count_of(self.scheduler)
 
     @property
     def max_timestep(self) -> int:
@@ -91,15 +101,40 @@ class Schedule:
 
     @property
     def prediction_type(self) -> str:
-        """What the network predicts: "epsilon", "sample", "v_prediction" or "flow"."""
+        """What the network predicts, one of `pullback.sampling.PREDICTIONS`."""
         if _kinds(self.scheduler) & _FLOW_MATCHING:
             return "flow"
-        kind = str(self.scheduler.config.prediction_type)
+        kind = str(self.scheduler.config.get("prediction_type", "epsilon"))
+        if kind == "epsilon" and _kinds(self.scheduler) & _PRECONDITIONED:
+            return "negative_v_prediction"  # which these classes call so
         return "flow" if kind == "flow_prediction" else kind
 
     @property
+    def continuous(self) -> bool:
+        """Whether the network is told another time than the whole training timestep."""
+        return is_continuous(self.scheduler)
+
+    @property
+    def deviation(self) -> float:
+        """Of the data, by which the prediction is scaled; 1 but for EDM."""
+        return self._levels.deviation if self.continuous else 1.0
+
+    @cached_property
+    def _levels(self) -> Levels:
+        return levels_of(self.scheduler)
+
+    def told(self, t: torch.Tensor) -> torch.Tensor:
+        """What the network is told at timesteps t `[B]`, in training units: `[B]`.
+
+        Those themselves, unless the schedule is continuous.
+        """
+        return self._levels.told.to(t.device)[t] if self.continuous else t
+
+    @property
     def alphas_cumprod(self) -> torch.Tensor:
-        """ᾱ, the share of data in the variance of x_t, float32 `[num_timesteps]`; not of flows.
+        """ᾱ, the share of data in the variance of x_t, float32 `[num_timesteps]`.
+
+        Neither flows nor continuous schedules have it.
 
         Raises:
             ValueError: the scheduler was made where tensors have no numbers.
@@ -131,11 +166,15 @@ class Schedule:
 
         Returns:
             signal and sigma, `[B]` each, float32 on the device of t. For flow models sigma is
-            t / 1000 and signal the rest.
+            t / 1000 and signal the rest. For EDM x_t is what the network is given, scaled to unit
+            variance, so that signal is up to 1 / `deviation`.
         """
         if self.prediction_type == "flow":
             sigma = t.float() / self.num_timesteps
             return 1 - sigma, sigma
+        if self.continuous:
+            signal, sigma = self._levels.signal.float(), self._levels.sigma.float()
+            return signal.to(t.device)[t.long()], sigma.to(t.device)[t.long()]
         share = self.alphas_cumprod.to(t.device)[t.long()]
         return share.sqrt(), (1 - share).sqrt()
 
@@ -186,9 +225,11 @@ def _kinds(scheduler: Any) -> set[str]:
 def _check_known(scheduler: Any) -> None:
     """Raise ValueError unless the scheduler says how much noise there is at a whole timestep.
 
-    Those of EDM and of consistency models, and some more, count time in other units, which the
-    networks trained with them are told; nothing here can know which noise a timestep means.
+    Those of consistency models, and some more, count time in other units, which the networks
+    trained with them are told; nothing here can know which noise a timestep means.
     """
+    if is_continuous(scheduler):
+        return
     name, config = type(scheduler).__name__, scheduler.config
     for setting, usual in _USUAL.items():
         if config.get(setting, usual) != usual:

@@ -54,10 +54,12 @@ class Site:
     """A module of a network and which tensor of its output is meant; None leaves it to a table.
 
     `str(site)` is the path, with ":index" where an index was given; `Site.of` reads it back.
+    Where the network makes rows of the frames of each sample, `merged`, they are taken apart.
     """
 
     path: str
     index: int | None = None
+    merged: bool = False
 
     @classmethod
     def of(cls, name: TapName | Tap) -> Site:
@@ -85,8 +87,13 @@ class Site:
     def __str__(self) -> str:
         return self.path if self.index is None else f"{self.path}:{self.index}"
 
-    def read(self, module: nn.Module, output: object) -> torch.Tensor:
+    def read(self, module: nn.Module, output: object, count: int) -> torch.Tensor:
         """The feature `[B, *h_shape]` among the outputs of the module.
+
+        Args:
+            module: the module.
+            output: what it returned.
+            count: samples in the batch, B.
 
         Raises:
             TypeError: the module returns several tensors, no index was given and its class is not
@@ -95,7 +102,7 @@ class Site:
         place = self.place(module, output)
         if place is None:
             assert isinstance(output, torch.Tensor)
-            return output
+            return self._apart(output, count)
         assert isinstance(output, (tuple, list))
         found = output[place]
         if not isinstance(found, torch.Tensor):
@@ -103,11 +110,18 @@ class Site:
                 f"{self.path!r} returns a {type(found).__name__} at index {place}, not a tensor. "
                 "Choose another index or another tap."
             )
-        return found
+        return self._apart(found, count)
+
+    def _apart(self, rows: torch.Tensor, count: int) -> torch.Tensor:
+        return rows.unflatten(0, (count, -1)) if self.merged and len(rows) != count else rows
 
     def write(self, module: nn.Module, output: object, feature: torch.Tensor) -> object:
         """The module's output with the feature `[B, *h_shape]` replaced."""
         place = self.place(module, output)
+        whole = output if place is None else output[place]  # type: ignore[index]
+        assert isinstance(whole, torch.Tensor)
+        if feature.dim() > whole.dim():  # frames, which the network has as rows
+            feature = feature.flatten(0, 1)
         if place is None:
             return feature
         assert isinstance(output, (tuple, list))
@@ -146,11 +160,14 @@ class Site:
         return index
 
 
-def readable(path: str, module: nn.Module, output: object) -> list[tuple[Site, torch.Tensor]]:
-    """The features among the outputs of a module: the known one, or every tensor of a tuple."""
+def readable(
+    path: str, module: nn.Module, output: object, *, merged: bool = False
+) -> list[tuple[Site, torch.Tensor]]:
+    """The features of one sample among a module's outputs: the known one, or all of a tuple."""
     known = isinstance(output, torch.Tensor) or type(module).__name__ in FEATURE_INDEX
     if known:
-        return [(Site(path), Site(path).read(module, output))]
+        site = Site(path, merged=merged)
+        return [(site, site.read(module, output, 1))]
     if not isinstance(output, (tuple, list)):
         return []
     return [

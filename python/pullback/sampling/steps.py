@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from diffusers import DDIMScheduler
 
+from pullback.sampling.predictions import clean_of, noise_of
+
 
 class Schedule(Protocol):
     """What sampling needs to know of a model: its scheduler, and what its network predicts."""
@@ -22,11 +24,22 @@ class Schedule(Protocol):
 
     @property
     def alphas_cumprod(self) -> torch.Tensor:
-        """ᾱ, the share of data in the variance of x_t, `[num_timesteps]`; not of flows."""
+        """ᾱ, the share of data in the variance of x_t, `[num_timesteps]`; not of all."""
 
     @property
     def prediction_type(self) -> str:
-        """What the network predicts: "epsilon", "sample", "v_prediction" or "flow"."""
+        """What the network predicts, one of `PREDICTIONS`."""
+
+    @property
+    def continuous(self) -> bool:
+        """Whether the schedule has noise levels of its own in place of ᾱ."""
+
+    @property
+    def deviation(self) -> float:
+        """Of the data, by which the prediction is scaled."""
+
+    def signal_and_noise(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What x_t holds of data and noise at timesteps t `[B]`, in training units, `[B]` each."""
 
 
 def stride(schedule: Schedule, steps: int) -> int:
@@ -90,11 +103,33 @@ def denoise(
         for t in range(start, max(stop, 0), -down):
             x = x - min(down, t) / schedule.num_timesteps * predict(x, t)
         return x
+    if schedule.continuous:
+        for t in range(start, stop, -down):
+            x = _step_between_levels(schedule, predict(x, t), x, t, max(t - down, -1))
+        return x
     scheduler, clipped_twice = _ddim(schedule, steps)
     for t in range(start, stop, -down):
         step = scheduler.step(predict(x, t), t, x, use_clipped_model_output=clipped_twice)
         x = step.prev_sample
     return x
+
+
+def _step_between_levels(
+    schedule: Schedule, prediction: torch.Tensor, x: torch.Tensor, t: int, to: int
+) -> torch.Tensor:
+    """A step of DDIM, which is Euler's in σ, between two noise levels; to the data from −1 on."""
+    signal, sigma = schedule.signal_and_noise(torch.tensor(t, device=x.device))
+    how = (prediction, x, signal, sigma, schedule.deviation)
+    clean = clean_of(schedule.prediction_type, *how)
+    clips = schedule.scheduler.config.get("thresholding", False)
+    if clips:
+        clean = schedule.scheduler._threshold_sample(clean)
+    if to < 0:
+        return clean
+    # Its own step takes the noise from the clipped data.
+    noise = (x - signal * clean) / sigma if clips else noise_of(schedule.prediction_type, *how)
+    signal, sigma = schedule.signal_and_noise(torch.tensor(to, device=x.device))
+    return signal * clean + sigma * noise
 
 
 #: Their steps clip nothing, whatever their configuration says.

@@ -62,6 +62,7 @@ class Family(ABC):
             share of noise in thousandths.
         own_dtypes: whether entries of a condition keep their dtypes, and are not brought to that of
             the network.
+        merges_frames: whether features of its blocks have a row for each frame of each sample.
         feature_index: which tensor of a block's output is the image feature, by the block's class,
             where the block returns a tuple.
     """
@@ -69,6 +70,7 @@ class Family(ABC):
     label = ""
     flow = False
     own_dtypes = False
+    merges_frames = False
     feature_index: Mapping[str, int] = MappingProxyType({})
 
     def latent_shape(self, network: Any) -> tuple[int, ...]:

@@ -26,11 +26,13 @@ class Blocks:
         lists: its lists of blocks, in the order they run.
         feature_index: which tensor of a block's output is the image feature, by the block's class,
             where the block returns a tuple.
+        merges_frames: whether features have a row for each frame of each sample.
     """
 
     label: str
     lists: tuple[str, ...] = _PLAIN
     feature_index: Mapping[str, int] = field(default_factory=dict)
+    merges_frames: bool = False
 
     def blocks(self, network: Any) -> list[str]:
         """Paths of the blocks, in the order they run."""
@@ -58,6 +60,26 @@ class UNetBlocks(Blocks):
     def default_tap(self, network: Any) -> str:
         """The middle block."""
         return "mid_block" if network.mid_block is not None else super().default_tap(network)
+
+
+@dataclass(frozen=True)
+class CascadeBlocks(Blocks):
+    """The blocks of Stable Cascade's U-Net, which has lists of them at every resolution."""
+
+    lists: tuple[str, ...] = ("down_blocks", "up_blocks")
+
+    def blocks(self, network: Any) -> list[str]:
+        """Paths of the blocks, in the order they run."""
+        return [
+            f"{name}.{i}.{j}"
+            for name in self.lists
+            for i, level in enumerate(getattr(network, name))
+            for j in range(len(level))
+        ]
+
+    def default_tap(self, network: Any) -> str:
+        """The last on the way down."""
+        return [path for path in self.blocks(network) if path.startswith(self.lists[0])][-1]
 
 
 #: By the class of the network.
@@ -91,7 +113,20 @@ BLOCKS = {
     "PRXTransformer2DModel": Blocks("PRX", ("blocks",)),
     "QwenImageTransformer2DModel": Blocks("Qwen-Image", _PLAIN, {"QwenImageTransformerBlock": 1}),
     "SanaTransformer2DModel": Blocks("Sana"),
+    "StableCascadeUNet": CascadeBlocks("Stable Cascade"),
     "StableAudioDiTModel": Blocks("Stable Audio"),
+    "UNetMotionModel": UNetBlocks(
+        "AnimateDiff",
+        feature_index=dict.fromkeys(("DownBlockMotion", "CrossAttnDownBlockMotion"), 0),
+        merges_frames=True,
+    ),
+    "UNetSpatioTemporalConditionModel": UNetBlocks(
+        "Stable Video Diffusion",
+        feature_index=dict.fromkeys(
+            ("DownBlockSpatioTemporal", "CrossAttnDownBlockSpatioTemporal"), 0
+        ),
+        merges_frames=True,
+    ),
     "WanTransformer3DModel": Blocks("Wan", ("blocks",)),
     "ZImageTransformer2DModel": Blocks("Z-Image", ("layers",)),
 }

@@ -31,6 +31,9 @@ class _Known(Protocol):
     @property
     def label(self) -> str: ...
 
+    @property
+    def merges_frames(self) -> bool: ...
+
     def blocks(self, network: Any) -> list[str]: ...
 
     def default_tap(self, network: Any) -> str: ...
@@ -48,7 +51,7 @@ class Observed(Family):
 
     def __init__(self, reading: _Reading, known: _Known) -> None:
         self._reading, self._known = reading, known
-        self.label = known.label
+        self.label, self.merges_frames = known.label, known.merges_frames
 
     @override
     def latent_shape(self, network: Any) -> tuple[int, ...]:
