@@ -12,7 +12,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import is_transformers_available
+from diffusers.utils import is_accelerate_available, is_transformers_available
 from diffusers.utils import logging as diffusers_logging
 from torch import nn
 
@@ -120,7 +120,11 @@ def _pipeline(folder: Path, how: Mapping[str, Any]) -> DiffusionPipeline:
         for name, kind in _parts(folder).items()
         if kind is not None
     }
-    return DiffusionPipeline.from_pretrained(
+    # By its own class: the class of all pipelines reads optional parts again, in float32, though
+    # they are handed to it.
+    name = DiffusionPipeline.load_config(str(folder), local_files_only=True).get("_class_name")
+    own = getattr(diffusers, str(name), DiffusionPipeline)
+    return own.from_pretrained(
         str(folder), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, **parts
     )
 
@@ -152,15 +156,26 @@ def _complete(kind: Any, folder: Path, how: Mapping[str, Any]) -> Any:
         _IncompleteError: a tensor is missing or has another shape; libraries only warn of that, and
             leave in it what the memory held.
     """
+    reader, options = kind, {"dtype": how["dtype"]}
     # transformers reads without copies of its own; diffusers has to be told.
     if issubclass(kind, diffusers.ModelMixin):
-        options = {"low_cpu_mem_usage": False, "torch_dtype": how["dtype"]}
-    else:
-        options = {"dtype": how["dtype"]}
-    network, told = kind.from_pretrained(
+        kept = _kept(kind, how["dtype"])
+        if kept and not is_accelerate_available():
+            raise _IncompleteError(
+                f"{folder} holds a {kind.__name__}, of which some tensors stay in float32 "
+                f"({_some(kept)}). To read it in {str(how['dtype']).removeprefix('torch.')} "
+                "diffusers needs accelerate: pip install accelerate, or read it in float32."
+            )
+        if not kept and getattr(kind, "_keep_in_fp32_modules", None):
+            # In one dtype nothing has to stay, for which diffusers would ask for accelerate too.
+            reader = type(kind.__name__, (kind,), {"_keep_in_fp32_modules": None})
+        options = {"low_cpu_mem_usage": bool(kept), "torch_dtype": how["dtype"]}
+    network, told = reader.from_pretrained(
         str(folder), use_safetensors=True, local_files_only=True,
         output_loading_info=True, ignore_mismatched_sizes=True, variant=how["variant"], **options,
     )  # fmt: skip
+    if reader is not kind:
+        network.__class__ = kind
     missing = {str(name) for name in told["missing_keys"]}
     shapes = {
         str(name): f"{name} (file {list(there)}, network {list(wanted)})"
