@@ -4,7 +4,8 @@ Two of torch's own functions stand in the way of `vmap(jvp)` over a diffusion ne
 backends of `scaled_dot_product_attention` have no forward-mode rule (pytorch#98164), and the
 rule of `group_norm` fails on a primal that is not contiguous ("view size is not compatible"),
 which the attention blocks of diffusers make by themselves. Inside `forward_mode_ready` both work
-for every layout. Nothing of the model is changed; the interception ends with the context.
+for every layout, also where a module asks for one of the fast backends itself. Nothing of the model
+is changed; the interception ends with the context.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 
-class _ContiguousGroupNorm(TorchFunctionMode):
-    """Hands `group_norm` a contiguous input."""
+class _Intercepted(TorchFunctionMode):
+    """Hands `group_norm` a contiguous input, and attention its mathematical form.
+
+    The latter at the call itself: a module may stand in an `sdpa_kernel` of its own, which counts
+    for more than one that was entered before.
+    """
 
     def __torch_function__(
         self,
@@ -36,6 +41,9 @@ class _ContiguousGroupNorm(TorchFunctionMode):
                 args = (args[0].contiguous(), *args[1:])
             else:
                 kwargs = {**kwargs, "input": kwargs["input"].contiguous()}
+        elif func is F.scaled_dot_product_attention:
+            with sdpa_kernel(SDPBackend.MATH):
+                return func(*args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -71,5 +79,5 @@ def forward_mode_ready() -> Iterator[None]:
     the calls. Attention takes its mathematical form, which stores the full score matrix, and
     arithmetic is plain. Threads take turns.
     """
-    with _SETTINGS, plain_arithmetic(), sdpa_kernel(SDPBackend.MATH), _ContiguousGroupNorm():
+    with _SETTINGS, plain_arithmetic(), sdpa_kernel(SDPBackend.MATH), _Intercepted():
         yield

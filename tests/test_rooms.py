@@ -36,7 +36,7 @@ FOUNDATIONS = {
     "testing": ["geometry"],
 }
 #: Serve everyone, and know no room.
-COMMON = ("_files", "_numbers", "_version")
+COMMON = ("_files", "_memory", "_numbers", "_version")
 #: Libraries of others that belong to some rooms alone.
 LIBRARIES = {
     "diffusers": {"models", "sampling", "geometry", "cli", "zoo.digits"},  # geometry: its version

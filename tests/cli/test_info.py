@@ -33,7 +33,10 @@ def test_info_of_a_model_lists_its_taps(call, digits):
     assert found["default_tap"] in paths
     assert found["takes"] == {"class_labels": "needed"}
     assert found["predicts"] == "epsilon"
+    tensors = (*digits.network.parameters(), *digits.network.buffers())
+    assert found["weights"] == {"unet": sum(tensor.nbytes for tensor in tensors)}
     text = call("info", "digits").stdout
+    assert f"{found['weights']['unet'] / 2**20:.1f} MiB (unet " in text
     assert "mid_block  (default)" in text
     assert "96 x 4 x 4" in text
     assert "class_labels = 10" in text

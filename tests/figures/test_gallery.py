@@ -1,8 +1,12 @@
 """The gallery: which files it writes, of what, and how it tells its progress."""
 
 import pytest
+import torch
+from matplotlib.figure import Figure
 
 from pullback import basis, figures, maps
+from pullback.figures.gallery import LENGTHS
+from tests.models import hub
 
 TIMESTEPS = (900, 200)
 
@@ -47,6 +51,41 @@ def test_directions_of_features_are_not_drawn_as_latents(gallery, digits, tmp_pa
     assert list(found.draw(tmp_path, lambda: steps.append(1))) == ["spectrum.png"]
     assert len(steps) == found.steps == 1
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("name", "axis"), [("CogVideoX", 1), ("Stable Video Diffusion", 1), ("Wan", 0)]
+)
+def test_frames_of_a_video_are_frames_wherever_its_latents_have_them(
+    tmp_path, monkeypatch, name, axis
+):
+    """Latents of CogVideoX are [F, C, H, W], those of Wan [C, F, H, W]: pages show the latter."""
+    model = hub.Case(name, hub.BUILDERS[name](tmp_path)).model
+    assert model.family.channel_axis == axis
+    shape = model.latent_shape
+    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(3))
+    found = basis(maps.output(model, "noise"), x, 80, 2, quality="draft", max_products=200)
+    pages = {}
+
+    def page(kind):
+        def record(*args, **_options):
+            pages.setdefault(kind, args)
+            return Figure()
+
+        return record
+
+    for kind in ("directions", "strips", "overview"):
+        monkeypatch.setattr(f"pullback.figures.gallery.{kind}", page(kind))
+    gallery = figures.Gallery(model, "Video", {80: x}, {80: found}, (3,), lambda _: None)
+    gallery.draw(tmp_path)
+
+    (walk,) = pages["strips"][0]
+    _, latents, images, v, _ = pages["directions"]
+    for shown, own in ((walk.latent, x[0]), (latents, x), (walk.v, found.v[0]), (v, found.v)):
+        assert torch.equal(shown, own.transpose(-4, -3) if axis else own)
+    channels_first = (shape[axis], shape[1 - axis], *shape[2:])
+    assert images.shape[1:] == walk.image.shape == channels_first
+    assert walk.moved.shape == (2, len(LENGTHS), *channels_first)
 
 
 def test_clearing_removes_figures_alone(tmp_path):

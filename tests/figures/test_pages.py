@@ -74,6 +74,85 @@ def test_the_frames_of_a_video_are_side_by_side_in_rows():
     assert torch.equal(torch.as_tensor(shown.data), expected)
 
 
+def signals(figure):
+    """The lines of a figure in the order they are drawn, without those at zero: x, and y upwards.
+
+    y counts from the line at zero, and both are in inches.
+    """
+    lines = [line.get_xydata() for line in figure.axes[0].lines]
+    assert all(np.ptp(zero[:, 1]) == 0 for zero in lines[::2])
+    return [
+        np.stack([drawn[:, 0], zero[0, 1] - drawn[:, 1]])
+        for zero, drawn in zip(lines[::2], lines[1::2], strict=True)
+    ]
+
+
+def test_a_signal_is_a_line_for_each_channel(rng, tmp_path):
+    """x_t and directions are on their own scale, what is denoised on one from -1 to 1."""
+    x, v = latents(rng, 1, 2, 64), latents(rng, 1, 1, 2, 64) / 8
+    image = latents(rng, 1, 2, 64).tanh() / 2
+    figure = figures.directions(500, x, image, v, torch.ones(1, 1))
+    written(figure, tmp_path / "figure.png")
+    assert not figure.axes[0].images
+    assert any("One line for each channel." in text for text in texts(figure))
+    found = np.stack(signals(figure)).reshape(3, 2, 2, 64)  # tile, channel, x or y, position
+    assert np.allclose(np.diff(found[:, :, 0]), np.diff(found[0, 0, 0])[0])
+    for shown, tile, limit in zip((x[0], image[0], v[0, 0]), found, (None, 1.0, None), strict=True):
+        limit = float(shown.abs().max()) if limit is None else limit
+        height = np.abs(found[0, :, 1]).max()  # of what reaches the limit
+        assert np.allclose(tile[:, 1], shown.numpy() / limit * height, atol=1e-6)
+    zeros = sorted({line.get_ydata()[0] for line in figure.axes[0].lines[::2]})
+    assert len(zeros) == 2, "the channels lie below each other, and at one height in all tiles"
+    largest = np.abs(found[[0, 2], :, 1]).max()
+    assert largest < (zeros[1] - zeros[0]) / 2, "no channel reaches into another"
+
+
+def test_a_direction_of_a_signal_is_red_above_zero_and_blue_below():
+    v = torch.tensor([[[[0.0, 1.0, 0.0, -0.5, 0.0]]]])
+    figure = figures.directions(1, v[0], v[0], v, torch.ones(1, 1))
+    above, below = figure.axes[0].collections
+    zero = figure.axes[0].lines[-2].get_ydata()[0]
+    for filled, low, high in ((above, -1.0, 0.0), (below, 0.0, 0.5)):  # y runs downwards
+        y = np.concatenate([path.vertices[:, 1] for path in filled.get_paths()]) - zero
+        scale = zero - above.get_paths()[0].vertices[:, 1].min()
+        assert np.isclose(y.min(), low * scale)
+        assert np.isclose(y.max(), high * scale)
+    assert above.get_facecolor()[0][0] > 2 * above.get_facecolor()[0][2]
+    assert below.get_facecolor()[0][2] > 2 * below.get_facecolor()[0][0]
+
+
+def test_the_signals_of_a_row_have_one_scale(rng, tmp_path):
+    shown = walk(rng, k=2, steps=3, shape=(1, 32))
+    shown.moved[0, 2] *= 7
+    figure = figures.strips([shown], "Sample 0")
+    written(figure, tmp_path / "figure.png")
+    for row, moved in zip(
+        np.stack(signals(figure))[:, 1].reshape(2, 3, 32), shown.moved, strict=True
+    ):
+        moved = moved[:, 0].numpy()
+        height = np.abs(row).max() / np.abs(moved).max()
+        assert np.allclose(row, moved * height, atol=1e-6)
+    assert len(figure.axes[0].patches) == 2 * 3 + 2, "a ground each, and a frame in the middle"
+
+
+@pytest.mark.parametrize("shape", [(2, 64), (64,), (9, 300)])
+def test_whole_pages_of_signals(rng, tmp_path, shape):
+    pages = [[walk(rng, t, shape=shape) for t in (900, 500)] for _ in range(2)]
+    written(figures.overview(pages, "Overview"), tmp_path / "overview.png")
+    written(figures.strips(pages[0], "Sample 0"), tmp_path / "strips.png")
+
+
+def test_many_channels_of_a_signal_are_the_rows_of_a_picture(rng):
+    x = latents(rng, 1, 9, 24)
+    figure = figures.directions(500, x, x, x[:, None], torch.ones(1, 1))
+    assert not figure.axes[0].lines
+    shown = figure.axes[0].images[-1]
+    assert torch.equal(torch.as_tensor(shown.get_array().data), x[0])
+    left, right, bottom, top = shown.get_extent()
+    assert right - left > bottom - top, "it fills its tile, whatever its numbers"
+    assert any("One row for each channel." in text for text in texts(figure))
+
+
 def test_directions_of_one_sample_and_one_direction(rng, tmp_path):
     one = latents(rng, 1, 1, 16, 16)
     figure = figures.directions(0, one, one, one[:, None], torch.zeros(1, 1))

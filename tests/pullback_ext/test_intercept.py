@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pullback_ext.intercept import forward_mode_ready
 
@@ -46,6 +47,29 @@ def test_attention_has_a_forward_rule_inside_the_context_only():
     step = 1e-6
     numeric = torch.stack([(f(q + step * w) - f(q - step * w)) / (2 * step) for w in v])
     assert torch.allclose(tangents, numeric, atol=1e-7)
+
+
+@pytest.mark.parametrize("mode", ["forward", "reverse"])
+@pytest.mark.parametrize("backend", [b for b in SDPBackend.__members__.values() if b.value >= 0])
+def test_attention_that_asks_for_a_backend_itself(backend, mode):
+    """Its own context is the inner one, and would have the last word."""
+    q = torch.randn(2, 3, 7, 4, dtype=torch.float64)
+    v = torch.randn(2, 2, 3, 7, 4, dtype=torch.float64)
+
+    def plain(x):
+        return F.scaled_dot_product_attention(x, x, x, is_causal=True)
+
+    def f(x):
+        with sdpa_kernel(backend):
+            return plain(x)
+
+    def product(f):
+        with forward_mode_ready():
+            if mode == "forward":
+                return jvp_columns(f, q, v)
+            return torch.func.vmap(torch.func.vjp(f, q)[1])(v)[0]
+
+    assert torch.equal(product(f), product(plain))
 
 
 def test_the_context_ends():

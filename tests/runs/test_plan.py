@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from PIL import Image
 
 import pullback
 from pullback.models import LatentModel
@@ -66,6 +67,21 @@ def test_the_settings_tell_all_that_a_plan_holds(plan, digits):
     for name, value in CHANGED.items():
         other = replace(plan, **{name: value})
         assert other.settings(digits, other.timesteps[0]) != settings, name
+
+
+def test_the_settings_tell_what_the_model_was_loaded_with(plan, monkeypatch, digits):
+    image = Image.new("RGB", (8, 8), (1, 2, 3))
+    told = []
+    for call in ({}, {"image": image, "height": 64}, {"height": 65}, {"image": image.rotate(0)}):
+        monkeypatch.setattr(digits, "_given", call)
+        told.append(plan.settings(digits, 900)["call"])
+    assert json.loads(json.dumps(told)) == told
+    assert told[0] == {}
+    assert told[1]["height"] == 64
+    assert told[1]["image"] == told[3]["image"]
+    image.putpixel((7, 7), (1, 2, 4))
+    monkeypatch.setattr(digits, "_given", {"image": image})
+    assert plan.settings(digits, 900)["call"]["image"] != told[1]["image"]
 
 
 def test_the_settings_tell_all_that_the_model_is(plan, digits):

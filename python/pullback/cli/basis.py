@@ -10,8 +10,8 @@ import typer
 
 from pullback._files import occupied
 from pullback.cli.loading import load
-from pullback.cli.options import AsJson, Debug, Device, Dtype, Memory, Model, Overwrite, Quiet
-from pullback.cli.parsing import parse_list, parse_memory, parse_seeds
+from pullback.cli.options import AsJson, Call, Debug, Device, Dtype, Memory, Model, Overwrite, Quiet
+from pullback.cli.parsing import parse_call, parse_list, parse_memory, parse_seeds
 from pullback.cli.request import Delivery, Request
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def basis(
         str | None,
         typer.Option(help="Class of all samples, or one for each: 3 or 0,1,2; none if unset."),
     ] = None,
+    call: Call = None,
     device: Device = "cpu",
     dtype: Dtype = None,
     memory: Memory = None,
@@ -82,6 +83,7 @@ def basis(
         tol=tol,
         seed=seed,
     )
+    given = parse_call(call)
     delivery = Delivery(
         output,
         memory=None if memory is None else parse_memory(memory),
@@ -90,7 +92,7 @@ def basis(
         quiet=quiet,
         as_json=as_json,
     )
-    _deliver(request, delivery, lambda: load(model, device, dtype))
+    _deliver(request, delivery, lambda: load(model, device, dtype, given))
 
 
 def demo(

@@ -60,11 +60,13 @@ def describe_model(model: LatentModel) -> dict[str, Any]:
         "scheduler": type(model.schedule.scheduler).__name__,
         "fingerprint": model.fingerprint,
         "parameters": sum(parameter.numel() for parameter in model.network.parameters()),
+        "weights": _weights(model),
         "latent_shape": list(model.latent_shape),
         "timesteps": model.schedule.num_timesteps,
         "max_timestep": model.schedule.max_timestep,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
+        "call": model.given,
         "takes": {
             name: "needed" if argument.needed else "optional"
             for name, argument in (model.conditions.arguments or {}).items()
@@ -72,6 +74,16 @@ def describe_model(model: LatentModel) -> dict[str, Any]:
         "null_condition": condition,
         "default_tap": model.default_tap,
         "taps": describe_taps(model),
+    }
+
+
+def _weights(model: LatentModel) -> dict[str, int]:
+    """Bytes that the networks of a model take, by the names of the pipeline's parts."""
+    parts = {"network": model.network} if model.pipeline is None else model.pipeline.components
+    return {
+        name: sum(tensor.nbytes for tensor in (*part.parameters(), *part.buffers()))
+        for name, part in parts.items()
+        if isinstance(part, torch.nn.Module)
     }
 
 

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from pullback.cli.loading import load
-from pullback.cli.options import AsJson, Debug, Device, Dtype, Model
+from pullback.cli.options import AsJson, Call, Debug, Device, Dtype, Model
+from pullback.cli.parsing import parse_call
 from pullback.cli.tables import print_installation, print_json, print_model, print_taps
 
 
@@ -15,11 +16,12 @@ def taps(
     model: Model,
     device: Device = "cpu",
     dtype: Dtype = None,
+    call: Call = None,
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read by `reported`
 ) -> None:
     """Where the features of a model can be read, with their shapes and cost."""
-    loaded = load(model, device, dtype)
+    loaded = load(model, device, dtype, parse_call(call))
     from pullback.cli.description import describe_taps
 
     found = describe_taps(loaded)
@@ -35,6 +37,7 @@ def info(
     ] = None,
     device: Device = "cpu",
     dtype: Dtype = None,
+    call: Call = None,
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read by `reported`
 ) -> None:
@@ -44,7 +47,7 @@ def info(
     if model is None:
         found, show = describe_installation(), print_installation
     else:
-        found, show = describe_model(load(model, device, dtype)), print_model
+        found, show = describe_model(load(model, device, dtype, parse_call(call))), print_model
     if as_json:
         print_json(found)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,8 +13,16 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
-def load(name: str, device: str, dtype: str | None) -> LatentModel:
+def load(
+    name: str, device: str, dtype: str | None, call: Mapping[str, object] | None = None
+) -> LatentModel:
     """Read a model from the zoo, a folder or the hub.
+
+    Args:
+        name: of the model.
+        device: where it is put.
+        dtype: in which it is read; None for float32.
+        call: keyword arguments that the pipeline's call needs.
 
     Raises:
         ValueError: there is no such dtype or device, or the model cannot be read.
@@ -25,4 +34,4 @@ def load(name: str, device: str, dtype: str | None) -> LatentModel:
     from pullback import models
 
     kind: torch.dtype | None = None if dtype is None else getattr(torch, dtype)
-    return models.load(name, device=device, dtype=kind)
+    return models.load(name, device=device, dtype=kind, call=call or None)

@@ -15,6 +15,13 @@ Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, 
 Dtype = Annotated[
     str | None, typer.Option(help=f"Dtype of the network: {', '.join(DTYPES)}; as saved if unset.")
 ]
+Call = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="What the pipeline's call needs beside a prompt, as name=value: a number, true, "
+        "false, a text, or the path of an image; give it again for more."
+    ),
+]
 Memory = Annotated[
     str | None,
     typer.Option(help="Memory budget of a pass, such as 4GiB; a share of what is free if unset."),

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
 import typer
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 _UNITS = {
     "": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
     "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
 }  # fmt: skip
 
+
+#: What a value of --call may be, tried in this order; all else is a text.
+_NUMBERS = ((r"[+-]?\d+", int), (r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", float))
+_WORDS = {"true": True, "false": False}
 
 _MOST = 100_000  # numbers in a list; a slip of the finger must not fill the memory
 
@@ -61,3 +68,51 @@ def parse_seeds(samples: int | None, seeds: str | None) -> tuple[int, ...]:
     if samples is not None and seeds is not None:
         raise typer.BadParameter("give --samples or --seeds, not both", param_hint="--seeds")
     return tuple(range(samples or 4)) if seeds is None else parse_list(seeds, "--seeds")
+
+
+def parse_call(pairs: Sequence[str] | None) -> dict[str, object]:
+    """Keyword arguments of a pipeline's call, from pairs such as height=64 or image=edges.png.
+
+    Args:
+        pairs: name=value each, or None. A value is a whole number, a number, true, false, the path
+            of an image, which is opened in RGB and turned as it is to be seen, or else a text.
+
+    Raises:
+        typer.BadParameter: one is no such pair, a name comes twice, is no name of an argument or
+            is that of an option, or an image cannot be read.
+    """
+    found: dict[str, object] = {}
+    for pair in pairs or ():
+        name, sign, value = pair.partition("=")
+        name = name.strip()
+        if not sign or not name.isidentifier():
+            raise _no_call(f"expected name=value such as height=64, got {pair!r}")
+        if name in found:
+            raise _no_call(f"expected {name} once, got it again: {pair!r}")
+        if name == "prompt":
+            raise _no_call("a prompt is given by --prompt")
+        found[name] = _value(value)
+    return found
+
+
+def _value(text: str) -> object:
+    for pattern, kind in _NUMBERS:
+        if re.fullmatch(pattern, text):
+            return kind(text)
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    path = Path(text).expanduser()
+    named = path.suffix.lower() in Image.registered_extensions()
+    try:
+        if named or path.is_file():
+            return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    except UnidentifiedImageError:
+        if named:
+            raise _no_call(f"{text} is no image that can be read") from None
+    except OSError as error:
+        raise _no_call(f"the image {text} cannot be read: {error.strerror or error}") from None
+    return text
+
+
+def _no_call(message: str) -> typer.BadParameter:
+    return typer.BadParameter(message, param_hint="--call")

@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
+from pullback._memory import told
+
 
 def print_json(value: Any) -> None:
     """One JSON object."""
@@ -81,10 +83,15 @@ def print_model(found: dict[str, Any]) -> None:
     table.add_row(
         "network", f"{found['network']} ({found['family']}), {found['parameters']:,} parameters"
     )
+    weights = ", ".join(f"{name} {told(size)}" for name, size in found["weights"].items())
+    table.add_row("weights", f"{told(sum(found['weights'].values()))} ({escape(weights)})")
     table.add_row("latents", _size(found["latent_shape"]))
     table.add_row("timesteps", f"0 to {found['max_timestep']} ({found['scheduler']})")
     table.add_row("predicts", found["predicts"])
     table.add_row("dtype, device", f"{found['dtype']}, {found['device']}")
+    if found["call"]:
+        call = ", ".join(f"{name} = {value}" for name, value in found["call"].items())
+        table.add_row("call", escape(call))
     table.add_row("null condition", escape(null))
     console = Console()
     console.print(table)

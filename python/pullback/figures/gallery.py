@@ -34,7 +34,7 @@ class Gallery:
     Attributes:
         model: the model of the bases.
         title: of the overview.
-        latents: x_t `[B, C, H, W]` by timestep, in the order in which they are shown.
+        latents: x_t `[B, *x_shape]` by timestep, in the order in which they are shown.
         bases: their bases by timestep, in the same order.
         seeds: of each sample's noise, `B` in number.
         condition: the condition of some of the samples, as the model takes it.
@@ -85,7 +85,8 @@ class Gallery:
             name = f"directions_t{t:04d}.png"
             x = self.latents[t][:_ROWS]
             images = self._denoised(x, t, slice(0, len(x)))
-            save(directions(t, x, images, basis.v, basis.s, samples=len(x)), folder / name)
+            x, images, v = (self._shown(one) for one in (x, images, basis.v))
+            save(directions(t, x, images, v, basis.s, samples=len(x)), folder / name)
             written[name] = f"{len(x)} samples at t = {t} beside their directions"
             step()
         for sample, walk in enumerate(walks):
@@ -120,7 +121,13 @@ class Gallery:
         middle = LENGTHS.index(0.0)
         still = image.expand(len(v), 1, *image.shape)
         moved = torch.cat([moved[:, :middle], still, moved[:, middle:]], dim=1)
+        x, image, v, moved = (self._shown(one) for one in (x, image, v, moved))
         return Walk(t, x, image, v, s, lengths, moved)
+
+    def _shown(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents with their channels before their frames, as pages show them."""
+        dims = len(self.model.latent_shape)
+        return latents.movedim(self.model.family.channel_axis - dims, -dims)
 
     def _denoised(self, x: torch.Tensor, t: int, samples: slice) -> torch.Tensor:
         """Clean images `[b, C, H, W]` of latents at t, on the CPU.

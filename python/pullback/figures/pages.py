@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from matplotlib.figure import Figure
 
-from pullback.figures.sheet import GAP, TILE, Sheet
+from pullback.figures.lines import is_signal
+from pullback.figures.sheet import GAP, TILE, Sheet, wide_of
 from pullback.figures.style import FAINT, LABEL, SMALL, TITLE
 
 
@@ -65,21 +66,20 @@ def directions(
         that is symmetric about zero, each with its singular value.
     """
     rows, columns = min(samples, len(latents)), min(count, v.shape[1])
-    step, caption = TILE * 1.5, 0.17
-    size, pitch = step - GAP, step + caption
+    size, caption, wide = TILE * 1.5 - GAP, 0.17, wide_of(latents[0])
+    across, step, pitch = size * wide, size * wide + GAP, size + GAP + caption
     left, top, gutter = 0.15, 0.93, 0.12
     width = left + (2 + columns) * step + gutter + 0.15
-    with Sheet(width, top + rows * pitch + 0.06) as sheet:
+    with Sheet(width, top + rows * pitch + 0.06, wide) as sheet:
         sheet.text(left, 0.26, f"Samples and their leading directions at t = {t}", size=TITLE)
-        sheet.text(
-            left, 0.48, "Each direction is on its own scale, symmetric about zero.", color=FAINT
-        )
+        scale = "Each direction is on its own scale, symmetric about zero."
+        sheet.text(left, 0.48, scale + _channels(latents[0]), color=FAINT)
         x_of = [
             left + column * step + (gutter if column > 1 else 0) for column in range(2 + columns)
         ]
         heads = ["$x_t$", "denoised", *(f"$v_{{{i + 1}}}$" for i in range(columns))]
         for x, head in zip(x_of, heads, strict=True):
-            sheet.text(x + size / 2, 0.83, head, ha="center")
+            sheet.text(x + across / 2, 0.83, head, ha="center")
         for row in range(rows):
             y = top + row * pitch
             sheet.picture(x_of[0], y, size, latents[row], noisy=True)
@@ -88,7 +88,7 @@ def directions(
                 sheet.direction(x_of[2 + i], y, size, v[row, i])
                 label = ("$s$ = " if i == 0 else "") + _three_digits(s[row, i])
                 sheet.text(
-                    x_of[2 + i] + size / 2, y + size + 0.125, label, size=SMALL, ha="center",
+                    x_of[2 + i] + across / 2, y + size + 0.125, label, size=SMALL, ha="center",
                     color=FAINT,
                 )  # fmt: skip
     return sheet.figure
@@ -104,15 +104,15 @@ def strips(walks: Sequence[Walk], title: str) -> Figure:
     across = min(2, len(walks))
     down = -(-len(walks) // across)
     k, steps = walks[0].moved.shape[:2]
-    pitch = TILE + GAP
+    pitch, wide = TILE + GAP, wide_of(walks[0].latent)
     left, label, header, between = 0.15, 0.85, 0.3, 0.3
-    block_width = label + steps * pitch
+    block_width = label + steps * (TILE * wide + GAP)
     block_height = header + k * pitch + 0.34
     width = left + across * block_width + (across - 1) * between + 0.15
     top = 0.6
-    with Sheet(width, top + down * block_height) as sheet:
+    with Sheet(width, top + down * block_height, wide) as sheet:
         sheet.text(left, 0.26, title, size=TITLE)
-        sheet.text(left, 0.5, _rule(), size=LABEL, color=FAINT)
+        sheet.text(left, 0.5, _rule(walks[0].latent), size=LABEL, color=FAINT)
         for number, walk in enumerate(walks):
             x = left + (number % across) * (block_width + between)
             y = top + (number // across) * block_height
@@ -141,19 +141,21 @@ def overview(samples: Sequence[Sequence[Walk]], title: str) -> Figure:
     shown = min(2, samples[0][0].moved.shape[0])
     heads = min(3, samples[0][0].v.shape[0])
     steps = samples[0][0].moved.shape[1]
-    pitch, left, label, gutter, top, between = TILE + GAP, 0.15, 0.62, 0.32, 0.94, 0.16
+    left, label, gutter, top, between = 0.15, 0.62, 0.32, 0.94, 0.16
+    wide = wide_of(samples[0][0].latent)
+    tile, pitch = TILE * wide, TILE * wide + GAP
     x_v = left + label + pitch + 0.08
     x_moved = [x_v + heads * pitch + gutter + i * (steps * pitch + gutter) for i in range(shown)]
     width = x_moved[-1] + steps * pitch + 0.15
     rows = sum(len(walks) for walks in samples)
-    height = top + rows * pitch + (len(samples) - 1) * between + 0.3
-    with Sheet(width, height) as sheet:
+    height = top + rows * (TILE + GAP) + (len(samples) - 1) * between + 0.3
+    with Sheet(width, height, wide) as sheet:
         sheet.text(left, 0.26, title, size=TITLE)
-        sheet.text(left, 0.5, _rule(), color=FAINT)
+        sheet.text(left, 0.5, _rule(samples[0][0].latent), color=FAINT)
         head = 0.83
-        sheet.text(left + label + TILE / 2, head, "$x_t$", ha="center")
+        sheet.text(left + label + tile / 2, head, "$x_t$", ha="center")
         for i in range(heads):
-            sheet.text(x_v + i * pitch + TILE / 2, head, f"$v_{{{i + 1}}}$", ha="center")
+            sheet.text(x_v + i * pitch + tile / 2, head, f"$v_{{{i + 1}}}$", ha="center")
         for i, x in enumerate(x_moved):
             sheet.text(
                 x + steps * pitch / 2, head, f"moved along $v_{{{i + 1}}}$, denoised", ha="center"
@@ -167,7 +169,7 @@ def overview(samples: Sequence[Sequence[Walk]], title: str) -> Figure:
                     sheet.direction(x_v + i * pitch, y, TILE, walk.v[i])
                 for i, x in enumerate(x_moved):
                     sheet.row(x, y, walk.moved[i], steps // 2)
-                y += pitch
+                y += TILE + GAP
             y += between
         for x in x_moved:
             sheet.scale(x, y - between + 0.1, samples[0][0].lengths)
@@ -178,5 +180,16 @@ def _three_digits(value: torch.Tensor) -> str:
     return f"{float(value):#.3g}".rstrip(".")
 
 
-def _rule() -> str:
-    return "Each image: $x_t + a\\,\\|x_t\\|\\,v_i$, denoised; the framed one is not moved."
+def _rule(latent: torch.Tensor) -> str:
+    what = "image" if latent.dim() > 2 else "signal"
+    return (
+        f"Each {what}: $x_t + a\\,\\|x_t\\|\\,v_i$, denoised; the framed one is not moved."
+        f"{_channels(latent)}"
+    )
+
+
+def _channels(latent: torch.Tensor) -> str:
+    """Where the channels of a signal [C, L] are, as a sentence; nothing of an image's."""
+    if latent.dim() != 2:
+        return ""
+    return f" One {'line' if is_signal(latent) else 'row'} for each channel."

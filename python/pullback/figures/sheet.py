@@ -1,7 +1,7 @@
 """A white sheet to set images and texts on, in inches from the upper left corner.
 
 Images are latents or pixels `[C, H, W]`: three channels are shown as RGB, one as grey, any other
-number by their mean.
+number by their mean. What has positions along one axis, such as sound `[C, L]`, is drawn as lines.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from pullback.figures.lines import draw_signal, is_signal
 from pullback.figures.style import FAINT, LABEL, SMALL, STYLE
 
-#: Side of an image in a row, and the space between two, in inches.
+#: Height of an image in a row, and the space between two, in inches.
 TILE, GAP = 0.42, 0.04
+
+_LONG = 1.6  # width of a tile with lines, over its height
 
 _NARROWEST = 4.8  # inches: what the texts need
 
@@ -30,10 +33,11 @@ class Sheet:
         figure: the matplotlib `Figure`.
         width: in inches, at least what the texts need.
         height: in inches.
+        wide: width of a tile over its height.
     """
 
-    def __init__(self, width: float, height: float) -> None:
-        self.width, self.height = max(width, _NARROWEST), height
+    def __init__(self, width: float, height: float, wide: float = 1.0) -> None:
+        self.width, self.height, self.wide = max(width, _NARROWEST), height, wide
         self._style = matplotlib.rc_context(STYLE)
 
     def __enter__(self) -> Sheet:
@@ -49,6 +53,11 @@ class Sheet:
         self.axes.set_ylim(self.height, 0)
         self._style.__exit__(None, None, None)
 
+    @property
+    def pitch(self) -> float:
+        """From one image in a row to the next, in inches."""
+        return TILE * self.wide + GAP
+
     def text(
         self, x: float, y: float, text: str, *, size: float = LABEL, **options: object
     ) -> None:
@@ -58,30 +67,45 @@ class Sheet:
     def picture(
         self, x: float, y: float, size: float, image: torch.Tensor, noisy: bool = False
     ) -> None:
-        """An image [C, H, W] in [-1, 1], or a noisy latent on its own scale."""
+        """An image [C, H, W] in [-1, 1], or a noisy latent on its own scale.
+
+        A signal [C, L] that reaches beyond 1 is on its own scale too.
+        """
+        if is_signal(image):
+            self._signal(x, y, size, image, _largest(image, 0.0 if noisy else 1.0))
+            return
         pixels = _pixels(image)
         limit = float(np.abs(pixels).max()) if noisy else 1.0
         pixels = np.clip(pixels / (limit or 1.0) / 2 + 0.5, 0.0, 1.0)
-        self._draw(x, y, size, pixels, "gray", (0.0, 1.0))
+        self._draw(x, y, size, pixels, "gray", (0.0, 1.0), whole=image.dim() < 3)
 
     def direction(self, x: float, y: float, size: float, v: torch.Tensor) -> None:
         """A direction [C, H, W] on a scale symmetric about zero, which is white (grey in RGB)."""
+        if is_signal(v):
+            self._signal(x, y, size, v, _largest(v, 0.0), filled=True)
+            return
         pixels = _pixels(v)
         limit = float(np.abs(pixels).max()) or 1.0
         if pixels.ndim == 3:
             pixels = pixels / limit / 2 + 0.5
-        self._draw(x, y, size, pixels, "RdBu_r", (-limit, limit))
+        self._draw(x, y, size, pixels, "RdBu_r", (-limit, limit), whole=v.dim() < 3)
 
     def row(self, x: float, y: float, images: torch.Tensor, middle: int) -> None:
-        """Images [a, C, H, W] side by side, the one that was not moved with a frame."""
+        """Images [a, C, H, W] side by side, the one that was not moved with a frame.
+
+        Signals [a, C, L] have one scale in common.
+        """
         for column, image in enumerate(images):
-            place = x + column * (TILE + GAP)
-            self.picture(place, y, TILE, image)
+            place = x + column * self.pitch
+            if is_signal(image):
+                self._signal(place, y, TILE, image, _largest(images, 1.0))
+            else:
+                self.picture(place, y, TILE, image)
             if column == middle:
                 corner = (place - GAP / 4, y - GAP / 4)
-                side = TILE + GAP / 2
+                sides = (TILE * self.wide + GAP / 2, TILE + GAP / 2)
                 self.axes.add_patch(
-                    Rectangle(corner, side, side, fill=False, edgecolor="#d1661f", linewidth=1.1)
+                    Rectangle(corner, *sides, fill=False, edgecolor="#d1661f", linewidth=1.1)
                 )
 
     def scale(self, x: float, y: float, lengths: torch.Tensor) -> None:
@@ -89,8 +113,13 @@ class Sheet:
         self.text(x - 0.08, y, "$a$ =", size=SMALL, ha="right", color=FAINT)
         for column, length in enumerate(lengths.tolist()):
             text = "0" if abs(length) < 5e-3 else f"{length:+.2f}".replace("-", "−")
-            place = x + column * (TILE + GAP) + TILE / 2
+            place = x + column * self.pitch + TILE * self.wide / 2
             self.text(place, y, text, size=SMALL, ha="center", color=FAINT)
+
+    def _signal(
+        self, x: float, y: float, size: float, signal: torch.Tensor, limit: float, **how: bool
+    ) -> None:
+        draw_signal(self.axes, (x, y), (size * self.wide, size), signal, limit, **how)
 
     def _draw(
         self,
@@ -100,22 +129,38 @@ class Sheet:
         pixels: np.ndarray,
         cmap: str,
         limits: tuple[float, float],
+        *,
+        whole: bool,
     ) -> None:
         height, width = pixels.shape[:2]
-        # Images that are not square keep their shape, in the middle of their square.
+        # Images that are not square keep their shape, in the middle of their square; the rows of a
+        # signal fill their tile.
         w, h = size * min(1.0, width / height), size * min(1.0, height / width)
-        x, y = x + (size - w) / 2, y + (size - h) / 2
+        if whole:
+            w, h = size * self.wide, size
+        else:
+            x, y = x + (size - w) / 2, y + (size - h) / 2
         self.axes.imshow(
             pixels, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect="auto",
             extent=(x, x + w, y + h, y), interpolation="nearest",
         )  # fmt: skip
 
 
+def wide_of(latent: torch.Tensor) -> float:
+    """Width over height of the tiles that latents such as this one `[C, ...]` are shown in."""
+    return _LONG if latent.dim() < 3 else 1.0
+
+
+def _largest(values: torch.Tensor, least: float) -> float:
+    """The largest magnitude, but at least so much."""
+    return max(least, float(values.detach().float().abs().max()))
+
+
 def _pixels(image: torch.Tensor) -> np.ndarray:
     """[H, W, 3] for three channels, else [H, W]: the one channel or the mean of all.
 
-    The frames of a video [C, F, H, W] are put side by side in rows; of what has fewer than three
-    dimensions, such as sound [C, L], every channel is a row.
+    The frames of a video [C, F, H, W] are put side by side in rows; of a signal [C, L] with too
+    many channels for lines every channel is a row.
     """
     image = image.detach().float().cpu()
     if image.dim() == 4:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 
 _DIGITS = 16  # of a fingerprint, in hexadecimal
@@ -45,6 +46,26 @@ def of_network(network: Any) -> str:
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         tensors = list(pool.map(lambda item: _of_tensor(*item).hex(), _tensors(network)))
     return of(type(network).__qualname__, config_of(network), tensors)
+
+
+def told(value: object) -> object:
+    """A value as JSON has it: an image or a tensor by a hash of its numbers.
+
+    So of those in lists and mappings. What JSON does not know is told by its name.
+    """
+    if isinstance(value, Image.Image):
+        size = " x ".join(map(str, value.size))
+        return f"{value.mode} image {size}, {of(value.mode, value.size, value.tobytes().hex())}"
+    if isinstance(value, torch.Tensor):
+        size = " x ".join(map(str, value.shape))
+        return f"tensor {size}, {of(value)}"
+    if isinstance(value, Mapping):
+        return {str(name): told(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [told(one) for one in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return f"{type(value).__qualname__}, {of(value)}"
 
 
 def config_of(owner: Any) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import is_transformers_available
+from diffusers.utils import is_accelerate_available, is_transformers_available
 from diffusers.utils import logging as diffusers_logging
 from torch import nn
 
 from pullback.models.families import FAMILIES
+from pullback.models.weights import bytes_of, check_room
 
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
@@ -26,17 +27,24 @@ _LIBRARIES = ("diffusers", "transformers")
 _NAMED = 5  # tensors in a message
 
 
-def from_folder(folder: Path, dtype: torch.dtype | None = None, variant: str | None = None) -> Any:
-    """The pipeline or the network of a local folder, with all its tensors.
+def from_folder(
+    folder: Path,
+    dtype: torch.dtype | None = None,
+    variant: str | None = None,
+    device: torch.device | str = "cpu",
+) -> Any:
+    """The pipeline or the network of a local folder, with all its tensors, on the CPU.
 
     Args:
         folder: in diffusers format.
         dtype: in which it is read; float32 by default.
         variant: of its weights, such as "fp16".
+        device: where it is to be put later, and has to fit too.
 
     Raises:
         FileNotFoundError: there is no model in it.
         ValueError: it is of another kind, damaged, pickled or incomplete.
+        MemoryError: it does not fit; nothing but the headers of its files was read.
     """
     files = [path for path in folder.rglob("*") if path.is_file()]
     if not any(path.suffix == ".safetensors" for path in files):
@@ -62,8 +70,11 @@ def from_folder(folder: Path, dtype: torch.dtype | None = None, variant: str | N
         )
     try:
         with quiet():
-            how = {"dtype": dtype or torch.float32, "variant": variant}
+            how: dict[str, Any] = {"dtype": dtype or torch.float32, "variant": variant}
+            check_room(_needed(folder, kind, how), folder, how["dtype"], device)
             return _pipeline(folder, how) if kind is None else _complete(kind, folder, how)
+    except MemoryError:
+        raise
     except _IncompleteError as error:
         raise ValueError(str(error)) from None
     except Exception as error:  # diffusers passes on whatever its parts raise
@@ -73,16 +84,55 @@ def from_folder(folder: Path, dtype: torch.dtype | None = None, variant: str | N
         ) from error
 
 
+def _needed(folder: Path, kind: Any, how: Mapping[str, Any]) -> dict[str, int]:
+    """Bytes that the parts of a folder take when they are read, by their names.
+
+    Args:
+        folder: of a pipeline, or of one network.
+        kind: the network's class; None for a pipeline.
+        how: in which dtype, and which variant of the weights.
+    """
+    dtype, variant = how["dtype"], how["variant"]
+    if kind is not None:
+        return {kind.__name__: bytes_of(folder, dtype, variant, _kept(kind, dtype))}
+    needed = {}
+    for name, part in _parts(folder).items():
+        # Of other libraries' parts the pipeline reads what it reads by default.
+        own = (torch.float32, None) if part is None else (dtype, variant, _kept(part, dtype))
+        needed[name] = bytes_of(folder / name, *own)
+    return {name: size for name, size in needed.items() if size}
+
+
+def _kept(kind: Any, dtype: torch.dtype) -> set[str]:
+    """The modules of a network class whose tensors libraries read in float32 all the same."""
+    if dtype not in (torch.float16, torch.bfloat16):
+        return set()
+    lists = ["_keep_in_fp32_modules_strict"]
+    if dtype == torch.float16 or issubclass(kind, diffusers.ModelMixin):
+        lists.append("_keep_in_fp32_modules")
+    return {name for one in lists for name in getattr(kind, one, None) or ()}
+
+
 def _pipeline(folder: Path, how: Mapping[str, Any]) -> DiffusionPipeline:
     """A pipeline, whose networks are read one by one: as a whole it does not say what it lacks."""
-    parts = {}
-    for name, entry in DiffusionPipeline.load_config(str(folder), local_files_only=True).items():
-        kind = _module_class(entry)
-        if kind is not None and (folder / name).is_dir():
-            parts[name] = _complete(kind, folder / name, how)
-    return DiffusionPipeline.from_pretrained(
+    parts = {
+        name: _complete(kind, folder / name, how)
+        for name, kind in _parts(folder).items()
+        if kind is not None
+    }
+    # By its own class: the class of all pipelines reads optional parts again, in float32, though
+    # they are handed to it.
+    name = DiffusionPipeline.load_config(str(folder), local_files_only=True).get("_class_name")
+    own = getattr(diffusers, str(name), DiffusionPipeline)
+    return own.from_pretrained(
         str(folder), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, **parts
     )
+
+
+def _parts(folder: Path) -> dict[str, Any]:
+    """The parts that lie in a pipeline's folder, with the class of those that are networks."""
+    entries = DiffusionPipeline.load_config(str(folder), local_files_only=True).items()
+    return {name: _module_class(entry) for name, entry in entries if (folder / name).is_dir()}
 
 
 def _module_class(entry: object) -> Any:
@@ -106,15 +156,26 @@ def _complete(kind: Any, folder: Path, how: Mapping[str, Any]) -> Any:
         _IncompleteError: a tensor is missing or has another shape; libraries only warn of that, and
             leave in it what the memory held.
     """
+    reader, options = kind, {"dtype": how["dtype"]}
     # transformers reads without copies of its own; diffusers has to be told.
     if issubclass(kind, diffusers.ModelMixin):
-        options = {"low_cpu_mem_usage": False, "torch_dtype": how["dtype"]}
-    else:
-        options = {"dtype": how["dtype"]}
-    network, told = kind.from_pretrained(
+        kept = _kept(kind, how["dtype"])
+        if kept and not is_accelerate_available():
+            raise _IncompleteError(
+                f"{folder} holds a {kind.__name__}, of which some tensors stay in float32 "
+                f"({_some(kept)}). To read it in {str(how['dtype']).removeprefix('torch.')} "
+                "diffusers needs accelerate: pip install accelerate, or read it in float32."
+            )
+        if not kept and getattr(kind, "_keep_in_fp32_modules", None):
+            # In one dtype nothing has to stay, for which diffusers would ask for accelerate too.
+            reader = type(kind.__name__, (kind,), {"_keep_in_fp32_modules": None})
+        options = {"low_cpu_mem_usage": bool(kept), "torch_dtype": how["dtype"]}
+    network, told = reader.from_pretrained(
         str(folder), use_safetensors=True, local_files_only=True,
         output_loading_info=True, ignore_mismatched_sizes=True, variant=how["variant"], **options,
     )  # fmt: skip
+    if reader is not kind:
+        network.__class__ = kind
     missing = {str(name) for name in told["missing_keys"]}
     shapes = {
         str(name): f"{name} (file {list(there)}, network {list(wanted)})"
@@ -161,17 +222,24 @@ def _network_class(config: Path) -> Any:
     return kind
 
 
-def from_hub(name: str, dtype: torch.dtype | None = None, variant: str | None = None) -> Any:
-    """The pipeline of a hub id, fetched where it is not in the hub's cache.
+def from_hub(
+    name: str,
+    dtype: torch.dtype | None = None,
+    variant: str | None = None,
+    device: torch.device | str = "cpu",
+) -> Any:
+    """The pipeline of a hub id, fetched where it is not in the hub's cache, on the CPU.
 
     Args:
         name: the hub id.
         dtype: in which it is read; float32 by default.
         variant: of its weights, such as "fp16".
+        device: where it is to be put later, and has to fit too.
 
     Raises:
         OSError: it could not be fetched.
         ValueError: what was fetched is no whole model.
+        MemoryError: it does not fit.
     """
     try:
         with quiet():
@@ -181,7 +249,7 @@ def from_hub(name: str, dtype: torch.dtype | None = None, variant: str | None = 
             f"The hub model {name!r} could not be fetched: {first_line(error)} Check the name "
             "and the network, or download the model elsewhere and pass the folder's path."
         ) from error
-    return from_folder(Path(folder), dtype, variant)
+    return from_folder(Path(folder), dtype, variant, device)
 
 
 @contextmanager

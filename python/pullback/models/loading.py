@@ -44,13 +44,16 @@ def load(
         device: where to put a model that is read from files.
         dtype: the dtype in which it is read, float32 by default.
         null_cond: the condition that stands for "no condition", per sample.
-        call: keyword arguments that the pipeline's call needs beside a prompt, such as `image`.
+        call: keyword arguments that the pipeline's call needs beside a prompt, such as `image`;
+            `model.given` tells them.
         variant: of the weights in the files, such as "fp16", where there are several.
 
     Raises:
         FileNotFoundError: no such folder, or a folder without a model.
         ValueError: the folder holds pickled weights only, or not all tensors of a network.
         OSError: the hub id could not be fetched.
+        MemoryError: its weights do not fit the machine's memory, or the device's. It is raised
+            before any of them is read, and says what each part takes in the dtype asked for.
         TypeError: the object is not a diffusion model that is known.
 
     Cost: a pipeline is run for its first steps, to read how it calls its network: five to eleven
@@ -68,16 +71,16 @@ def load(
     if name in zoo.MODELS:
         folder, null = zoo.MODELS[name]
         options["null_cond"] = null if null_cond is None else null_cond
-        found = from_folder(folder, dtype)
+        found = from_folder(folder, dtype, device=device)
     elif Path(name).expanduser().is_dir():
-        found = from_folder(Path(name).expanduser(), dtype, variant)
+        found = from_folder(Path(name).expanduser(), dtype, variant, device)
     elif isinstance(source, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise FileNotFoundError(
             f"Expected a model folder, a hub id (owner/name) or one of the zoo's names "
             f"({', '.join(zoo.MODELS)}); {name!r} is none of them, and no such folder exists."
         )
     else:
-        found = from_hub(name, dtype, variant)
+        found = from_hub(name, dtype, variant, device)
     _place(found, device)
     return _from_object(found, name=name, **options)
 

@@ -55,7 +55,7 @@ class LatentModel:
     Raises:
         TypeError: the network or scheduler is of a kind that is not supported.
         ValueError: the network is in training mode, offloaded, quantised or gradient-checkpointed,
-            or latent_shape is needed.
+            latent_shape is needed, or a `call` is given where no pipeline is called.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class LatentModel:
         self._reading: Reading | None = None
         self.check_mode()
         self._reading = reading_of(pipeline, network, call, latent_shape)
+        self._given = dict(call or {})
         self.family = known_family(network, self._reading)
         self.latent_shape: tuple[int, ...]
         if latent_shape is None:
@@ -165,6 +166,11 @@ class LatentModel:
         if self._seen is None or None in now or now != self._seen[0]:
             self._seen = (now, self.fingerprint)
         return self._seen[1]
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The keyword arguments of `call=`, as JSON has them: images by a hash of their pixels."""
+        return {name: fingerprints.told(value) for name, value in self._given.items()}
 
     @property
     def _helpers(self) -> list[nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,9 +56,15 @@ def reading_of(
         of a class that is known by itself: unconditional ones, and without any text encoder.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: it cannot be read, or nothing is called that would take the arguments.
     """
     if pipeline is None or isinstance(network, UNet2DModel):
+        if call:
+            raise ValueError(
+                f"Expected no keyword arguments of a call, got {', '.join(call)}: how this "
+                f"{type(network).__name__} is called is known, and no pipeline is asked. Leave "
+                "call out."
+            )
         return None
     encoders = [
         part for name, part in pipeline.components.items() if name.startswith("text_encoder")
@@ -65,6 +72,13 @@ def reading_of(
     known = not isinstance(family_of(network), Custom)
     if known and encoders and not any(encoders) and not call:
         return None
+    unknown = [name for name in call or {} if not accepts(pipeline, name)]
+    if unknown:
+        taken = list(inspect.signature(type(pipeline).__call__).parameters)[1:]
+        raise ValueError(
+            f"The call of this {type(pipeline).__name__} takes no {unknown[0]}. Expected some of "
+            f"{', '.join(taken)}."
+        )
     given = _asked(pipeline, latent_shape) | dict(call or {})
     try:
         return read(pipeline, network, given)

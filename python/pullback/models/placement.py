@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from torch import nn
 
 
@@ -38,4 +39,10 @@ class Placement:
     def dtype(self) -> torch.dtype:
         """Dtype of the network's parameters, and of x."""
         parameter = self._parameter
-        return (self.fixed_dtype or torch.float32) if parameter is None else parameter.dtype
+        if parameter is None:
+            return self.fixed_dtype or torch.float32
+        # Those of diffusers may keep some parameters in float32, the first one among them.
+        own: torch.dtype = (
+            self.network.dtype if isinstance(self.network, ModelMixin) else parameter.dtype
+        )
+        return own

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from pullback._memory import free_bytes
 
 _CPU_SHARE, _GPU_SHARE = 0.5, 0.8
 _FALLBACK_BUDGET = 2 << 30
@@ -21,11 +22,10 @@ _HEAP = 128 << 20
 
 def default_budget(device: torch.device) -> int:
     """Bytes that one pass may use on a device: a share of what is free now."""
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int((torch.cuda.mem_get_info(device)[0] + cached) * _GPU_SHARE)
-    free = [size for size in (_system_bytes(), _container_bytes()) if size is not None]
-    return int(min(free) * _CPU_SHARE) if free else _FALLBACK_BUDGET
+    free = free_bytes(device)
+    if free is None:
+        return _FALLBACK_BUDGET
+    return int(free * (_GPU_SHARE if device.type == "cuda" else _CPU_SHARE))
 
 
 def heap_rows(peak: int, device: torch.device) -> int | None:
@@ -39,27 +39,6 @@ def heap_rows(peak: int, device: torch.device) -> int | None:
         The rows; None on a GPU, where torch keeps what it has once been given.
     """
     return None if device.type == "cuda" else max(1, _HEAP // max(1, peak))
-
-
-def _system_bytes() -> int | None:
-    """What the machine has to spare, or None where that is not to be read."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
-
-
-def _container_bytes() -> int | None:
-    """What the container's limit leaves, or None without one."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
-        return max(1, int(limit) - int(used))
-    except (OSError, ValueError):  # no such files, or the limit is "max"
-        return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

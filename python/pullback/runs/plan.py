@@ -122,6 +122,7 @@ class Plan:
             "scheduler": model.schedule.fingerprint,
             # Of labels nothing has to be made; all else comes of prompts or the null condition.
             "conditions": model.conditions.fingerprint if self.class_labels is None else None,
+            "call": model.given,
             "map": self.map,
             "tap": self.tap,
             "rank": self.rank,

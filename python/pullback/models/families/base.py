@@ -63,6 +63,8 @@ class Family(ABC):
         own_dtypes: whether entries of a condition keep their dtypes, and are not brought to that of
             the network.
         merges_frames: whether features of its blocks have a row for each frame of each sample.
+        channel_axis: which axis of the latents of one sample holds the channels; behind the frames
+            of some videos it is not the first.
         feature_index: which tensor of a block's output is the image feature, by the block's class,
             where the block returns a tuple.
     """
@@ -71,6 +73,7 @@ class Family(ABC):
     flow = False
     own_dtypes = False
     merges_frames = False
+    channel_axis = 0
     feature_index: Mapping[str, int] = MappingProxyType({})
 
     def latent_shape(self, network: Any) -> tuple[int, ...]:

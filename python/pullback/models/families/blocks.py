@@ -27,12 +27,15 @@ class Blocks:
         feature_index: which tensor of a block's output is the image feature, by the block's class,
             where the block returns a tuple.
         merges_frames: whether features have a row for each frame of each sample.
+        channel_axis: which axis of the latents of one sample holds the channels; behind the frames
+            of some videos it is not the first.
     """
 
     label: str
     lists: tuple[str, ...] = _PLAIN
     feature_index: Mapping[str, int] = field(default_factory=dict)
     merges_frames: bool = False
+    channel_axis: int = 0
 
     def blocks(self, network: Any) -> list[str]:
         """Paths of the blocks, in the order they run."""
@@ -90,7 +93,9 @@ BLOCKS = {
         {"AuraFlowJointTransformerBlock": 1},
     ),
     "ChromaTransformer2DModel": Blocks("Chroma", _DOUBLE_AND_SINGLE, {"ChromaTransformerBlock": 1}),
-    "CogVideoXTransformer3DModel": Blocks("CogVideoX", _PLAIN, {"CogVideoXBlock": 0}),
+    "CogVideoXTransformer3DModel": Blocks(
+        "CogVideoX", _PLAIN, {"CogVideoXBlock": 0}, channel_axis=1
+    ),
     "CogView3PlusTransformer2DModel": Blocks(
         "CogView 3+", _PLAIN, {"CogView3PlusTransformerBlock": 0}
     ),
@@ -126,6 +131,7 @@ BLOCKS = {
             ("DownBlockSpatioTemporal", "CrossAttnDownBlockSpatioTemporal"), 0
         ),
         merges_frames=True,
+        channel_axis=1,
     ),
     "WanTransformer3DModel": Blocks("Wan", ("blocks",)),
     "ZImageTransformer2DModel": Blocks("Z-Image", ("layers",)),

@@ -34,6 +34,9 @@ class _Known(Protocol):
     @property
     def merges_frames(self) -> bool: ...
 
+    @property
+    def channel_axis(self) -> int: ...
+
     def blocks(self, network: Any) -> list[str]: ...
 
     def default_tap(self, network: Any) -> str: ...
@@ -52,6 +55,7 @@ class Observed(Family):
     def __init__(self, reading: _Reading, known: _Known) -> None:
         self._reading, self._known = reading, known
         self.label, self.merges_frames = known.label, known.merges_frames
+        self.channel_axis = known.channel_axis
 
     @override
     def latent_shape(self, network: Any) -> tuple[int, ...]:

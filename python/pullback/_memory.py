@@ -1,0 +1,50 @@
+"""How much memory there is to spare: of the machine, of a container, of a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that a process may still take on a device; None where that is not to be read.
+
+    On a GPU what torch keeps from earlier tensors counts as free; on the CPU a container's limit
+    counts too.
+    """
+    if device.type == "cuda":
+        import torch  # takes long, and the command line tells sizes without it
+
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    free = [size for size in (_system_bytes(), _container_bytes()) if size is not None]
+    return min(free) if free else None
+
+
+def told(size: float) -> str:
+    """A number of bytes, in GiB or MiB."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
+
+
+def _system_bytes() -> int | None:
+    """What the machine has to spare, or None where that is not to be read."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+def _container_bytes() -> int | None:
+    """What the container's limit leaves, or None without one."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
+        return max(1, int(limit) - int(used))
+    except (OSError, ValueError):  # no such files, or the limit is "max"
+        return None
