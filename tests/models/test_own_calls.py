@@ -29,7 +29,7 @@ def scheduler_like(own):
     """The scheduler whose steps ours are: DDIM with the same ᾱ, or Euler's on an even grid."""
     if Schedule(own).continuous:
         return EDMEulerScheduler.from_config(own.config) if "sigma_data" in own.config else own
-    if not hasattr(own, "alphas_cumprod"):
+    if Schedule(own).prediction_type == "flow":
         return FlowMatchEulerDiscreteScheduler()
     alphas = own.alphas_cumprod.float()
     betas = 1 - alphas / torch.cat([torch.ones(1), alphas[:-1]])
@@ -98,10 +98,10 @@ def test_sampling_is_the_pipelines_own_loop(case):
         pytest.skip("the pipeline runs with no other scheduler than that, whose steps are random")
     pipeline.scheduler = scheduler_like(own)
     try:
-        continuous = case.model.schedule.continuous
+        continuous = Schedule(own).continuous
         given = {**case.given(pipeline, case.latents(1)), "num_inference_steps": STEPS}
         given |= {"num_inference_steps": LEVELS} if continuous else {}
-        flow = case.model.schedule.prediction_type == "flow"
+        flow = Schedule(own).prediction_type == "flow"
         if flow and accepts(pipeline, "sigmas") and case.name != "CogView 4":  # has a grid itself
             given["sigmas"] = [1 - step / STEPS for step in range(STEPS)]
         states = own_call.handed(pipeline, given, 3)

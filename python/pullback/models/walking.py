@@ -87,7 +87,7 @@ class Walker:
         model: the model.
         count: samples in the batch.
         condition: of the batch, `[count, ...]` each.
-        away: the condition to guide away from, likewise; None without guidance.
+        away: the condition to guide away from, `[count, ...]` each; None without guidance.
         options: the others of `WalkOptions`.
     """
 

@@ -12,6 +12,7 @@ from pullback.sampling.schedule import Level, Schedule, level
 from pullback.sampling.steps import posterior_deviation, step
 from pullback.sampling.walks import Predict, Visit
 
+#: How noisy latents are drawn around data: see `scatter`.
 SCHEMES = ("independent", "chain", "posterior")
 
 _FORGETS = 1e-12

@@ -39,7 +39,12 @@ class Schedule(Protocol):
 
 
 class Level(NamedTuple):
-    """What latents hold at a timestep: x_t = signal x_0 + sigma ε; `[]` each, on the CPU."""
+    """What latents hold at a timestep: x_t = signal x_0 + sigma ε.
+
+    Attributes:
+        signal: of the data, `[]` on the CPU.
+        sigma: of the noise, `[]` on the CPU.
+    """
 
     signal: torch.Tensor
     sigma: torch.Tensor

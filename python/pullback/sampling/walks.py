@@ -13,6 +13,7 @@ from pullback.sampling.noise import FreshNoise
 from pullback.sampling.schedule import Schedule
 from pullback.sampling.steps import learned_spread, step
 
+#: Solvers that take latents down: see `walk`.
 SOLVERS = ("ddim", "ddpm", "dpm++")
 
 #: Called with a timestep and the latents `[B, *x_shape]` there.
