@@ -174,7 +174,7 @@ def _advice(walker: Walker, x: torch.Tensor, t: int, corrections: int) -> tuple[
             f"the network does not seem to predict {schedule.prediction_type!r}: taken for "
             f"{other!r} its error is much smaller; check the scheduler's prediction_type"
         )
-    if (signal := float(sampling.level(schedule, t).signal)) < _LITTLE:
+    if (signal := sampling.level(schedule, t).signal) < _LITTLE:
         found.append(
             f"latents at t = {t} hold {signal:.0e} of the data, and steps from there magnify every "
             "error: invert to a lower t"

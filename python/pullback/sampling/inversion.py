@@ -9,7 +9,7 @@ import torch
 
 from pullback.sampling.noise import FreshNoise
 from pullback.sampling.schedule import Level, Schedule, level
-from pullback.sampling.steps import posterior_deviation, step
+from pullback.sampling.steps import fresh_noise, posterior_deviation, step
 from pullback.sampling.walks import Predict, Visit
 
 #: How noisy latents are drawn around data: see `scatter`.
@@ -112,11 +112,10 @@ def scatter(
             here = level(schedule, t)
             states[t] = here.signal * x + here.sigma * noise.at(t, x)
     elif scheme == "chain":
-        below, at = Level(torch.tensor(1.0), torch.tensor(0.0)), x
+        below, at = Level(1.0, 0.0), x
         for t in reversed(grid[:-1]):
             here = level(schedule, t)
-            kept = here.signal / below.signal
-            fresh = (here.sigma.square() - (kept * below.sigma).square()).clamp_min(0).sqrt()
+            kept, fresh = here.signal / below.signal, fresh_noise(here, below)
             below, at = here, kept * at + fresh * noise.at(t, x)
             states[t] = at
     else:
@@ -125,7 +124,7 @@ def scatter(
             here, there = level(schedule, t), level(schedule, to)
             v = posterior_deviation(here, there)
             away = (at - here.signal * x) / here.sigma
-            rest = (there.sigma.square() - v.square()).clamp_min(0).sqrt()
+            rest = max(there.sigma**2 - v**2, 0) ** 0.5
             at = there.signal * x + rest * away + v * noise.at(to, x)
             states[to] = at
     return states

@@ -16,8 +16,8 @@ def noise_of(
     kind: str,
     prediction: torch.Tensor,
     x: torch.Tensor,
-    signal: torch.Tensor,
-    sigma: torch.Tensor,
+    signal: torch.Tensor | float,
+    sigma: torch.Tensor | float,
     deviation: float = 1.0,
 ) -> torch.Tensor:
     """The noise ε in latents by a prediction.
@@ -26,8 +26,8 @@ def noise_of(
         kind: what is predicted, one of `PREDICTIONS`.
         prediction: what the network returned, `[B, ...]`.
         x: the latents, `[B, ...]`.
-        signal: what they hold of the data, `[B, 1, ...]`.
-        sigma: what they hold of noise, `[B, 1, ...]`.
+        signal: what they hold of the data, a number or `[B, 1, ...]`.
+        sigma: what they hold of noise, likewise, `[B, 1, ...]`.
         deviation: of the data, as the network was told in training.
 
     Returns:
@@ -47,8 +47,8 @@ def clean_of(
     kind: str,
     prediction: torch.Tensor,
     x: torch.Tensor,
-    signal: torch.Tensor,
-    sigma: torch.Tensor,
+    signal: torch.Tensor | float,
+    sigma: torch.Tensor | float,
     deviation: float = 1.0,
 ) -> torch.Tensor:
     """The data x̂_0 in latents by a prediction.
@@ -57,8 +57,8 @@ def clean_of(
         kind: what is predicted, one of `PREDICTIONS`.
         prediction: what the network returned, `[B, ...]`.
         x: the latents, `[B, ...]`.
-        signal: what they hold of the data, `[B, 1, ...]`.
-        sigma: what they hold of noise, `[B, 1, ...]`.
+        signal: what they hold of the data, a number or `[B, 1, ...]`.
+        sigma: what they hold of noise, likewise, `[B, 1, ...]`.
         deviation: of the data, as the network was told in training.
 
     Returns:

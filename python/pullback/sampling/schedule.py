@@ -42,12 +42,12 @@ class Level(NamedTuple):
     """What latents hold at a timestep: x_t = signal x_0 + sigma ε.
 
     Attributes:
-        signal: of the data, `[]` on the CPU.
-        sigma: of the noise, `[]` on the CPU.
+        signal: of the data.
+        sigma: of the noise.
     """
 
-    signal: torch.Tensor
-    sigma: torch.Tensor
+    signal: float
+    sigma: float
 
 
 def level(schedule: Schedule, t: float) -> Level:
@@ -60,16 +60,16 @@ def level(schedule: Schedule, t: float) -> Level:
             `set_alpha_to_one` is false, at the least noise of training.
     """
     if schedule.prediction_type == "flow":
-        share = max(t, 0) / schedule.num_timesteps
-        sigma = torch.tensor(share, dtype=torch.float64, device="cpu")
+        sigma = max(t, 0) / schedule.num_timesteps
         return Level(1 - sigma, sigma)
     to_one = schedule.scheduler.config.get("set_alpha_to_one", True)
     if t < 0 and (to_one or schedule.continuous):
-        return Level(torch.tensor(1.0, device="cpu"), torch.tensor(0.0, device="cpu"))
+        return Level(1.0, 0.0)
     if schedule.continuous:
-        return Level(*schedule.signal_and_noise(torch.tensor(int(t), device="cpu")))
-    kept = schedule.alphas_cumprod[max(int(t), 0)].cpu()
-    return Level(kept**0.5, (1 - kept) ** 0.5)
+        return Level(*map(float, schedule.signal_and_noise(torch.tensor(int(t), device="cpu"))))
+    # In float32, as the schedulers of diffusers have it.
+    share = schedule.alphas_cumprod[max(int(t), 0)]
+    return Level(float(share**0.5), float((1 - share) ** 0.5))
 
 
 def stride(schedule: Schedule, steps: int) -> int:

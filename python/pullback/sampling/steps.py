@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from pullback.sampling.clipping import clipping
@@ -18,7 +20,7 @@ def step(
     *,
     eta: float = 0.0,
     noise: torch.Tensor | None = None,
-    spread: torch.Tensor | None = None,
+    spread: torch.Tensor | float | None = None,
     undisturbed: torch.Tensor | None = None,
     clip: bool = True,
 ) -> torch.Tensor:
@@ -36,8 +38,8 @@ def step(
         to: the timestep to arrive at, in training units; −1 is the data.
         eta: from 0, deterministic, to 1.
         noise: z, `[B, *x_shape]`; none of it is added where it is None.
-        spread: the deviation of the noise that is added, `[]` or `[B, *x_shape]`, where that is
-            another than v.
+        spread: the deviation of the noise that is added, a number or `[B, *x_shape]`, where that
+            is another than v.
         undisturbed: another prediction to take the noise ε̂ from, `[B, *x_shape]`: that of the
             network without an edit (Kwon et al. 2023, arXiv:2210.10960).
         clip: whether x̂_0 is clipped where the scheduler's own steps clip it.
@@ -61,20 +63,23 @@ def step(
     if not eta:
         return there.signal * clean + there.sigma * away
     v = posterior_deviation(here, there) * eta
-    mean = there.signal * clean + (there.sigma.square() - v.square()).clamp_min(0).sqrt() * away
+    mean = there.signal * clean + max(there.sigma**2 - v**2, 0) ** 0.5 * away
     return mean if noise is None else mean + (v if spread is None else spread) * noise
 
 
-def posterior_deviation(here: Level, there: Level) -> torch.Tensor:
-    """The deviation of x_s given x_t and the data, float32 `[]`, from noisier to less noisy."""
-    kept = here.signal / there.signal
-    fresh = (here.sigma.square() - (kept * there.sigma).square()).clamp_min(0)
-    return there.sigma / here.sigma * fresh.sqrt()
+def posterior_deviation(here: Level, there: Level) -> float:
+    """The deviation of x_s given x_t and the data, from noisier to less noisy."""
+    return there.sigma / here.sigma * fresh_noise(here, there)
+
+
+def fresh_noise(here: Level, there: Level) -> float:
+    """The deviation of x_t given x_s, to noisier from less noisy."""
+    return float(max(here.sigma**2 - (here.signal / there.signal * there.sigma) ** 2, 0) ** 0.5)
 
 
 def learned_spread(
     schedule: Schedule, output: torch.Tensor, channels: int, t: float, to: float
-) -> torch.Tensor | None:
+) -> torch.Tensor | float | None:
     """The deviation of DDPM's noise, where it is not the posterior's.
 
     Args:
@@ -86,7 +91,7 @@ def learned_spread(
         to: in training units.
 
     Returns:
-        `[]` or `[B, channels, ...]`; None for the posterior's.
+        A number or `[B, channels, ...]`; None for the posterior's.
 
     Raises:
         ValueError: the kind of variance is unknown, or the network has no channels for it.
@@ -97,9 +102,9 @@ def learned_spread(
     if kind in ("fixed_small", "fixed_small_log"):
         return None
     here, there = level(schedule, t), level(schedule, to)
-    most = 1 - (here.signal / there.signal).square()
+    most = 1 - (here.signal / there.signal) ** 2
     if kind == "fixed_large":
-        return most.sqrt()
+        return float(most**0.5)
     learned = output[:, channels:]
     if kind not in ("learned", "learned_range") or learned.shape[1] != channels:
         raise ValueError(
@@ -109,6 +114,6 @@ def learned_spread(
         )
     if kind == "learned":
         return learned.sqrt()
-    least = posterior_deviation(here, there).square().clamp_min(1e-20)
+    least = max(posterior_deviation(here, there) ** 2, 1e-20)
     share = (learned + 1) / 2
-    return torch.exp((share * most.log() + (1 - share) * least.log()) / 2)
+    return torch.exp((share * math.log(most) + (1 - share) * math.log(least)) / 2)
