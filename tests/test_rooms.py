@@ -41,6 +41,7 @@ COMMON = ("_files", "_memory", "_numbers", "_version")
 LIBRARIES = {
     "diffusers": {"models", "sampling", "geometry", "cli", "zoo.digits"},  # geometry: its version
     "transformers": {"models"},
+    "huggingface_hub": {"directions"},
     "matplotlib": {"figures", "zoo.digits"},
     "typer": {"cli", "zoo.digits"},
     "rich": {"cli", "zoo.digits"},
@@ -176,7 +177,7 @@ def test_the_tests_mirror_the_rooms():
     known = {room.split(".")[0] for room in ROOMS}
     assert folders <= known | {"pullback_ext", "benchmarks", "packaging", "docs"}
     tested = {"figures", "runs", "cli", "geometry", "maps", "models", "krylov", "operators"}
-    assert tested | {"sampling", "testing"} <= folders
+    assert tested | {"directions", "sampling", "testing"} <= folders
 
 
 def test_files_have_one_job_and_are_short():

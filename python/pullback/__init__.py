@@ -13,11 +13,13 @@ from pullback._version import __version__
 
 if TYPE_CHECKING:
     from pullback import krylov, maps
+    from pullback.directions import Direction
     from pullback.geometry import LocalBasis, basis, local_basis
     from pullback.models import LatentModel, denoise, invert, load, states
     from pullback.operators import JacobianOperator
 
 _MODULE_OF = {
+    "Direction": "directions",
     "JacobianOperator": "operators",
     "LatentModel": "models",
     "LocalBasis": "geometry",
@@ -30,6 +32,7 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "Direction",
     "JacobianOperator",
     "LatentModel",
     "LocalBasis",

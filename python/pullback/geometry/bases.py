@@ -14,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from typing_extensions import Unpack
 
+# Directions stand above this room: they are reached by the front door, when they are asked for.
+import pullback
 from pullback import krylov, maps
 from pullback._files import write_safetensors
 from pullback._version import __version__
@@ -87,6 +89,21 @@ class LocalBasis(krylov.SVDResult):
             raise ValueError(f"Expected a rank above {self.s.shape[1]}, got {rank}.")
         options = {**self._source.solver, "max_products": None}
         return replace(self._source, solver=options).compute(rank, self.v, progress)
+
+    def direction(
+        self, index: int, sample: int = 0, space: str | None = None
+    ) -> pullback.Direction:
+        """One of the directions, to be applied, saved and shared: see `pullback.Direction`.
+
+        Args:
+            index: which direction, from 0, below the sample's numerical rank.
+            sample: which sample, from 0.
+            space: the space of the map's variable, such as "x", for v (the default), or "h" for u.
+
+        Raises:
+            ValueError: no such sample or index, or no vector in that space.
+        """
+        return pullback.Direction.of_basis(self, index, sample, space)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the basis to a safetensors file, with its provenance in the header.
