@@ -14,6 +14,7 @@ from pullback._version import __version__
 if TYPE_CHECKING:
     from pullback import krylov, maps
     from pullback.directions import Direction
+    from pullback.editing import edit, sweep
     from pullback.geometry import LocalBasis, basis, local_basis
     from pullback.models import LatentModel, denoise, invert, load, states
     from pullback.operators import JacobianOperator
@@ -25,10 +26,12 @@ _MODULE_OF = {
     "LocalBasis": "geometry",
     "basis": "geometry",
     "denoise": "models",
+    "edit": "editing",
     "invert": "models",
     "load": "models",
     "local_basis": "geometry",
     "states": "models",
+    "sweep": "editing",
 }
 
 __all__ = [
@@ -39,12 +42,14 @@ __all__ = [
     "__version__",
     "basis",
     "denoise",
+    "edit",
     "invert",
     "krylov",
     "load",
     "local_basis",
     "maps",
     "states",
+    "sweep",
 ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,37 @@ class LocalBasis(krylov.SVDResult):
             ValueError: no such sample or index, or no vector in that space.
         """
         return pullback.Direction.of_basis(self, index, sample, space)
+
+    def edit(self, strengths: Sequence[float], **options: Any) -> pullback.editing.Sweep:
+        """The samples edited along their own directions: see `pullback.sweep`.
+
+        Args:
+            strengths: K strengths.
+            **options: as for `pullback.sweep`; the condition is that of the basis by default.
+
+        Returns:
+            A sweep, with an edit for each direction of the basis, or of `indices`.
+
+        Raises:
+            RuntimeError: the basis was read from a file and no longer knows its samples.
+            ValueError: its samples are at several timesteps, or as `pullback.sweep`.
+        """
+        if self._source is None:
+            raise RuntimeError(
+                "This basis was read from a file, which holds no network. Use "
+                "pullback.sweep(model, x, t, basis, strengths)."
+            )
+        times = set(self.provenance["t"])
+        if len(times) > 1:
+            raise ValueError(
+                f"Expected samples at one timestep, got {sorted(times)}. Edit them one by one: "
+                "basis[i].edit(...)."
+            )
+        source = self._source
+        return pullback.sweep(
+            source.map.model, source.x, times.pop(), self, strengths,
+            **{"cond": source.cond or None, **options},
+        )  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the basis to a safetensors file, with its provenance in the header.

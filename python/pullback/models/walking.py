@@ -130,6 +130,29 @@ class Walker:
         away = None if scale == 1 else model.conditions.of(chosen["negative"], count)
         return cls(model, count, condition, away, chosen)
 
+    def rows(self, samples: Sequence[int]) -> Walker:
+        """The walker of a batch of some of the samples, in any order and number."""
+        seed = self.options["seed"]
+        if seed is not None:
+            seeds = seed if is_several(seed) else [seed + i for i in range(self.count)]
+            seed = [seeds[sample] for sample in samples]
+
+        def chosen(cond: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {
+                name: value[torch.as_tensor(samples, device=value.device)]
+                if len(value) == self.count
+                else value
+                for name, value in cond.items()
+            }
+
+        return replace(
+            self,
+            count=len(samples),
+            condition=chosen(self.condition),
+            away=None if self.away is None else chosen(self.away),
+            options={**self.options, "seed": seed},
+        )
+
     def changed(self, **options: Any) -> Walker:
         """The same walker with other options than those of its conditions."""
         return replace(self, options={**self.options, **options})

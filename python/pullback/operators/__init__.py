@@ -3,5 +3,14 @@
 from pullback.operators.base import BlockOperator, Combination, Gram, Stacked
 from pullback.operators.estimates import Estimate
 from pullback.operators.jacobian import JacobianOperator
+from pullback.operators.memory import rows_at_once
 
-__all__ = ["BlockOperator", "Combination", "Estimate", "Gram", "JacobianOperator", "Stacked"]
+__all__ = [
+    "BlockOperator",
+    "Combination",
+    "Estimate",
+    "Gram",
+    "JacobianOperator",
+    "Stacked",
+    "rows_at_once",
+]

@@ -41,6 +41,26 @@ def heap_rows(peak: int, device: torch.device) -> int | None:
     return None if device.type == "cuda" else max(1, _HEAP // max(1, peak))
 
 
+def rows_at_once(
+    run: Callable[[], torch.Tensor], device: torch.device, memory: int | None = None
+) -> int:
+    """How many rows of a batch one plain forward pass can have.
+
+    Args:
+        run: a pass of one row, without graphs.
+        device: where it runs.
+        memory: bytes that a pass may use; by default a share of what is free.
+
+    Cost: the pass.
+    """
+    with torch.no_grad():
+        _, (peak, _) = measure(run)
+    rows = max(1, (default_budget(device) if memory is None else memory) // max(1, peak))
+    if memory is not None:
+        return rows
+    return min(rows, heap_rows(peak, device) or rows)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on any device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):

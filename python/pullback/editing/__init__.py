@@ -1,0 +1,18 @@
+"""Applying directions: at one timestep or along the way, one by one or in sweeps."""
+
+from pullback.editing.edits import Sweep, edit, sweep
+from pullback.editing.timing import EditTimes, edit_times
+from pullback.editing.ways import Addition, Guidance, Injection, Shooting, Way
+
+__all__ = [
+    "Addition",
+    "EditTimes",
+    "Guidance",
+    "Injection",
+    "Shooting",
+    "Sweep",
+    "Way",
+    "edit",
+    "edit_times",
+    "sweep",
+]
