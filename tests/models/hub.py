@@ -9,7 +9,7 @@ import torch
 
 import pullback
 from pullback.models.watching import accepts
-from tests.models import hub_more, hub_transformers, own_call, pipelines
+from tests.models import hub_further, hub_more, hub_transformers, own_call, pipelines
 
 #: Those whose schedulers count time in other units.
 REFUSED = {"Stable Audio": "EDMDPMSolverMultistepScheduler", "Stable Video Diffusion": "continuous"}
@@ -18,14 +18,24 @@ BUILDERS = {
     "Stable Diffusion XL": pipelines.stable_diffusion_xl,
     **hub_more.BUILDERS,
     **hub_transformers.BUILDERS,
+    **hub_further.BUILDERS,
 }
-CALL: dict[str, dict[str, Any]] = {**hub_more.CALL, **hub_transformers.CALL}
+CALL: dict[str, dict[str, Any]] = {
+    **hub_more.CALL,
+    **hub_transformers.CALL,
+    **hub_further.CALL,
+}
 
 #: Pipelines whose guidance is ε_null + scale (ε_cond − ε_null), and nothing else.
 GUIDES = {
     "AuraFlow", "CogView 3+", "CogView 4", "HunyuanDiT", "PixArt-Sigma", "PRX", "Sana",
     "Stable Diffusion", "Stable Diffusion XL", "Stable Diffusion 3", "Stable Diffusion, ControlNet",
     "Stable Diffusion, FreeU", "Stable Diffusion, IP-Adapter", "Wan",
+}  # fmt: skip
+#: Pipelines whose guidance scale is an argument of the network, or is not looked at.
+SCALED = {
+    "Flux", "Flux dev", "Flux 2", "Flux Fill", "Flux Kontext", "Flux, ControlNet", "HunyuanVideo",
+    "Latent consistency", "Qwen-Image",
 }  # fmt: skip
 #: Pipelines that make tokens of latents that are handed to them, too.
 UNPACKED = {"Flux 2"}
@@ -92,8 +102,7 @@ class Case:
             given["output_type"] = "latent"
         if accepts(pipeline, "prompt"):
             given["prompt"] = "a cat"
-        guided = {"Flux", "Flux dev", "Flux 2", "HunyuanVideo", "Qwen-Image", "Latent consistency"}
-        if accepts(pipeline, "guidance_scale") and self.name not in guided:
+        if accepts(pipeline, "guidance_scale") and self.name not in SCALED:
             given["guidance_scale"] = 0.0 if self.name == "Z-Image" else 1.0
         dtype = next(self.network(pipeline).parameters()).dtype
         given = {

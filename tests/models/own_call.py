@@ -89,7 +89,8 @@ def packed(pipeline: Any, x: torch.Tensor, given: Mapping[str, Any]) -> torch.Te
         handed(pipeline, {name: value for name, value in given.items() if name != "latents"})
     finally:
         del pipeline._pack_latents
-    shape, args, kwargs = shapes[0]
+    # Images that stand beside the latents may be packed before them.
+    shape, args, kwargs = next(one for one in shapes if one[0].numel() == x.numel())
     return own(x.reshape(shape), *args, **kwargs)
 
 
