@@ -35,7 +35,7 @@ GUIDES = {
 #: Pipelines whose guidance scale is an argument of the network, or is not looked at.
 SCALED = {
     "Flux", "Flux dev", "Flux 2", "Flux Fill", "Flux Kontext", "Flux, ControlNet", "HunyuanVideo",
-    "Latent consistency", "Qwen-Image",
+    "Latent consistency", "Qwen-Image", "Qwen-Image Edit", "Qwen-Image Edit Plus",
 }  # fmt: skip
 #: Pipelines that make tokens of latents that are handed to them, too.
 UNPACKED = {"Flux 2"}

@@ -8,18 +8,34 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderKLQwenImage,
     DiffusionPipeline,
     FluxControlNetModel,
     FluxControlNetPipeline,
     FluxFillPipeline,
     FluxKontextPipeline,
     FluxTransformer2DModel,
+    QwenImageEditPipeline,
+    QwenImageEditPlusPipeline,
+    QwenImageTransformer2DModel,
 )
+from diffusers.image_processor import VaeImageProcessor
+from PIL import Image
+from transformers import Qwen2VLImageProcessorPil, Qwen2VLProcessor
 
 from tests.models import pipelines
 from tests.models.families import WIDTH
 from tests.models.hub_more import picture
-from tests.models.hub_transformers import END, autoencoder, clip, flow, random, t5, tokenizer
+from tests.models.hub_transformers import (
+    END,
+    autoencoder,
+    clip,
+    flow,
+    qwen_vision_language,
+    random,
+    t5,
+    tokenizer,
+)
 
 #: Keyword arguments that a call needs, by the name of the builder.
 CALL: dict[str, dict[str, Any]] = {}
@@ -35,6 +51,11 @@ _FLUX: dict[str, Any] = {
 }
 #: A call for a small image.
 _SMALL: dict[str, Any] = {"height": 8, "width": 8, "max_sequence_length": 12}
+
+
+def photo(seed: int = 0) -> Image.Image:
+    """A picture, as a file would give it."""
+    return VaeImageProcessor.numpy_to_pil(picture(seed).permute(0, 2, 3, 1).numpy())[0]
 
 
 def flux_network(**settings: Any) -> FluxTransformer2DModel:
@@ -88,8 +109,82 @@ def flux_controlnet(folder: Path) -> FluxControlNetPipeline:
     return FluxControlNetPipeline(**flux_parts(folder), transformer=network, controlnet=helper)
 
 
+class _SmallImages(VaeImageProcessor):
+    """Makes images of 8 pixels where the pipeline asks for 1024, which it always does."""
+
+    def resize(self, image: Any, height: int, width: int, **settings: Any) -> Any:
+        return super().resize(image, height // 128, width // 128, **settings)
+
+
+class _WithoutVideos(Qwen2VLProcessor):
+    """Qwen's processor of texts and images; its part for videos asks for torchvision."""
+
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None) -> None:
+        super().__init__(image_processor, tokenizer)
+
+
+CALL["qwen_image_edit"] = {"image": photo(), "height": 1024, "width": 1024}
+
+
+def qwen_image_edit(_folder: Path, kind: Any = QwenImageEditPipeline) -> QwenImageEditPipeline:
+    """As Qwen-Image Edit: an image beside the latents, and before the words of the prompt."""
+    vision = ["<|vision_start|>", "<|image_pad|>", "<|video_pad|>", "<|vision_end|>"]
+    words = tokenizer(padding_side="right")
+    words.add_special_tokens({"additional_special_tokens": vision})
+    encoder = qwen_vision_language()
+    encoder.config.image_token_id = words.convert_tokens_to_ids("<|image_pad|>")
+    encoder.config.vision_start_token_id = words.convert_tokens_to_ids("<|vision_start|>")
+    network = random(
+        lambda: QwenImageTransformer2DModel(
+            in_channels=16,
+            out_channels=4,
+            num_layers=3,
+            attention_head_dim=12,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            axes_dims_rope=(4, 4, 4),
+        ),
+        only="blocks",
+    )
+    compressing = random(
+        lambda: AutoencoderKLQwenImage(
+            base_dim=8,
+            z_dim=4,
+            dim_mult=[1],
+            num_res_blocks=1,
+            temperal_downsample=[],
+            latents_mean=[0.0] * 4,
+            latents_std=[1.0] * 4,
+        ),
+        factor=1,
+    )
+    pipeline = kind(
+        scheduler=flow(use_dynamic_shifting=True),
+        vae=compressing,
+        text_encoder=encoder,
+        tokenizer=words,
+        processor=_WithoutVideos(
+            Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=28 * 28), words
+        ),
+        transformer=network,
+    )
+    pipeline.vae_scale_factor = 128
+    pipeline.image_processor = _SmallImages(vae_scale_factor=1)
+    return pipeline
+
+
+CALL["qwen_image_edit_plus"] = CALL["qwen_image_edit"] | {"image": [photo(), photo(1)]}
+
+
+def qwen_image_edit_plus(folder: Path) -> QwenImageEditPlusPipeline:
+    """As Qwen-Image Edit 2509, which takes several images, and one prompt at a time."""
+    return qwen_image_edit(folder, QwenImageEditPlusPipeline)
+
+
 BUILDERS: dict[str, Callable[[Path], DiffusionPipeline]] = {
     "Flux Kontext": flux_kontext,
     "Flux Fill": flux_fill,
     "Flux, ControlNet": flux_controlnet,
+    "Qwen-Image Edit": qwen_image_edit,
+    "Qwen-Image Edit Plus": qwen_image_edit_plus,
 }

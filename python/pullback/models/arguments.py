@@ -156,16 +156,24 @@ def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from enumerate(value)
 
 
-def kinds_of(value: Any, samples: int, path: str = "") -> dict[str, Any]:
+def kinds_of(value: Any, alone: Any, samples: int, path: str = "") -> dict[str, Any]:
     """What arguments are to the batch, by path, from a pass with a number of samples.
 
     Each is a `Kind`, or "repeated" for a list with the same value for each sample; what is not
     there has to be looked into, or is the same for all.
+
+    Args:
+        value: the arguments of that pass.
+        alone: those of a pass with one sample; what has as many entries there too has them for
+            another reason.
+        samples: how many.
+        path: of this argument.
     """
+    alike = isinstance(alone, (torch.Tensor, list)) and _length(alone) == samples
     if isinstance(value, torch.Tensor):
         # A single row is one for each sample as well: the network broadcasts it.
-        return {path: "rows" if value.dim() and len(value) in (1, samples) else "shared"}
-    if isinstance(value, list) and len(value) == samples:
+        return {path: "rows" if _length(value) in (1, samples) and not alike else "shared"}
+    if isinstance(value, list) and len(value) == samples and not alike:
         if all(isinstance(one, torch.Tensor) for one in value):
             if any(not one.dim() or len(one) != samples for one in value):
                 return {path: "tensors"}
@@ -174,9 +182,15 @@ def kinds_of(value: Any, samples: int, path: str = "") -> dict[str, Any]:
         elif not list(leaves(value)) and all(one == value[0] for one in value):
             return {path: "repeated"}
     found: dict[str, Any] = {}
+    others = dict(_parts(alone))
     for key, part in _parts(value):
-        found |= kinds_of(part, samples, f"{path}.{key}" if path else str(key))
+        inner = f"{path}.{key}" if path else str(key)
+        found |= kinds_of(part, others.get(key), samples, inner)
     return found
+
+
+def _length(value: torch.Tensor | list[Any]) -> int:
+    return len(value) if isinstance(value, list) or value.dim() else 0
 
 
 def described(

@@ -80,9 +80,10 @@ def kinds_across(
             cause = error
             continue
         if [call.name for call in calls] == [call.name for call in alone]:
-            for one, call in zip(alone, calls, strict=True):
+            pairs = list(zip(alone, calls, strict=True))
+            for one, call in pairs:
                 _check_one_row(one, call)
-            return [kinds_of(call.arguments, _SAMPLES) for call in calls]
+            return [kinds_of(call.arguments, one.arguments, _SAMPLES) for one, call in pairs]
     raise UnreadableError("it cannot be asked for several samples at once") from cause
 
 

@@ -290,13 +290,38 @@ def encoded(pipeline: Any, reading: Reading, given: Mapping[str, Any]) -> dict[s
 
     Raises:
         UnreadableError: it calls its network otherwise than when it was read.
+        ValueError: it takes one prompt at a time, and these are of several lengths.
         Whatever the pipeline raises.
 
     Cost: that of its text encoders, and of helpers such as a ControlNet; not of the network.
     """
     network = reading.passes[-1].network
-    run = watch(pipeline, network, {**reading.given, **reading.guidance, **given}, 0)
+    prompts = given.get("prompt")
+    try:
+        run = watch(pipeline, network, {**reading.given, **reading.guidance, **given}, 0)
+    except Exception:  # a pipeline passes on whatever its parts raise
+        if not isinstance(prompts, list) or len(prompts) < 2:
+            raise
+        each = [encoded(pipeline, reading, {**given, "prompt": [one]}) for one in prompts]
+        return _joined(each, reading.shared)
     return reading.condition(run.steps[0].calls)
+
+
+def _joined(
+    conditions: list[dict[str, torch.Tensor]], shared: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """One condition of those of several samples, of a pipeline that takes one prompt at a time."""
+    joined = {}
+    for name, first in conditions[0].items():
+        values = [one[name] for one in conditions]
+        if len({value.shape for value in values}) > 1:
+            raise ValueError(
+                f"This pipeline takes one prompt at a time, and its network's {name!r} has the "
+                f"shapes {[list(value.shape) for value in values]} for these. Expected prompts of "
+                "one length: encode the others one by one."
+            )
+        joined[name] = first if name in shared else torch.cat(values)
+    return joined
 
 
 def avoided(pipeline: Any, reading: Reading) -> dict[str, torch.Tensor] | None:
