@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from diffusers import EulerDiscreteScheduler
 
 import pullback
 from pullback.models.watching import accepts
@@ -28,9 +29,10 @@ CALL: dict[str, dict[str, Any]] = {
 
 #: Pipelines whose guidance is ε_null + scale (ε_cond − ε_null), and nothing else.
 GUIDES = {
-    "AuraFlow", "CogView 3+", "CogView 4", "HunyuanDiT", "PixArt-Sigma", "PRX", "Sana",
-    "Stable Diffusion", "Stable Diffusion XL", "Stable Diffusion 3", "Stable Diffusion, ControlNet",
-    "Stable Diffusion, FreeU", "Stable Diffusion, IP-Adapter", "Wan",
+    "AuraFlow", "CogView 3+", "CogView 4", "DeepFloyd IF", "HunyuanDiT", "Kolors", "PixArt-Sigma",
+    "PRX", "Sana", "Stable Diffusion", "Stable Diffusion XL", "Stable Diffusion 3",
+    "Stable Diffusion, ControlNet", "Stable Diffusion, FreeU", "Stable Diffusion, IP-Adapter",
+    "Wan",
 }  # fmt: skip
 #: Pipelines whose guidance scale is an argument of the network, or is not looked at.
 SCALED = {
@@ -127,6 +129,8 @@ class Case:
         if kind == "flow":
             return sample - t / 1000 * prediction
         alpha = scheduler.alphas_cumprod[round(t)].double()
+        if isinstance(scheduler, EulerDiscreteScheduler):  # steps x / √ᾱ
+            sample = alpha.sqrt() * sample
         if kind == "epsilon":
             return (sample - (1 - alpha).sqrt() * prediction) / alpha.sqrt()
         assert kind == "v_prediction"

@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import torch
 from diffusers import (
     AutoencoderKLQwenImage,
+    DDPMScheduler,
     DiffusionPipeline,
+    EulerDiscreteScheduler,
     FluxControlNetModel,
     FluxControlNetPipeline,
     FluxFillPipeline,
     FluxKontextPipeline,
     FluxTransformer2DModel,
+    IFPipeline,
+    Kandinsky3Pipeline,
+    Kandinsky3UNet,
+    KolorsPipeline,
     QwenImageEditPipeline,
     QwenImageEditPlusPipeline,
     QwenImageTransformer2DModel,
+    VQModel,
 )
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.pipelines.kolors import ChatGLMModel, ChatGLMTokenizer
+from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig
 from PIL import Image
 from transformers import Qwen2VLImageProcessorPil, Qwen2VLProcessor
 
-from tests.models import pipelines
+from tests.models import families, pipelines
 from tests.models.families import WIDTH
-from tests.models.hub_more import picture
+from tests.models.hub_more import XL, picture
 from tests.models.hub_transformers import (
     END,
+    KNOWN,
     autoencoder,
     clip,
+    encoder,
     flow,
     qwen_vision_language,
     random,
@@ -131,9 +144,9 @@ def qwen_image_edit(_folder: Path, kind: Any = QwenImageEditPipeline) -> QwenIma
     vision = ["<|vision_start|>", "<|image_pad|>", "<|video_pad|>", "<|vision_end|>"]
     words = tokenizer(padding_side="right")
     words.add_special_tokens({"additional_special_tokens": vision})
-    encoder = qwen_vision_language()
-    encoder.config.image_token_id = words.convert_tokens_to_ids("<|image_pad|>")
-    encoder.config.vision_start_token_id = words.convert_tokens_to_ids("<|vision_start|>")
+    sighted = qwen_vision_language()
+    sighted.config.image_token_id = words.convert_tokens_to_ids("<|image_pad|>")
+    sighted.config.vision_start_token_id = words.convert_tokens_to_ids("<|vision_start|>")
     network = random(
         lambda: QwenImageTransformer2DModel(
             in_channels=16,
@@ -161,7 +174,7 @@ def qwen_image_edit(_folder: Path, kind: Any = QwenImageEditPipeline) -> QwenIma
     pipeline = kind(
         scheduler=flow(use_dynamic_shifting=True),
         vae=compressing,
-        text_encoder=encoder,
+        text_encoder=sighted,
         tokenizer=words,
         processor=_WithoutVideos(
             Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=28 * 28), words
@@ -181,10 +194,141 @@ def qwen_image_edit_plus(folder: Path) -> QwenImageEditPlusPipeline:
     return qwen_image_edit(folder, QwenImageEditPlusPipeline)
 
 
+def sentencepieces() -> bytes:
+    """A model of sentencepiece that knows the tests' words."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([KNOWN.replace("\n", ""), "abcdefghijklmnopqrstuvwxyz"]),
+        model_writer=model,
+        vocab_size=76,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def kolors(folder: Path) -> KolorsPipeline:
+    """As Kolors: SDXL with the words of ChatGLM."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.model").write_bytes(sentencepieces())
+    glm = ChatGLMConfig(
+        num_layers=2,
+        padded_vocab_size=96,
+        hidden_size=WIDTH,
+        ffn_hidden_size=64,
+        kv_channels=8,
+        num_attention_heads=4,
+        seq_length=16,
+        add_qkv_bias=True,
+        multi_query_attention=True,
+        multi_query_group_num=2,
+        original_rope=True,
+    )
+
+    def words() -> ChatGLMModel:
+        made = ChatGLMModel(glm, empty_init=False)
+        with torch.no_grad():
+            for name, parameter in made.named_parameters():
+                if "layernorm" in name:  # which are left as the memory held them
+                    parameter.fill_(1)
+        return made
+
+    settings = XL | {
+        "cross_attention_dim": 24,
+        "encoder_hid_dim": WIDTH,
+        "encoder_hid_dim_type": "text_proj",
+    }
+    return KolorsPipeline(
+        vae=autoencoder(shift_factor=None),
+        text_encoder=encoder(words),
+        tokenizer=ChatGLMTokenizer(str(folder / "tokenizer.model")),
+        unet=random(lambda: families.condition_unet(**settings), only="block"),
+        scheduler=EulerDiscreteScheduler(
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.014,
+            steps_offset=1,
+            timestep_spacing="leading",
+        ),
+    )
+
+
+CALL["kandinsky3"] = {"height": 64, "width": 64}
+
+
+def kandinsky3(_folder: Path) -> Kandinsky3Pipeline:
+    """As Kandinsky 3, whose U-Net has no middle block."""
+    network = random(
+        lambda: Kandinsky3UNet(
+            time_embedding_dim=32,
+            groups=4,
+            attention_head_dim=8,
+            layers_per_block=2,
+            block_out_channels=(16, 16, 32, 32),
+            cross_attention_dim=WIDTH,
+            encoder_hid_dim=WIDTH,
+        ),
+        only="block",
+    )
+    decoder = random(
+        lambda: VQModel(
+            block_out_channels=(8,),
+            norm_num_groups=4,
+            latent_channels=4,
+            num_vq_embeddings=8,
+            vq_embed_dim=4,
+        ),
+        factor=1,
+    )
+    return Kandinsky3Pipeline(
+        tokenizer=tokenizer(after=END),
+        text_encoder=t5(),
+        unet=network,
+        scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False),
+        movq=decoder,
+    )
+
+
+def deepfloyd(_folder: Path) -> IFPipeline:
+    """As DeepFloyd IF: pixels, T5's words, and a variance that is learned."""
+    settings = {
+        "in_channels": 3,
+        "out_channels": 6,
+        "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+        "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        "resnet_time_scale_shift": "scale_shift",
+        "act_fn": "gelu",
+        "cross_attention_norm": "group_norm",
+        "addition_embed_type": "text",
+        "addition_embed_type_num_heads": 2,
+        "encoder_hid_dim": WIDTH,
+        "encoder_hid_dim_type": "text_proj",
+    }
+    return IFPipeline(
+        tokenizer=tokenizer(after=END),
+        text_encoder=t5(),
+        unet=random(lambda: families.condition_unet(**settings), only="block"),
+        scheduler=DDPMScheduler(
+            beta_schedule="squaredcos_cap_v2",
+            variance_type="learned_range",
+            thresholding=True,
+            dynamic_thresholding_ratio=0.95,
+            sample_max_value=1.5,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        watermarker=None,
+        requires_safety_checker=False,
+    )
+
+
 BUILDERS: dict[str, Callable[[Path], DiffusionPipeline]] = {
     "Flux Kontext": flux_kontext,
     "Flux Fill": flux_fill,
     "Flux, ControlNet": flux_controlnet,
     "Qwen-Image Edit": qwen_image_edit,
     "Qwen-Image Edit Plus": qwen_image_edit_plus,
+    "Kolors": kolors,
+    "Kandinsky 3": kandinsky3,
+    "DeepFloyd IF": deepfloyd,
 }

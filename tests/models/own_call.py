@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from pullback.models.taps import Site, TapName
+from pullback.models.watching import accepts
 
 
 class _Enough(BaseException):
@@ -26,8 +28,23 @@ def in_float64(pipeline: Any) -> Any:
 
 def _run(pipeline: Any, given: Mapping[str, Any]) -> None:
     """The pipeline's own call, with derivatives; its decorator switches them off."""
-    with torch.enable_grad():
-        type(pipeline).__call__.__wrapped__(pipeline, **given)
+    with torch.enable_grad(), _started(pipeline, given) as started:
+        type(pipeline).__call__.__wrapped__(pipeline, **started)
+
+
+@contextmanager
+def _started(pipeline: Any, given: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Context in which a pipeline whose call takes no latents starts from those that are given."""
+    if "latents" not in given or accepts(pipeline, "latents"):
+        yield given
+        return
+    rest = dict(given)
+    x = rest.pop("latents")
+    pipeline.prepare_intermediate_images = lambda *_: x
+    try:
+        yield rest
+    finally:
+        del pipeline.prepare_intermediate_images
 
 
 def feature(

@@ -23,6 +23,7 @@ def scheduler_like(own):
     betas = 1 - alphas / torch.cat([torch.ones(1), alphas[:-1]])
     made = DDIMScheduler(clip_sample=False, trained_betas=betas.tolist(), steps_offset=0)
     torch.testing.assert_close(made.alphas_cumprod, alphas)
+    made.register_to_config(variance_type="fixed_small")  # which DeepFloyd IF looks for
     return made
 
 

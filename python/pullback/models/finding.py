@@ -192,7 +192,7 @@ def packing(run: Run, sample: torch.Tensor) -> tuple[tuple[int, ...], torch.Tens
 
 
 def _made(tokens: torch.Tensor, sample: torch.Tensor) -> bool:
-    """Whether these tokens are the latents that the scheduler stepped first, but for their scale."""
+    """Whether these tokens are the latents that the scheduler is given first, but for scale."""
     if tokens.shape != sample.shape:
         return False
     scale = sample.norm() / tokens.norm().clamp_min(torch.finfo(torch.float32).tiny)

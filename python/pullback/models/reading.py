@@ -229,8 +229,11 @@ def read(pipeline: Any, network: nn.Module, given: Mapping[str, Any]) -> Reading
             f"{[[call.name for call in one] for one in calls]} over the whole "
             "schedule, where an empty list is a step that is left to another network"
         )
-    sample = run.steps[0].sample
+    sample, prediction = run.steps[0].sample, run.steps[0].prediction
     assert sample is not None
+    assert prediction is not None
+    if not bool(prediction.isfinite().all()):
+        raise UnreadableError("its network returned numbers that are infinite, or none at all")
     total = int(pipeline.scheduler.config.num_train_timesteps)
     kinds = kinds_across(pipeline, network, {**given, **guidance}, calls[0])
     linked = links(calls[0])

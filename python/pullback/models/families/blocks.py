@@ -85,6 +85,7 @@ BLOCKS = {
         _DOUBLE_AND_SINGLE,
         {"HunyuanVideoTransformerBlock": 0, "HunyuanVideoSingleTransformerBlock": 0},
     ),
+    "Kandinsky3UNet": Blocks("Kandinsky 3", ("down_blocks", "up_blocks")),
     "LTXVideoTransformer3DModel": Blocks("LTX-Video"),
     "Lumina2Transformer2DModel": Blocks("Lumina 2", ("layers",)),
     "OmniGenTransformer2DModel": Blocks("OmniGen", ("layers",)),
