@@ -39,6 +39,14 @@ SCALED = {
     "Flux", "Flux dev", "Flux 2", "Flux Fill", "Flux Kontext", "Flux, ControlNet", "HunyuanVideo",
     "Latent consistency", "Qwen-Image", "Qwen-Image Edit", "Qwen-Image Edit Plus",
 }  # fmt: skip
+#: Those whose folder does not bring them back, with what diffusers itself says of it.
+UNSAVED = {
+    "Qwen-Image Edit": "_WithoutVideos.*cannot be loaded",  # the stock one asks for torchvision
+    "Qwen-Image Edit Plus": "_WithoutVideos.*cannot be loaded",
+    "Stable Diffusion, IP-Adapter": "image_projection_layers",  # has a loader of its own
+}
+#: Pipelines with a switch that a folder does not hold.
+SWITCHED = {"Stable Diffusion, FreeU"}
 #: Pipelines that make tokens of latents that are handed to them, too.
 UNPACKED = {"Flux 2"}
 

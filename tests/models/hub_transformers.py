@@ -77,11 +77,6 @@ from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 from tests.models import families, pipelines
 from tests.models.families import WIDTH
 
-#: Builders whose pipelines `from_pretrained` cannot load again from what they saved: PRX because
-#: transformers takes its text encoder's configuration for that of a whole model (and makes one of
-#: full size before it fails), the other because it asks for the parts that were left out.
-IN_MEMORY = ("prx", "stable_diffusion_3_clip")
-
 T = TypeVar("T", bound=nn.Module)
 
 #: Keyword arguments that a call needs to be small, by the name of the builder.

@@ -1,10 +1,13 @@
 """Pipelines of the hub: one line from a pipeline to the basis of its own call."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
+from diffusers.pipelines.prx import pipeline_prx
+from transformers import T5GemmaConfig
 
 import pullback
 from pullback import ddim, local_basis, maps
@@ -104,6 +107,55 @@ def test_sampling_is_the_pipelines_own_loop(case):
         assert (case.tokens(found, expected) - expected).norm() <= 1e-4 * expected.norm()
     finally:
         pipeline.scheduler = own
+
+
+def test_a_saved_pipeline_is_loaded_in_one_line(case, tmp_path, monkeypatch):
+    """With the predictions that it has in memory; or else diffusers itself cannot run it."""
+    case.pipeline.save_pretrained(tmp_path, safe_serialization=True)
+    if case.name == "PRX":
+        # On the hub the text encoder has the configuration of the whole model that it is from.
+        words = copy.deepcopy(case.pipeline.text_encoder.config)
+        whole = T5GemmaConfig(encoder=words, is_encoder_decoder=False)
+        whole.save_pretrained(tmp_path / "text_encoder")
+        # A package that cleans prompts, which are clean.
+        monkeypatch.setattr(pipeline_prx, "ftfy", SimpleNamespace(fix_text=str), raising=False)
+    if case.name in hub.UNSAVED:
+        with pytest.raises(Exception, match=hub.UNSAVED[case.name]):  # of any class
+            type(case.pipeline).from_pretrained(tmp_path)(**case.call, prompt="a cat")
+        with pytest.raises(ValueError, match=hub.UNSAVED[case.name]):
+            pullback.load(tmp_path, call=case.call)
+        return
+    expected = case.model
+    if case.name in hub.SWITCHED:
+        expected = pullback.load(type(case.pipeline).from_pretrained(tmp_path), call=case.call)
+    model, x = pullback.load(tmp_path, call=case.call), case.latents(1)
+    prompts = {"prompt": "a cat"} if accepts(case.pipeline, "prompt") else {}
+    conds = [one.encode(**prompts, **case.call) for one in (model, expected)]
+    with torch.no_grad():
+        found, wanted = (
+            one.predict(x, 500, one.conditions.of(cond, 1))
+            for one, cond in zip((model, expected), conds, strict=True)
+        )
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_parts_of_a_network_that_stay_in_float32_do_so_in_a_half_alone(dtype, tmp_path):
+    """As diffusers has it, which reads such networks with a further package only."""
+    built = hub.BUILDERS["Wan"](tmp_path)
+    built.save_pretrained(tmp_path)
+    model = pullback.load(tmp_path, dtype=dtype, call=hub.call_of("Wan"))
+    assert type(model.network) is type(built.transformer)
+    assert model.dtype == dtype
+    kept = set(built.transformer._keep_in_fp32_modules)
+    own = dict(built.transformer.named_parameters())
+    for name, parameter in model.network.named_parameters():
+        stays = dtype == torch.bfloat16 and kept & set(name.split("."))
+        assert parameter.dtype == (torch.float32 if stays else dtype)
+        assert torch.equal(parameter, own[name].to(parameter.dtype))
+    x = torch.randn(1, *model.latent_shape).to(dtype)
+    found = model.predict(x, 500, model.encode(prompt="a cat"))
+    assert bool(found.isfinite().all())
 
 
 @pytest.mark.parametrize("name", sorted(hub.REFUSED))

@@ -75,12 +75,21 @@ def from_folder(folder: Path, dtype: torch.dtype | None = None, variant: str | N
 
 def _pipeline(folder: Path, how: Mapping[str, Any]) -> DiffusionPipeline:
     """A pipeline, whose networks are read one by one: as a whole it does not say what it lacks."""
-    parts = {}
-    for name, entry in DiffusionPipeline.load_config(str(folder), local_files_only=True).items():
+    parts: dict[str, Any] = {}
+    config = DiffusionPipeline.load_config(str(folder), local_files_only=True)
+    # A class takes parts that are given it even where they are optional; the common one does not.
+    own: Any = getattr(diffusers, str(config.get("_class_name")), None)
+    known = isinstance(own, type) and issubclass(own, DiffusionPipeline)
+    for name, entry in config.items():
         kind = _module_class(entry)
         if kind is not None and (folder / name).is_dir():
             parts[name] = _complete(kind, folder / name, how)
-    return DiffusionPipeline.from_pretrained(
+        elif entry in (
+            [None, None],
+            (None, None),
+        ):  # saved without it; it is asked for all the same
+            parts[name] = None
+    return (own if known else DiffusionPipeline).from_pretrained(
         str(folder), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, **parts
     )
 
@@ -107,14 +116,22 @@ def _complete(kind: Any, folder: Path, how: Mapping[str, Any]) -> Any:
             leave in it what the memory held.
     """
     # transformers reads without copies of its own; diffusers has to be told.
+    reader, dtype = kind, how["dtype"]
+    kept = tuple(getattr(kind, "_keep_in_fp32_modules", None) or ())
     if issubclass(kind, diffusers.ModelMixin):
-        options = {"low_cpu_mem_usage": False, "torch_dtype": how["dtype"]}
+        if kept:  # which diffusers reads with a further package only; see _narrow
+            reader = type(kind.__name__, (kind,), {"_keep_in_fp32_modules": None})
+            dtype = torch.promote_types(dtype, torch.float32)
+        options = {"low_cpu_mem_usage": False, "torch_dtype": dtype}
     else:
-        options = {"dtype": how["dtype"]}
-    network, told = kind.from_pretrained(
+        options = {"dtype": dtype}
+    network, told = reader.from_pretrained(
         str(folder), use_safetensors=True, local_files_only=True,
         output_loading_info=True, ignore_mismatched_sizes=True, variant=how["variant"], **options,
     )  # fmt: skip
+    if reader is not kind:
+        network.__class__ = kind
+        _narrow(network, how["dtype"], kept)
     missing = {str(name) for name in told["missing_keys"]}
     shapes = {
         str(name): f"{name} (file {list(there)}, network {list(wanted)})"
@@ -134,6 +151,13 @@ def _complete(kind: Any, folder: Path, how: Mapping[str, Any]) -> Any:
         f"{'; '.join(wrong)}. Expected every tensor of the network that config.json describes, by "
         "its name. Copy the folder again, or write it again with save_pretrained."
     )
+
+
+def _narrow(network: nn.Module, dtype: torch.dtype, kept: Collection[str]) -> None:
+    """Put the weights of a network in a dtype, but for those that its class keeps in float32."""
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if tensor.is_floating_point() and not set(kept) & set(name.split(".")):
+            tensor.data = tensor.data.to(dtype)
 
 
 class _IncompleteError(Exception):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from torch import nn
 
 
@@ -37,5 +38,8 @@ class Placement:
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the network's parameters, and of x."""
+        if isinstance(self.network, ModelMixin):  # some of whose parameters may stay in float32
+            dtype: torch.dtype = self.network.dtype
+            return dtype
         parameter = self._parameter
         return (self.fixed_dtype or torch.float32) if parameter is None else parameter.dtype
