@@ -13,7 +13,11 @@ from pullback.models.watching import accepts
 from tests.models import hub_further, hub_more, hub_transformers, own_call, pipelines
 
 #: Those whose schedulers count time in other units.
-REFUSED = {"Stable Audio": "EDMDPMSolverMultistepScheduler", "Stable Video Diffusion": "continuous"}
+REFUSED = {
+    "Mochi": "invert_sigmas",
+    "Stable Audio": "EDMDPMSolverMultistepScheduler",
+    "Stable Video Diffusion": "continuous",
+}
 BUILDERS = {
     "Stable Diffusion": pipelines.stable_diffusion,
     "Stable Diffusion XL": pipelines.stable_diffusion_xl,

@@ -5,12 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import sentencepiece
 import torch
 from diffusers import (
+    AutoencoderKLMochi,
     AutoencoderKLQwenImage,
+    AutoencoderKLWan,
+    BriaPipeline,
+    BriaTransformer2DModel,
     DDPMScheduler,
     DiffusionPipeline,
     EulerDiscreteScheduler,
@@ -23,21 +28,40 @@ from diffusers import (
     Kandinsky3Pipeline,
     Kandinsky3UNet,
     KolorsPipeline,
+    MochiPipeline,
+    MochiTransformer3DModel,
+    OvisImagePipeline,
+    OvisImageTransformer2DModel,
     QwenImageEditPipeline,
     QwenImageEditPlusPipeline,
     QwenImageTransformer2DModel,
     VQModel,
+    WanImageToVideoPipeline,
+    WanTransformer3DModel,
 )
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.kolors import ChatGLMModel, ChatGLMTokenizer
 from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig
+from diffusers.pipelines.prx import pipeline_prx
+from diffusers.pipelines.wan import pipeline_wan_i2v
 from PIL import Image
-from transformers import Qwen2VLImageProcessorPil, Qwen2VLProcessor
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Qwen2VLImageProcessorPil,
+    Qwen2VLProcessor,
+    Qwen3Config,
+    Qwen3Model,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 from tests.models import families, pipelines
 from tests.models.families import WIDTH
-from tests.models.hub_more import XL, picture
+from tests.models.hub_more import XL, image_processor, picture
 from tests.models.hub_transformers import (
+    CHAT,
+    DECODER,
     END,
     KNOWN,
     autoencoder,
@@ -49,6 +73,10 @@ from tests.models.hub_transformers import (
     t5,
     tokenizer,
 )
+
+#: A package that some pipelines clean prompts with; those of the tests are clean.
+for module in (pipeline_prx, pipeline_wan_i2v):
+    vars(module).setdefault("ftfy", SimpleNamespace(fix_text=str))
 
 #: Keyword arguments that a call needs, by the name of the builder.
 CALL: dict[str, dict[str, Any]] = {}
@@ -322,6 +350,154 @@ def deepfloyd(_folder: Path) -> IFPipeline:
     )
 
 
+CALL["ovis_image"] = _SMALL
+
+
+def ovis_image(_folder: Path) -> OvisImagePipeline:
+    """As Ovis-Image."""
+    network = random(
+        lambda: OvisImageTransformer2DModel(
+            in_channels=16,
+            out_channels=16,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            axes_dims_rope=(4, 4, 8),
+        ),
+        only="blocks",
+    )
+    return OvisImagePipeline(
+        scheduler=flow(use_dynamic_shifting=True),
+        vae=autoencoder(),
+        text_encoder=encoder(lambda: Qwen3Model(Qwen3Config(**DECODER))),
+        tokenizer=tokenizer(chat_template=CHAT, padding_side="right"),
+        transformer=network,
+    )
+
+
+CALL["bria"] = {"height": 16, "width": 16, "max_sequence_length": 12}
+
+
+def bria(_folder: Path) -> BriaPipeline:
+    """As Bria 3.2."""
+    network = random(
+        lambda: BriaTransformer2DModel(
+            in_channels=16,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            axes_dims_rope=[4, 4, 8],
+        ),
+        only="blocks",
+    )
+    return BriaPipeline(
+        transformer=network,
+        scheduler=flow(use_dynamic_shifting=True),
+        vae=autoencoder(1),
+        text_encoder=t5(),
+        tokenizer=tokenizer(after=END),
+    )
+
+
+CALL["mochi"] = {"height": 64, "width": 64, "num_frames": 7, "max_sequence_length": 12}
+
+
+def mochi(_folder: Path) -> MochiPipeline:
+    """As Mochi 1."""
+    network = random(
+        lambda: MochiTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=12,
+            num_layers=3,
+            pooled_projection_dim=16,
+            in_channels=4,
+            text_embed_dim=WIDTH,
+            time_embed_dim=16,
+            max_sequence_length=12,
+        ),
+        only="blocks",
+    )
+    decoder = random(
+        lambda: AutoencoderKLMochi(
+            encoder_block_out_channels=(32, 32, 32, 32),
+            decoder_block_out_channels=(32, 32, 32, 32),
+            latent_channels=4,
+            layers_per_block=(1, 1, 1, 1, 1),
+            latents_mean=(0.0,) * 4,
+            latents_std=(1.0,) * 4,
+        ),
+        factor=1,
+    )
+    return MochiPipeline(
+        scheduler=flow(invert_sigmas=True),
+        vae=decoder,
+        text_encoder=t5(),
+        tokenizer=tokenizer(after=END),
+        transformer=network,
+    )
+
+
+CALL["wan_image_to_video"] = {
+    "image": photo(),
+    "height": 64,
+    "width": 64,
+    "num_frames": 5,
+    "max_sequence_length": 12,
+}
+
+
+def wan_image_to_video(_folder: Path) -> WanImageToVideoPipeline:
+    """As Wan 2.1, image to video: the first frame stands beside the latents and in the words."""
+    network = random(
+        lambda: WanTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=4 + 4 + 4,
+            out_channels=4,
+            text_dim=WIDTH,
+            freq_dim=16,
+            ffn_dim=32,
+            num_layers=3,
+            rope_max_seq_len=32,
+            image_dim=WIDTH,
+            added_kv_proj_dim=24,
+        ),
+        only="blocks",
+    )
+    decoder = random(
+        lambda: AutoencoderKLWan(
+            base_dim=3,
+            z_dim=4,
+            dim_mult=[1, 1, 1, 1],
+            num_res_blocks=1,
+            latents_mean=[0.0] * 4,
+            latents_std=[1.0] * 4,
+        ),
+        factor=1,
+    )
+    eyes = CLIPVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=8,
+        patch_size=4,
+    )
+    return WanImageToVideoPipeline(
+        tokenizer=tokenizer(after=END),
+        text_encoder=t5(kind=UMT5EncoderModel, config=UMT5Config),
+        vae=decoder,
+        scheduler=flow(shift=3.0),
+        image_processor=image_processor(),
+        image_encoder=random(lambda: CLIPVisionModel(eyes), factor=5),
+        transformer=network,
+    )
+
+
 BUILDERS: dict[str, Callable[[Path], DiffusionPipeline]] = {
     "Flux Kontext": flux_kontext,
     "Flux Fill": flux_fill,
@@ -331,4 +507,8 @@ BUILDERS: dict[str, Callable[[Path], DiffusionPipeline]] = {
     "Kolors": kolors,
     "Kandinsky 3": kandinsky3,
     "DeepFloyd IF": deepfloyd,
+    "Ovis-Image": ovis_image,
+    "Bria": bria,
+    "Mochi": mochi,
+    "Wan, image to video": wan_image_to_video,
 }

@@ -1,12 +1,10 @@
 """Pipelines of the hub: one line from a pipeline to the basis of its own call."""
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
-from diffusers.pipelines.prx import pipeline_prx
 from transformers import T5GemmaConfig
 
 import pullback
@@ -109,7 +107,7 @@ def test_sampling_is_the_pipelines_own_loop(case):
         pipeline.scheduler = own
 
 
-def test_a_saved_pipeline_is_loaded_in_one_line(case, tmp_path, monkeypatch):
+def test_a_saved_pipeline_is_loaded_in_one_line(case, tmp_path):
     """With the predictions that it has in memory; or else diffusers itself cannot run it."""
     case.pipeline.save_pretrained(tmp_path, safe_serialization=True)
     if case.name == "PRX":
@@ -117,8 +115,6 @@ def test_a_saved_pipeline_is_loaded_in_one_line(case, tmp_path, monkeypatch):
         words = copy.deepcopy(case.pipeline.text_encoder.config)
         whole = T5GemmaConfig(encoder=words, is_encoder_decoder=False)
         whole.save_pretrained(tmp_path / "text_encoder")
-        # A package that cleans prompts, which are clean.
-        monkeypatch.setattr(pipeline_prx, "ftfy", SimpleNamespace(fix_text=str), raising=False)
     if case.name in hub.UNSAVED:
         with pytest.raises(Exception, match=hub.UNSAVED[case.name]):  # of any class
             type(case.pipeline).from_pretrained(tmp_path)(**case.call, prompt="a cat")

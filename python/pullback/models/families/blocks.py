@@ -67,6 +67,9 @@ BLOCKS = {
         ("joint_transformer_blocks", "single_transformer_blocks"),
         {"AuraFlowJointTransformerBlock": 1},
     ),
+    "BriaTransformer2DModel": Blocks(
+        "Bria", _DOUBLE_AND_SINGLE, {"BriaTransformerBlock": 1, "BriaSingleTransformerBlock": 1}
+    ),
     "ChromaTransformer2DModel": Blocks("Chroma", _DOUBLE_AND_SINGLE, {"ChromaTransformerBlock": 1}),
     "CogVideoXTransformer3DModel": Blocks("CogVideoX", _PLAIN, {"CogVideoXBlock": 0}),
     "CogView3PlusTransformer2DModel": Blocks(
@@ -88,7 +91,13 @@ BLOCKS = {
     "Kandinsky3UNet": Blocks("Kandinsky 3", ("down_blocks", "up_blocks")),
     "LTXVideoTransformer3DModel": Blocks("LTX-Video"),
     "Lumina2Transformer2DModel": Blocks("Lumina 2", ("layers",)),
+    "MochiTransformer3DModel": Blocks("Mochi", _PLAIN, {"MochiTransformerBlock": 0}),
     "OmniGenTransformer2DModel": Blocks("OmniGen", ("layers",)),
+    "OvisImageTransformer2DModel": Blocks(
+        "Ovis-Image",
+        _DOUBLE_AND_SINGLE,
+        {"OvisImageTransformerBlock": 1, "OvisImageSingleTransformerBlock": 1},
+    ),
     "PRXTransformer2DModel": Blocks("PRX", ("blocks",)),
     "QwenImageTransformer2DModel": Blocks("Qwen-Image", _PLAIN, {"QwenImageTransformerBlock": 1}),
     "SanaTransformer2DModel": Blocks("Sana"),
