@@ -45,6 +45,7 @@ SCALED = {
 }  # fmt: skip
 #: Those whose folder does not bring them back, with what diffusers itself says of it.
 UNSAVED = {
+    "Kandinsky 5": "_WithoutVideos.*cannot be loaded|keep_in_fp32_modules",
     "Qwen-Image Edit": "_WithoutVideos.*cannot be loaded",  # the stock one asks for torchvision
     "Qwen-Image Edit Plus": "_WithoutVideos.*cannot be loaded",
     "Stable Diffusion, IP-Adapter": "image_projection_layers",  # has a loader of its own

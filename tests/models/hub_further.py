@@ -24,9 +24,13 @@ from diffusers import (
     FluxFillPipeline,
     FluxKontextPipeline,
     FluxTransformer2DModel,
+    HiDreamImagePipeline,
+    HiDreamImageTransformer2DModel,
     IFPipeline,
     Kandinsky3Pipeline,
     Kandinsky3UNet,
+    Kandinsky5T2IPipeline,
+    Kandinsky5Transformer3DModel,
     KolorsPipeline,
     MochiPipeline,
     MochiTransformer3DModel,
@@ -40,14 +44,21 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.models.transformers.transformer_hidream_image import MOEFeedForwardSwiGLU
+from diffusers.pipelines.kandinsky5 import pipeline_kandinsky_t2i
 from diffusers.pipelines.kolors import ChatGLMModel, ChatGLMTokenizer
 from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig
 from diffusers.pipelines.prx import pipeline_prx
 from diffusers.pipelines.wan import pipeline_wan_i2v
 from PIL import Image
 from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
     CLIPVisionConfig,
     CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     Qwen2VLImageProcessorPil,
     Qwen2VLProcessor,
     Qwen3Config,
@@ -75,7 +86,7 @@ from tests.models.hub_transformers import (
 )
 
 #: A package that some pipelines clean prompts with; those of the tests are clean.
-for module in (pipeline_prx, pipeline_wan_i2v):
+for module in (pipeline_kandinsky_t2i, pipeline_prx, pipeline_wan_i2v):
     vars(module).setdefault("ftfy", SimpleNamespace(fix_text=str))
 
 #: Keyword arguments that a call needs, by the name of the builder.
@@ -164,14 +175,22 @@ class _WithoutVideos(Qwen2VLProcessor):
         super().__init__(image_processor, tokenizer)
 
 
+def sighted_processor() -> Qwen2VLProcessor:
+    """Makes tokens of texts and images."""
+    vision = ["<|vision_start|>", "<|image_pad|>", "<|video_pad|>", "<|vision_end|>"]
+    words = tokenizer(padding_side="right")
+    words.add_special_tokens({"additional_special_tokens": vision})
+    images = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=28 * 28)
+    return _WithoutVideos(images, words)
+
+
 CALL["qwen_image_edit"] = {"image": photo(), "height": 1024, "width": 1024}
 
 
 def qwen_image_edit(_folder: Path, kind: Any = QwenImageEditPipeline) -> QwenImageEditPipeline:
     """As Qwen-Image Edit: an image beside the latents, and before the words of the prompt."""
-    vision = ["<|vision_start|>", "<|image_pad|>", "<|video_pad|>", "<|vision_end|>"]
-    words = tokenizer(padding_side="right")
-    words.add_special_tokens({"additional_special_tokens": vision})
+    processor = sighted_processor()
+    words = processor.tokenizer
     sighted = qwen_vision_language()
     sighted.config.image_token_id = words.convert_tokens_to_ids("<|image_pad|>")
     sighted.config.vision_start_token_id = words.convert_tokens_to_ids("<|vision_start|>")
@@ -204,9 +223,7 @@ def qwen_image_edit(_folder: Path, kind: Any = QwenImageEditPipeline) -> QwenIma
         vae=compressing,
         text_encoder=sighted,
         tokenizer=words,
-        processor=_WithoutVideos(
-            Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=28 * 28), words
-        ),
+        processor=processor,
         transformer=network,
     )
     pipeline.vae_scale_factor = 128
@@ -498,6 +515,96 @@ def wan_image_to_video(_folder: Path) -> WanImageToVideoPipeline:
     )
 
 
+CALL["hidream"] = {"height": 64, "width": 64, "max_sequence_length": 12}
+
+
+def hidream(folder: Path) -> HiDreamImagePipeline:
+    """As HiDream: every block has the words of a layer of Llama, and experts of its own."""
+    network = random(
+        lambda: HiDreamImageTransformer2DModel(
+            patch_size=2,
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            caption_channels=[WIDTH, WIDTH],
+            text_emb_dim=2 * WIDTH,
+            num_routed_experts=4,
+            num_activated_experts=2,
+            axes_dims_rope=(8, 4, 4),
+            max_resolution=(8, 8),
+            llama_layers=[0, 1, 1, 1],
+        ),
+        only="blocks",
+    )
+    for module in network.modules():  # in evaluation mode experts have no derivatives
+        if isinstance(module, MOEFeedForwardSwiGLU):
+            module.training = True
+    pipeline = HiDreamImagePipeline(
+        scheduler=flow(shift=3.0),
+        vae=autoencoder(3),
+        text_encoder=clip(CLIPTextModelWithProjection),
+        tokenizer=pipelines.tokenizer(folder),
+        text_encoder_2=clip(CLIPTextModelWithProjection),
+        tokenizer_2=pipelines.tokenizer(folder),
+        text_encoder_3=t5(),
+        tokenizer_3=tokenizer(after=END),
+        text_encoder_4=encoder(lambda: LlamaForCausalLM(LlamaConfig(**DECODER))),
+        tokenizer_4=tokenizer(before="<bos>"),
+        transformer=network,
+    )
+    pipeline.default_sample_size = 8
+    return pipeline
+
+
+CALL["kandinsky5"] = {"height": 64, "width": 64, "max_sequence_length": 12}
+
+
+def kandinsky5(folder: Path) -> Kandinsky5T2IPipeline:
+    """As Kandinsky 5, text to image, whose latents have channels last."""
+    network = random(
+        lambda: Kandinsky5Transformer3DModel(
+            in_visual_dim=4,
+            in_text_dim=WIDTH,
+            in_text_dim2=WIDTH,
+            time_dim=16,
+            out_visual_dim=4,
+            model_dim=24,
+            ff_dim=32,
+            num_text_blocks=1,
+            num_visual_blocks=3,
+            axes_dims=(4, 4, 4),
+        ),
+        factor=1.5,
+        only="blocks",
+    )
+    pooled = CLIPTextConfig(
+        vocab_size=58,
+        hidden_size=WIDTH,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=77,  # which the pipeline asks for
+        bos_token_id=56,
+        eos_token_id=57,
+        pad_token_id=57,
+    )
+    pipeline = Kandinsky5T2IPipeline(
+        transformer=network,
+        vae=autoencoder(3),
+        text_encoder=qwen_vision_language(),
+        tokenizer=sighted_processor(),
+        text_encoder_2=encoder(lambda: CLIPTextModel(pooled)),
+        tokenizer_2=pipelines.tokenizer(folder),
+        scheduler=flow(shift=3.0),
+    )
+    pipeline.resolutions = [(64, 64)]
+    pipeline.prompt_template_encode_start_idx = 20
+    return pipeline
+
+
 BUILDERS: dict[str, Callable[[Path], DiffusionPipeline]] = {
     "Flux Kontext": flux_kontext,
     "Flux Fill": flux_fill,
@@ -511,4 +618,6 @@ BUILDERS: dict[str, Callable[[Path], DiffusionPipeline]] = {
     "Bria": bria,
     "Mochi": mochi,
     "Wan, image to video": wan_image_to_video,
+    "HiDream": hidream,
+    "Kandinsky 5": kandinsky5,
 }

@@ -23,7 +23,14 @@ def in_float64(pipeline: Any) -> Any:
     for part in made.components.values():
         if isinstance(part, torch.nn.Module):
             part.double()
+            for module in part.modules():  # some are handed what was made in float32, always
+                if isinstance(module, torch.nn.Linear):
+                    module.register_forward_pre_hook(_widened)
     return made
+
+
+def _widened(_module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:
+    return tuple(one.double() for one in args)
 
 
 def _run(pipeline: Any, given: Mapping[str, Any]) -> None:

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import torch
 
-#: What a tensor among the arguments is to a batch: one row for each sample; the same for all; or a
+#: What a tensor among the arguments is to a batch: one row for each sample; one entry of the second
+#: dimension; one row for all, whether or not it would be heeded for each; the same for all; or a
 #: list with one tensor, or one whole number, for each sample.
-Kind = Literal["rows", "shared", "tensors", "numbers"]
+Kind = Literal["rows", "columns", "single", "shared", "tensors", "numbers"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,10 @@ class Entry:
             return None
         if self.kind == "shared":
             return value[0]
+        if self.kind == "columns":
+            return value.movedim(0, 1)
+        if self.kind == "single" and torch.equal(value, value[:1].expand_as(value)):
+            return value[:1]
         if self.kind == "tensors":
             return list(value.unbind())
         return value.tolist() if self.kind == "numbers" else value
@@ -112,6 +117,8 @@ class Entry:
         """
         if self.kind == "shared":
             return given[None]  # type: ignore[no-any-return]
+        if self.kind == "columns":
+            return given.movedim(1, 0)  # type: ignore[no-any-return]
         if self.kind == "numbers":
             return torch.tensor(given, device="cpu")
         if self.kind == "tensors":
@@ -171,8 +178,7 @@ def kinds_of(value: Any, alone: Any, samples: int, path: str = "") -> dict[str, 
     """
     alike = isinstance(alone, (torch.Tensor, list)) and _length(alone) == samples
     if isinstance(value, torch.Tensor):
-        # A single row is one for each sample as well: the network broadcasts it.
-        return {path: "rows" if _length(value) in (1, samples) and not alike else "shared"}
+        return {path: _kind_of(value, alone, samples)}
     if isinstance(value, list) and len(value) == samples and not alike:
         if all(isinstance(one, torch.Tensor) for one in value):
             if any(not one.dim() or len(one) != samples for one in value):
@@ -187,6 +193,18 @@ def kinds_of(value: Any, alone: Any, samples: int, path: str = "") -> dict[str, 
         inner = f"{path}.{key}" if path else str(key)
         found |= kinds_of(part, others.get(key), samples, inner)
     return found
+
+
+def _kind_of(value: torch.Tensor, alone: Any, samples: int) -> Kind:
+    """What a tensor is to the batch; `alone` is what stands there for one sample, if any does."""
+    before = alone.shape if isinstance(alone, torch.Tensor) else None
+    if value.dim() and len(value) == samples and not (before and before[0] == samples):
+        return "rows"
+    if value.dim() and len(value) == 1:
+        return "single"
+    if value.dim() > 1 and value.shape[1] == samples and before is not None and before[1] == 1:
+        return "columns"
+    return "shared"
 
 
 def _length(value: torch.Tensor | list[Any]) -> int:
@@ -249,6 +267,8 @@ def one_sample(template: Any, value: Any, sample: int) -> Any:
     """The part of an argument that is of one sample of several, as an argument of that alone."""
     if isinstance(template, Entry) and template.kind in ("tensors", "numbers"):
         return value[sample : sample + 1]
+    if isinstance(template, Entry) and template.kind == "columns":
+        return value[:, sample : sample + 1]
     if isinstance(value, torch.Tensor):
         shared = isinstance(template, Entry) and template.kind == "shared"
         alone = not value.dim() or len(value) == 1

@@ -25,7 +25,8 @@ def unwrapped(network: Any) -> Any:
 def check_suitable(network: nn.Module, name: str) -> None:
     """Raise ValueError for a network whose derivatives cannot be had as it is.
 
-    That is one in training mode, with compiled parts, offloaded, quantised or checkpointed.
+    That is one in training mode, with compiled parts, offloaded, quantised or checkpointed, or with
+    experts that are run without.
     """
     modules = list(network.named_modules())
     training = [path or "the network" for path, module in modules if _random(module)]
@@ -49,6 +50,12 @@ def check_suitable(network: nn.Module, name: str) -> None:
                 f"{name} recomputes activations ({where} has gradient checkpointing), which "
                 "torch.func cannot differentiate. Call network.disable_gradient_checkpointing() "
                 "first; products plan their own memory."
+            )
+        if hasattr(module, "moe_infer") and not module.training:
+            raise ValueError(
+                f"{name} runs its experts ({where}) without derivatives in evaluation mode. "
+                "Expected the path that has them and gives the same: for module in "
+                "network.modules(): if hasattr(module, 'moe_infer'): module.training = True."
             )
         if _moves(module):
             raise ValueError(

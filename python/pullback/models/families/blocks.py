@@ -77,6 +77,9 @@ BLOCKS = {
     ),
     "CogView4Transformer2DModel": Blocks("CogView 4", _PLAIN, {"CogView4TransformerBlock": 0}),
     "Flux2Transformer2DModel": Blocks("Flux 2", _DOUBLE_AND_SINGLE, {"Flux2TransformerBlock": 1}),
+    "HiDreamImageTransformer2DModel": Blocks(
+        "HiDream", ("double_stream_blocks", "single_stream_blocks"), {"HiDreamBlock": 0}
+    ),
     "HunyuanDiT2DModel": Blocks("HunyuanDiT", ("blocks",)),
     "HunyuanImageTransformer2DModel": Blocks(
         "HunyuanImage",
@@ -89,6 +92,7 @@ BLOCKS = {
         {"HunyuanVideoTransformerBlock": 0, "HunyuanVideoSingleTransformerBlock": 0},
     ),
     "Kandinsky3UNet": Blocks("Kandinsky 3", ("down_blocks", "up_blocks")),
+    "Kandinsky5Transformer3DModel": Blocks("Kandinsky 5", ("visual_transformer_blocks",)),
     "LTXVideoTransformer3DModel": Blocks("LTX-Video"),
     "Lumina2Transformer2DModel": Blocks("Lumina 2", ("layers",)),
     "MochiTransformer3DModel": Blocks("Mochi", _PLAIN, {"MochiTransformerBlock": 0}),
