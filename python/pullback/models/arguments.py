@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 
 #: What a tensor among the arguments is to a batch: one row for each sample; one entry of the second
-#: dimension; one row for all, whether or not it would be heeded for each; the same for all; or a
-#: list with one tensor, or one whole number, for each sample.
+#: dimension for each; a single number, which is handed over as one while it is the same for all; the
+#: same for all; or a list with one tensor, or one whole number, for each sample.
 Kind = Literal["rows", "columns", "single", "shared", "tensors", "numbers"]
 
 
@@ -201,7 +201,8 @@ def _kind_of(value: torch.Tensor, alone: Any, samples: int) -> Kind:
     if value.dim() and len(value) == samples and not (before and before[0] == samples):
         return "rows"
     if value.dim() and len(value) == 1:
-        return "single"
+        # Of more dimensions it is a row, which the network broadcasts; of one, a list or a number.
+        return "rows" if value.dim() > 1 else "single"
     if value.dim() > 1 and value.shape[1] == samples and before is not None and before[1] == 1:
         return "columns"
     return "shared"
