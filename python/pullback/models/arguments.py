@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 
 #: What a tensor among the arguments is to a batch: one row for each sample; one entry of the second
-#: dimension for each; a single number, which is handed over as one while it is the same for all; the
-#: same for all; or a list with one tensor, or one whole number, for each sample.
+#: dimension for each; a single number, which is handed over as one while it is the same for all;
+#: the same for all; or a list with one tensor, or one whole number, for each sample.
 Kind = Literal["rows", "columns", "single", "shared", "tensors", "numbers"]
 
 
