@@ -77,11 +77,6 @@ from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 from tests.models import families, pipelines
 from tests.models.families import WIDTH
 
-#: Builders whose pipelines `from_pretrained` cannot load again from what they saved: PRX because
-#: transformers takes its text encoder's configuration for that of a whole model (and makes one of
-#: full size before it fails), the other because it asks for the parts that were left out.
-IN_MEMORY = ("prx", "stable_diffusion_3_clip")
-
 T = TypeVar("T", bound=nn.Module)
 
 #: Keyword arguments that a call needs to be small, by the name of the builder.
@@ -105,7 +100,7 @@ PARTS = (
 )
 
 #: Of a decoder-only text encoder.
-_DECODER: dict[str, Any] = {
+DECODER: dict[str, Any] = {
     "vocab_size": 96,
     "hidden_size": WIDTH,
     "intermediate_size": 64,
@@ -239,7 +234,7 @@ def lumina2(_folder: Path) -> Lumina2Pipeline:
         transformer=network,
         scheduler=flow(shift=6.0),
         vae=autoencoder(),
-        text_encoder=encoder(lambda: Gemma2Model(Gemma2Config(**_DECODER))),
+        text_encoder=encoder(lambda: Gemma2Model(Gemma2Config(**DECODER))),
         tokenizer=tokenizer(before=START, padding_side="right"),
     )
 
@@ -266,7 +261,7 @@ def z_image(_folder: Path) -> ZImagePipeline:
     return ZImagePipeline(
         scheduler=flow(shift=3.0),
         vae=autoencoder(),
-        text_encoder=encoder(lambda: Qwen3Model(Qwen3Config(**_DECODER))),
+        text_encoder=encoder(lambda: Qwen3Model(Qwen3Config(**DECODER))),
         tokenizer=tokenizer(chat_template=CHAT),
         transformer=network,
     )
@@ -274,7 +269,7 @@ def z_image(_folder: Path) -> ZImagePipeline:
 
 def qwen_vision_language(layers: int = 2) -> Qwen2_5_VLForConditionalGeneration:
     """As Qwen2.5-VL."""
-    text = _DECODER | {"rope_scaling": {"type": "default", "mrope_section": [1, 1, 2]}}
+    text = DECODER | {"rope_scaling": {"type": "default", "mrope_section": [1, 1, 2]}}
     del text["head_dim"]
     vision = {
         "depth": 1,
@@ -368,7 +363,7 @@ def sana(_folder: Path) -> SanaPipeline:
     )
     return SanaPipeline(
         tokenizer=tokenizer(before=START, padding_side="right"),
-        text_encoder=encoder(lambda: Gemma2Model(Gemma2Config(**_DECODER))),
+        text_encoder=encoder(lambda: Gemma2Model(Gemma2Config(**DECODER))),
         vae=compressing,
         transformer=network,
         scheduler=DPMSolverMultistepScheduler(
@@ -426,7 +421,7 @@ def cogview4(_folder: Path) -> CogView4Pipeline:
     )
     return CogView4Pipeline(
         tokenizer=tokenizer(before=START, padding_side="left"),
-        text_encoder=encoder(lambda: GlmModel(GlmConfig(**_DECODER))),
+        text_encoder=encoder(lambda: GlmModel(GlmConfig(**DECODER))),
         vae=autoencoder(2),
         transformer=network,
         scheduler=flow(
@@ -625,7 +620,7 @@ def prx(_folder: Path) -> PRXPipeline:
         transformer=network,
         scheduler=flow(shift=3.0),
         text_encoder=encoder(
-            lambda: T5GemmaEncoder(T5GemmaModuleConfig(**_DECODER, dropout_rate=0.0))
+            lambda: T5GemmaEncoder(T5GemmaModuleConfig(**DECODER, dropout_rate=0.0))
         ),
         tokenizer=tokenizer(after=END),
         vae=autoencoder(),
@@ -667,7 +662,7 @@ def flux2(_folder: Path) -> Flux2Pipeline:
         "image_size": 28,
     }
     mistral = Mistral3Config(
-        text_config=_DECODER | {"model_type": "mistral"},
+        text_config=DECODER | {"model_type": "mistral"},
         vision_config=vision | {"model_type": "pixtral"},
     )
     compressing = random(

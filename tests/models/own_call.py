@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from pullback.models.taps import Site, TapName
+from pullback.models.watching import accepts
 
 
 class _Enough(BaseException):
@@ -21,13 +23,35 @@ def in_float64(pipeline: Any) -> Any:
     for part in made.components.values():
         if isinstance(part, torch.nn.Module):
             part.double()
+            for module in part.modules():  # some are handed what was made in float32, always
+                if isinstance(module, torch.nn.Linear):
+                    module.register_forward_pre_hook(_widened)
     return made
+
+
+def _widened(_module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:
+    return tuple(one.double() for one in args)
 
 
 def _run(pipeline: Any, given: Mapping[str, Any]) -> None:
     """The pipeline's own call, with derivatives; its decorator switches them off."""
-    with torch.enable_grad():
-        type(pipeline).__call__.__wrapped__(pipeline, **given)
+    with torch.enable_grad(), _started(pipeline, given) as started:
+        type(pipeline).__call__.__wrapped__(pipeline, **started)
+
+
+@contextmanager
+def _started(pipeline: Any, given: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Context in which a pipeline whose call takes no latents starts from those that are given."""
+    if "latents" not in given or accepts(pipeline, "latents"):
+        yield given
+        return
+    rest = dict(given)
+    x = rest.pop("latents")
+    pipeline.prepare_intermediate_images = lambda *_: x
+    try:
+        yield rest
+    finally:
+        del pipeline.prepare_intermediate_images
 
 
 def feature(
@@ -89,7 +113,8 @@ def packed(pipeline: Any, x: torch.Tensor, given: Mapping[str, Any]) -> torch.Te
         handed(pipeline, {name: value for name, value in given.items() if name != "latents"})
     finally:
         del pipeline._pack_latents
-    shape, args, kwargs = shapes[0]
+    # Images that stand beside the latents may be packed before them.
+    shape, args, kwargs = next(one for one in shapes if one[0].numel() == x.numel())
     return own(x.reshape(shape), *args, **kwargs)
 
 

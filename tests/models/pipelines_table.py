@@ -45,8 +45,7 @@ def line(case: hub.Case, sine_seen: str) -> str:
     kinds = model.conditions.arguments or {}
     names = ", ".join(f"`{name}`" + ("" if kind.needed else "?") for name, kind in kinds.items())
     shape = {1: "[L]", 2: "[S, C]", 3: "[C, H, W]", 4: "[C, F, H, W]"}[len(model.latent_shape)]
-    if case.name == "CogVideoX":
-        shape = "[F, C, H, W]"
+    shape = {"CogVideoX": "[F, C, H, W]", "Kandinsky 5": "[F, H, W, C]"}.get(case.name, shape)
     kind = type(case.pipeline).__name__
     return f"| {case.name} (`{kind}`) | {shape} | {tap} | {names or 'none'} | {sine_seen} |\n"
 

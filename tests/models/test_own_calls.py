@@ -12,6 +12,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     LCMScheduler,
 )
+from transformers import T5GemmaConfig
 
 import pullback
 from pullback import denoise, local_basis, maps
@@ -35,6 +36,7 @@ def scheduler_like(own):
     betas = 1 - alphas / torch.cat([torch.ones(1), alphas[:-1]])
     made = DDIMScheduler(clip_sample=False, trained_betas=betas.tolist(), steps_offset=0)
     torch.testing.assert_close(made.alphas_cumprod, alphas)
+    made.register_to_config(variance_type="fixed_small")  # which DeepFloyd IF looks for
     return made
 
 
@@ -125,6 +127,71 @@ def test_sampling_is_the_pipelines_own_loop(case):
         assert (case.tokens(found, expected) - expected).norm() <= 1e-4 * expected.norm()
     finally:
         pipeline.scheduler = own
+
+
+def test_a_saved_pipeline_is_loaded_in_one_line(case, tmp_path):
+    """With the predictions that it has in memory; or else diffusers itself cannot run it."""
+    case.pipeline.save_pretrained(tmp_path, safe_serialization=True)
+    if case.name == "PRX":
+        # On the hub the text encoder has the configuration of the whole model that it is from.
+        words = copy.deepcopy(case.pipeline.text_encoder.config)
+        whole = T5GemmaConfig(encoder=words, is_encoder_decoder=False)
+        whole.save_pretrained(tmp_path / "text_encoder")
+    if case.name in hub.UNSAVED:
+        with pytest.raises(Exception, match=hub.UNSAVED[case.name]):  # of any class
+            type(case.pipeline).from_pretrained(tmp_path)(**case.call, prompt="a cat")
+        with pytest.raises(ValueError, match=hub.UNSAVED[case.name]):
+            pullback.load(tmp_path, call=case.call)
+        return
+    if case.name == "HiDream":
+        pytest.skip("its experts have no derivatives as they are read: see the test of that")
+    expected = case.model
+    if case.name in hub.SWITCHED:
+        expected = pullback.load(type(case.pipeline).from_pretrained(tmp_path), call=case.call)
+    model, x = pullback.load(tmp_path, call=case.call), case.latents(1)
+    prompts = {"prompt": "a cat"} if accepts(case.pipeline, "prompt") else {}
+    conds = [one.encode(**prompts, **case.call) for one in (model, expected)]
+    with torch.no_grad():
+        found, wanted = (
+            one.predict(x, 500, one.conditions.of(cond, 1))
+            for one, cond in zip((model, expected), conds, strict=True)
+        )
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_experts_without_derivatives_are_refused_until_they_have_them(tmp_path):
+    """HiDream's in evaluation mode; the other path gives the same features."""
+    pipeline = hub.BUILDERS["HiDream"](tmp_path)
+    experts = [one for one in pipeline.transformer.modules() if hasattr(one, "moe_infer")]
+    case = hub.Case("HiDream", pipeline)
+    x, cond = case.latents(1), case.model.conditions.of(case.condition("a cat"), 1)
+    found = case.model.predict(x, 500, cond)
+    for module in experts:
+        module.eval()
+    with pytest.raises(ValueError, match=r"without derivatives.*training = True"):
+        pullback.load(pipeline, call=case.call)
+    with torch.no_grad():
+        same = case.model.family.call(pipeline.transformer, x, torch.tensor([500.0]), cond)
+    torch.testing.assert_close(found, same, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_parts_of_a_network_that_stay_in_float32_do_so_in_a_half_alone(dtype, tmp_path):
+    """As diffusers has it, which reads such networks with a further package only."""
+    built = hub.BUILDERS["Wan"](tmp_path)
+    built.save_pretrained(tmp_path)
+    model = pullback.load(tmp_path, dtype=dtype, call=hub.call_of("Wan"))
+    assert type(model.network) is type(built.transformer)
+    assert model.dtype == dtype
+    kept = set(built.transformer._keep_in_fp32_modules)
+    own = dict(built.transformer.named_parameters())
+    for name, parameter in model.network.named_parameters():
+        stays = dtype == torch.bfloat16 and kept & set(name.split("."))
+        assert parameter.dtype == (torch.float32 if stays else dtype)
+        assert torch.equal(parameter, own[name].to(parameter.dtype))
+    x = torch.randn(1, *model.latent_shape).to(dtype)
+    found = model.predict(x, 500, model.encode(prompt="a cat"))
+    assert bool(found.isfinite().all())
 
 
 @pytest.mark.parametrize("name", sorted(hub.REFUSED))

@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 import torch
 
-#: What a tensor among the arguments is to a batch: one row for each sample; the same for all; a
-#: list with one tensor, or whole number, for each sample; the same row for all frames of a sample.
-Kind = Literal["rows", "shared", "tensors", "numbers", "frames"]
+#: What a tensor among the arguments is to a batch: one row for each sample; one entry of the second
+#: dimension for each; a single number, which is handed over as one while it is the same for all;
+#: the same for all; a list with one tensor, or one whole number, for each sample; or the same row
+#: for all frames of a sample.
+Kind = Literal["rows", "columns", "single", "shared", "tensors", "numbers", "frames"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,10 @@ class Entry:
             return None
         if self.kind == "shared":
             return value[0]
+        if self.kind == "columns":
+            return value.movedim(0, 1)
+        if self.kind == "single" and torch.equal(value, value[:1].expand_as(value)):
+            return value[:1]
         if self.kind == "tensors":
             return list(value.unbind())
         if self.kind == "frames":
@@ -116,6 +122,8 @@ class Entry:
         """
         if self.kind == "shared":
             return given[None]  # type: ignore[no-any-return]
+        if self.kind == "columns":
+            return given.movedim(1, 0)  # type: ignore[no-any-return]
         if self.kind == "numbers":
             return torch.tensor(given, device="cpu")
         if self.kind == "frames":
@@ -162,16 +170,23 @@ def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from enumerate(value)
 
 
-def kinds_of(value: Any, samples: int, path: str = "") -> dict[str, Any]:
+def kinds_of(value: Any, alone: Any, samples: int, path: str = "") -> dict[str, Any]:
     """What arguments are to the batch, by path, from a pass with a number of samples.
 
     Each is a `Kind`, or "repeated" for a list with the same value for each sample, or a number of
     frames; what is not there has to be looked into, or is the same for all.
+
+    Args:
+        value: the arguments of that pass.
+        alone: those of a pass with one sample; what has as many entries there too has them for
+            another reason.
+        samples: how many.
+        path: of this argument.
     """
+    alike = isinstance(alone, (torch.Tensor, list)) and _length(alone) == samples
     if isinstance(value, torch.Tensor):
-        # A single row is one for each sample as well: the network broadcasts it.
-        return {path: "rows" if value.dim() and len(value) in (1, samples) else "shared"}
-    if isinstance(value, list) and len(value) == samples:
+        return {path: _kind_of(value, alone, samples)}
+    if isinstance(value, list) and len(value) == samples and not alike:
         if all(isinstance(one, torch.Tensor) for one in value):
             if any(not one.dim() or len(one) != samples for one in value):
                 return {path: "tensors"}
@@ -180,9 +195,28 @@ def kinds_of(value: Any, samples: int, path: str = "") -> dict[str, Any]:
         elif not list(leaves(value)) and all(one == value[0] for one in value):
             return {path: "repeated"}
     found: dict[str, Any] = {}
+    others = dict(_parts(alone))
     for key, part in _parts(value):
-        found |= kinds_of(part, samples, f"{path}.{key}" if path else str(key))
+        inner = f"{path}.{key}" if path else str(key)
+        found |= kinds_of(part, others.get(key), samples, inner)
     return found
+
+
+def _kind_of(value: torch.Tensor, alone: Any, samples: int) -> Kind:
+    """What a tensor is to the batch; `alone` is what stands there for one sample, if any does."""
+    before = alone.shape if isinstance(alone, torch.Tensor) else None
+    if value.dim() and len(value) == samples and not (before and before[0] == samples):
+        return "rows"
+    if value.dim() and len(value) == 1:
+        # Of more dimensions it is a row, which the network broadcasts; of one, a list or a number.
+        return "rows" if value.dim() > 1 else "single"
+    if value.dim() > 1 and value.shape[1] == samples and before is not None and before[1] == 1:
+        return "columns"
+    return "shared"
+
+
+def _length(value: torch.Tensor | list[Any]) -> int:
+    return len(value) if isinstance(value, list) or value.dim() else 0
 
 
 def described(
@@ -243,6 +277,8 @@ def one_sample(template: Any, value: Any, sample: int) -> Any:
     """The part of an argument that is of one sample of several, as an argument of that alone."""
     if isinstance(template, Entry) and template.kind in ("tensors", "numbers", "frames"):
         return value[sample * template.frames : (sample + 1) * template.frames]
+    if isinstance(template, Entry) and template.kind == "columns":
+        return value[:, sample : sample + 1]
     if isinstance(value, torch.Tensor):
         shared = isinstance(template, Entry) and template.kind == "shared"
         alone = not value.dim() or len(value) == 1

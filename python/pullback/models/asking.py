@@ -10,7 +10,7 @@ from torch import nn
 
 from pullback.models.arguments import kinds_of, leaves
 from pullback.models.finding import UnreadableError, latents_in
-from pullback.models.watching import Call, Run, accepts, watch
+from pullback.models.watching import Call, Run, Step, accepts, watch
 
 _SAMPLES = 3  # by which a batch is told from what is the same for all
 _SCALES = ("guidance_scale", "max_guidance_scale")  # one for all frames, and one that rises
@@ -49,8 +49,26 @@ def _doubled(run: Run, network: nn.Module) -> str:
     if first.calls[-1].network is not network:
         return f"it runs its {first.calls[-1].name} after its network"
     if latents_in(first.calls[-1].arguments, first) is None:
+        rows = _rows(first)
+        if rows > 1:
+            return (
+                f"it hands its network {rows} rows of latents for one sample, such as those of the "
+                "negative prompt, also with guidance_scale=1"
+            )
         return "no argument of its network holds the latents that its scheduler steps"
     return ""
+
+
+def _rows(step: Step) -> int:
+    """How many times the latents stand in an argument of the network; 0 where they do not."""
+    sample = step.sample
+    assert sample is not None
+    for _, value in leaves(step.calls[-1].arguments):
+        if value.shape[1:] == sample.shape[1:] and value.is_floating_point():
+            copies = len(value) // len(sample)
+            if torch.equal(value, torch.cat([sample.to(value.dtype)] * copies)):
+                return copies
+    return 0
 
 
 def is_distilled(call: Call) -> bool:
@@ -88,7 +106,7 @@ def kinds_across(
         lost = any(not value.numel() for call in calls for _, value in leaves(call.arguments))
         if [call.name for call in calls] == [call.name for call in alone] and not lost:
             kinds = [
-                kinds_of(call.arguments, _SAMPLES) | _rows_of_frames(one, call)
+                kinds_of(call.arguments, one.arguments, _SAMPLES) | _rows_of_frames(one, call)
                 for one, call in zip(alone, calls, strict=True)
             ]
             return kinds, rows

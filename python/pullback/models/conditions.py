@@ -9,9 +9,11 @@ import torch
 
 from pullback._numbers import is_several, whole
 from pullback.models import fingerprints
+from pullback.models.encoding import avoided, encoded
 from pullback.models.families import Argument, Family, flat
+from pullback.models.finding import UnreadableError
 from pullback.models.placement import Placement
-from pullback.models.reading import Reading, UnreadableError, avoided, encoded
+from pullback.models.reading import Reading
 from pullback.models.watching import accepts
 
 #: The network's own forward arguments, batch first.

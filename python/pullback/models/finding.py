@@ -172,9 +172,11 @@ def _time(values: list[Any], times: list[float], total: int) -> Time | None:
 def packing(run: Run, sample: torch.Tensor) -> tuple[tuple[int, ...], torch.Tensor | None]:
     """The shape of one sample's latents before they were packed, and the order of their entries."""
     shape = tuple(sample.shape[1:])
-    if run.packed is None:
+    # Images that stand beside the latents are packed too.
+    own = next((one for one in run.packed if _made(one.tokens, sample)), None)
+    if own is None:
         return shape, None
-    pack, before = run.packed
+    pack, before = own.again, own.shape
     count = sample[0].numel()
     numbers = torch.arange(count, dtype=torch.float64, device="cpu")
     if torch.Size(before[1:]).numel() != count or before[0] != 1:
@@ -187,6 +189,14 @@ def packing(run: Run, sample: torch.Tensor) -> tuple[tuple[int, ...], torch.Tens
         at = inner.index(1)
         inner = inner[:at] + inner[at + 1 :]
     return inner, order.to(sample.device)
+
+
+def _made(tokens: torch.Tensor, sample: torch.Tensor) -> bool:
+    """Whether these tokens are the latents that the scheduler is given first, but for scale."""
+    if tokens.shape != sample.shape:
+        return False
+    scale = sample.norm() / tokens.norm().clamp_min(torch.finfo(torch.float32).tiny)
+    return bool((scale * tokens.double() - sample.double()).norm() <= 1e-2 * sample.norm())
 
 
 def output_of(calls: list[Call], steps: list[Step]) -> Output:

@@ -94,12 +94,16 @@ def _needed(folder: Path, kind: Any, how: Mapping[str, Any]) -> dict[str, int]:
     """
     dtype, variant = how["dtype"], how["variant"]
     if kind is not None:
-        return {kind.__name__: bytes_of(folder, dtype, variant, _kept(kind, dtype))}
+        read = torch.float32 if _narrows(kind, dtype) else dtype
+        return {kind.__name__: bytes_of(folder, read, variant, _kept(kind, dtype))}
     needed = {}
     for name, part in _parts(folder).items():
         # Of other libraries' parts the pipeline reads what it reads by default.
-        own = (torch.float32, None) if part is None else (dtype, variant, _kept(part, dtype))
-        needed[name] = bytes_of(folder / name, *own)
+        if part is None:
+            needed[name] = bytes_of(folder / name, torch.float32)
+            continue
+        read = torch.float32 if _narrows(part, dtype) else dtype
+        needed[name] = bytes_of(folder / name, read, variant, _kept(part, dtype))
     return {name: size for name, size in needed.items() if size}
 
 
@@ -113,18 +117,33 @@ def _kept(kind: Any, dtype: torch.dtype) -> set[str]:
     return {name for one in lists for name in getattr(kind, one, None) or ()}
 
 
+def _narrows(kind: Any, dtype: torch.dtype) -> bool:
+    """Whether a network is read in float32 and brought to its dtype after that.
+
+    Where some of its tensors stay in float32, diffusers reads it in another dtype by means of
+    accelerate alone.
+    """
+    of_diffusers = issubclass(kind, diffusers.ModelMixin)
+    return of_diffusers and bool(_kept(kind, dtype)) and not is_accelerate_available()
+
+
 def _pipeline(folder: Path, how: Mapping[str, Any]) -> DiffusionPipeline:
     """A pipeline, whose networks are read one by one: as a whole it does not say what it lacks."""
-    parts = {
+    # Saved without a part, a class asks for it all the same.
+    config = DiffusionPipeline.load_config(str(folder), local_files_only=True)
+    parts: dict[str, Any] = {
+        name: None for name, entry in config.items() if entry in ([None, None], (None, None))
+    }
+    parts |= {
         name: _complete(kind, folder / name, how)
         for name, kind in _parts(folder).items()
         if kind is not None
     }
     # By its own class: the class of all pipelines reads optional parts again, in float32, though
     # they are handed to it.
-    name = DiffusionPipeline.load_config(str(folder), local_files_only=True).get("_class_name")
-    own = getattr(diffusers, str(name), DiffusionPipeline)
-    return own.from_pretrained(
+    own: Any = getattr(diffusers, str(config.get("_class_name")), None)
+    known = isinstance(own, type) and issubclass(own, DiffusionPipeline)
+    return (own if known else DiffusionPipeline).from_pretrained(
         str(folder), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, **parts
     )
 
@@ -156,26 +175,26 @@ def _complete(kind: Any, folder: Path, how: Mapping[str, Any]) -> Any:
         _IncompleteError: a tensor is missing or has another shape; libraries only warn of that, and
             leave in it what the memory held.
     """
-    reader, options = kind, {"dtype": how["dtype"]}
-    # transformers reads without copies of its own; diffusers has to be told.
+    dtype, kept = how["dtype"], _kept(kind, how["dtype"])
+    reader, options = kind, {"dtype": dtype}
+    narrows = _narrows(kind, dtype)
     if issubclass(kind, diffusers.ModelMixin):
-        kept = _kept(kind, how["dtype"])
-        if kept and not is_accelerate_available():
-            raise _IncompleteError(
-                f"{folder} holds a {kind.__name__}, of which some tensors stay in float32 "
-                f"({_some(kept)}). To read it in {str(how['dtype']).removeprefix('torch.')} "
-                "diffusers needs accelerate: pip install accelerate, or read it in float32."
-            )
-        if not kept and getattr(kind, "_keep_in_fp32_modules", None):
+        if getattr(kind, "_keep_in_fp32_modules", None) and (narrows or not kept):
             # In one dtype nothing has to stay, for which diffusers would ask for accelerate too.
             reader = type(kind.__name__, (kind,), {"_keep_in_fp32_modules": None})
-        options = {"low_cpu_mem_usage": bool(kept), "torch_dtype": how["dtype"]}
+        # transformers reads without copies of its own; diffusers has to be told.
+        options = {
+            "low_cpu_mem_usage": bool(kept) and not narrows,
+            "torch_dtype": torch.float32 if narrows else dtype,
+        }
     network, told = reader.from_pretrained(
         str(folder), use_safetensors=True, local_files_only=True,
         output_loading_info=True, ignore_mismatched_sizes=True, variant=how["variant"], **options,
     )  # fmt: skip
     if reader is not kind:
         network.__class__ = kind
+    if narrows:
+        _narrow(network, dtype, kept)
     missing = {str(name) for name in told["missing_keys"]}
     shapes = {
         str(name): f"{name} (file {list(there)}, network {list(wanted)})"
@@ -195,6 +214,13 @@ def _complete(kind: Any, folder: Path, how: Mapping[str, Any]) -> Any:
         f"{'; '.join(wrong)}. Expected every tensor of the network that config.json describes, by "
         "its name. Copy the folder again, or write it again with save_pretrained."
     )
+
+
+def _narrow(network: nn.Module, dtype: torch.dtype, kept: Collection[str]) -> None:
+    """Put the weights of a network in a dtype, but for those that its class keeps in float32."""
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if tensor.is_floating_point() and not set(kept) & set(name.split(".")):
+            tensor.data = tensor.data.to(dtype)
 
 
 class _IncompleteError(Exception):

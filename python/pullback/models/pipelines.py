@@ -11,7 +11,8 @@ from diffusers import ModelMixin, UNet2DModel
 from pullback.models.families import Family, Observed, blocks_of, family_of
 from pullback.models.families.custom import Custom
 from pullback.models.folders import first_line
-from pullback.models.reading import Reading, read
+from pullback.models.learning import read
+from pullback.models.reading import Reading
 from pullback.models.watching import accepts
 
 _PROMPT = "a picture"

@@ -38,6 +38,9 @@ class Placement:
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the network's parameters, and of x."""
+        if isinstance(self.network, ModelMixin):  # some of whose parameters may stay in float32
+            dtype: torch.dtype = self.network.dtype
+            return dtype
         parameter = self._parameter
         if parameter is None:
             return self.fixed_dtype or torch.float32

@@ -36,7 +36,7 @@ def check_suitable(network: nn.Module, name: str) -> None:
     """Raise ValueError for a network whose derivatives cannot be had as it is.
 
     That is one in training mode, with compiled parts, offloaded, quantised or checkpointed, or with
-    a backend of attention that cannot be differentiated.
+    a backend of attention that cannot be differentiated, or with experts that are run without.
     """
     modules = list(network.named_modules())
     training = [path or "the network" for path, module in modules if _random(module)]
@@ -68,6 +68,12 @@ def check_suitable(network: nn.Module, name: str) -> None:
                 "differentiated in forward mode. It is set by set_attention_backend, by the "
                 "context attention_backend or by DIFFUSERS_ATTN_BACKEND. Call "
                 'network.set_attention_backend("native") first.'
+            )
+        if hasattr(module, "moe_infer") and not module.training:
+            raise ValueError(
+                f"{name} runs its experts ({where}) without derivatives in evaluation mode. "
+                "Expected the path that has them and gives the same: for module in "
+                "network.modules(): if hasattr(module, 'moe_infer'): module.training = True."
             )
         if _moves(module):
             raise ValueError(

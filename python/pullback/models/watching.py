@@ -50,18 +50,32 @@ class Step:
     timestep: float | None = None
 
 
+@dataclass(frozen=True)
+class Packed:
+    """How a pipeline made rows of tokens.
+
+    Attributes:
+        again: the function that does so.
+        shape: of what it was given, batch first.
+        tokens: what it made.
+    """
+
+    again: Callable[[torch.Tensor], torch.Tensor]
+    shape: tuple[int, ...]
+    tokens: torch.Tensor
+
+
 @dataclass
 class Run:
     """What a pipeline did.
 
     Attributes:
         steps: its first steps.
-        packed: how it made a row of tokens of its latents, a function of latents, with their
-            shape, batch first; None where it did not.
+        packed: each time that it made rows of tokens: of its latents, or of an image beside them.
     """
 
     steps: list[Step] = field(default_factory=list)
-    packed: tuple[Callable[[torch.Tensor], torch.Tensor], tuple[int, ...]] | None = None
+    packed: list[Packed] = field(default_factory=list)
 
 
 class _Enough(BaseException):
@@ -199,11 +213,10 @@ def _packing_noted(run: Run, pipeline: Any) -> Iterator[None]:
         return
 
     def noting_pack(latents: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if run.packed is None:
-            again = lambda other: pack(other, *args, **kwargs)  # noqa: E731
-            run.packed = again, tuple(latents.shape)
-        packed: torch.Tensor = pack(latents, *args, **kwargs)
-        return packed
+        tokens: torch.Tensor = pack(latents, *args, **kwargs)
+        again = lambda other: pack(other, *args, **kwargs)  # noqa: E731
+        run.packed.append(Packed(again, tuple(latents.shape), tokens))
+        return tokens
 
     pipeline._pack_latents = noting_pack
     try:

@@ -92,6 +92,9 @@ BLOCKS = {
         ("joint_transformer_blocks", "single_transformer_blocks"),
         {"AuraFlowJointTransformerBlock": 1},
     ),
+    "BriaTransformer2DModel": Blocks(
+        "Bria", _DOUBLE_AND_SINGLE, {"BriaTransformerBlock": 1, "BriaSingleTransformerBlock": 1}
+    ),
     "ChromaTransformer2DModel": Blocks("Chroma", _DOUBLE_AND_SINGLE, {"ChromaTransformerBlock": 1}),
     "CogVideoXTransformer3DModel": Blocks(
         "CogVideoX", _PLAIN, {"CogVideoXBlock": 0}, channel_axis=1
@@ -101,6 +104,9 @@ BLOCKS = {
     ),
     "CogView4Transformer2DModel": Blocks("CogView 4", _PLAIN, {"CogView4TransformerBlock": 0}),
     "Flux2Transformer2DModel": Blocks("Flux 2", _DOUBLE_AND_SINGLE, {"Flux2TransformerBlock": 1}),
+    "HiDreamImageTransformer2DModel": Blocks(
+        "HiDream", ("double_stream_blocks", "single_stream_blocks"), {"HiDreamBlock": 0}
+    ),
     "HunyuanDiT2DModel": Blocks("HunyuanDiT", ("blocks",)),
     "HunyuanImageTransformer2DModel": Blocks(
         "HunyuanImage",
@@ -112,9 +118,17 @@ BLOCKS = {
         _DOUBLE_AND_SINGLE,
         {"HunyuanVideoTransformerBlock": 0, "HunyuanVideoSingleTransformerBlock": 0},
     ),
+    "Kandinsky3UNet": Blocks("Kandinsky 3", ("down_blocks", "up_blocks")),
+    "Kandinsky5Transformer3DModel": Blocks("Kandinsky 5", ("visual_transformer_blocks",)),
     "LTXVideoTransformer3DModel": Blocks("LTX-Video"),
     "Lumina2Transformer2DModel": Blocks("Lumina 2", ("layers",)),
+    "MochiTransformer3DModel": Blocks("Mochi", _PLAIN, {"MochiTransformerBlock": 0}),
     "OmniGenTransformer2DModel": Blocks("OmniGen", ("layers",)),
+    "OvisImageTransformer2DModel": Blocks(
+        "Ovis-Image",
+        _DOUBLE_AND_SINGLE,
+        {"OvisImageTransformerBlock": 1, "OvisImageSingleTransformerBlock": 1},
+    ),
     "PRXTransformer2DModel": Blocks("PRX", ("blocks",)),
     "QwenImageTransformer2DModel": Blocks("Qwen-Image", _PLAIN, {"QwenImageTransformerBlock": 1}),
     "SanaTransformer2DModel": Blocks("Sana"),
