@@ -34,7 +34,8 @@ class Direction:
         pool: "space" for a pooled feature `[C]`, which is meant for every place; else None.
         t: the timestep in training units at which it was found, or None.
         window: timesteps (from, to) in training units, from >= to, between which it is meant to be
-            applied, both included; None is t alone.
+            applied, both included; None leaves it to the edit: latents are moved once, features
+            and prompts displaced at every step.
         unit: the norm that strength 1 adds, in the units of its space.
         name: a label of one line.
         provenance: what is known of how it was found, as JSON holds it: model, fingerprint, dtype,

@@ -197,9 +197,8 @@ def _walker(
                 f"Expected latents {list(inversion.x.shape)} at t = {inversion.t}, where the "
                 f"inversion arrived, got {list(x.shape)} at t = {t}."
             )
-        walker = inversion.walker.changed(**options)
-    else:
-        walker = Walker.of(model, len(x), options)
+        options = {**inversion.walker.options, **options}
+    walker = Walker.of(model, len(x), options)
     if boost is None:
         return walker
     below = model.schedule.check_timestep(boost)
