@@ -1,26 +1,11 @@
 """Steps between timesteps, for a schedule and a prediction function that belong to no model."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from pullback.sampling import even_grid, gaussian_noise, stride, walk
-
-
-@dataclass(frozen=True)
-class Schedule:
-    scheduler: Any
-    prediction_type: str = "epsilon"
-    num_timesteps: int = 1000
-    continuous: bool = False
-    deviation: float = 1.0
-
-    @property
-    def alphas_cumprod(self):
-        return self.scheduler.alphas_cumprod
+from tests.sampling.schedules import Schedule
 
 
 def denoise(schedule, predict, x, start, stop=-1, *, steps=50):

@@ -115,6 +115,8 @@ def invert(
     model.check_latents(x)
     if method not in METHODS:
         raise ValueError(f"Expected a method of {', '.join(METHODS)}, got {method!r}.")
+    if scheme not in sampling.SCHEMES:
+        raise ValueError(f"Expected a scheme of {', '.join(sampling.SCHEMES)}, got {scheme!r}.")
     corrections = whole("corrections", corrections, 0)
     settings: dict[str, Any] = {"clip": False, **options}
     if method == "stochastic":
@@ -130,10 +132,14 @@ def invert(
     published = chosen["grid"] == "published"
     grid = walker.grid(model.schedule.check_timestep(t), 0 if published else -1)
     if method == "stochastic":
-        if callable(chosen["eta"]) or not chosen["eta"]:
-            raise ValueError("Expected eta as a number above 0 for a stochastic inversion.")
+        if callable(chosen["eta"]) or not 0 < chosen["eta"] <= 1:
+            raise ValueError(
+                "Expected eta as a number above 0, up to 1, for a stochastic inversion, got "
+                f"{chosen['eta']!r}."
+            )
         noise = walker.noise
-        assert noise is not None
+        if noise is None:
+            raise ValueError("Expected a seed for the noise of a stochastic inversion, got None.")
         states = sampling.scatter(model.schedule, x, grid, noise, scheme=scheme)
         kept = sampling.residuals(
             model.schedule, walker.predict, states, grid, eta=chosen["eta"], clip=chosen["clip"]

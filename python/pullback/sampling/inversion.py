@@ -8,14 +8,13 @@ from itertools import pairwise
 import torch
 
 from pullback.sampling.noise import FreshNoise
+from pullback.sampling.predictions import noise_of
 from pullback.sampling.schedule import Level, Schedule, level
 from pullback.sampling.steps import fresh_noise, posterior_deviation, step
 from pullback.sampling.walks import Predict, Visit
 
 #: How noisy latents are drawn around data: see `scatter`.
 SCHEMES = ("independent", "chain", "posterior")
-
-_FORGETS = 1e-12
 
 
 @torch.no_grad()
@@ -53,9 +52,10 @@ def ascend(
             prediction = predict(x, max(t, 0))[:, : x.shape[1]]
             guess = step(schedule, prediction, x, t, to, clip=False)
         else:  # the data have no timestep that the network knows: it is told the one arrived at
-            guess = _before(schedule, predict(level(schedule, to).signal * x, to), x, to, t)
+            guess = level(schedule, to).signal * x
+            guess = _before(schedule, predict(guess, to), guess, x, to, t)
         for _ in range(corrections):
-            guess = _before(schedule, predict(guess, to), x, to, t)
+            guess = _before(schedule, predict(guess, to), guess, x, to, t)
         x = guess
         if visit is not None:
             visit(to, x)
@@ -63,18 +63,27 @@ def ascend(
 
 
 def _before(
-    schedule: Schedule, prediction: torch.Tensor, x: torch.Tensor, t: float, to: float
+    schedule: Schedule,
+    prediction: torch.Tensor,
+    guess: torch.Tensor,
+    x: torch.Tensor,
+    t: float,
+    to: float,
 ) -> torch.Tensor:
-    """The latents at t from which the step with that prediction arrives at x, at `to` below.
+    """The latents at t from which the step with the prediction at a guess arrives at x, at `to`.
 
     A step without clipping is a multiple of the latents and one of the prediction.
     """
+    prediction = prediction[:, : x.shape[1]]
+    if schedule.prediction_type == "sample":
+        # Steps to x̂₀ forget the latents, and iterations with it fixed diverge; with ε̂ they do not.
+        here, there = level(schedule, t), level(schedule, to)
+        away = noise_of("sample", prediction, guess, *here)
+        return here.signal / there.signal * (x - there.sigma * away) + here.sigma * away
     one = torch.ones((), dtype=torch.float64, device="cpu")
     of_latents = step(schedule, 0 * one, one, t, to, clip=False)
     of_prediction = step(schedule, one, 0 * one, t, to, clip=False)
-    if of_latents.abs() < _FORGETS:  # the last step of a network that predicts the data
-        return level(schedule, t).signal * x
-    return (x - float(of_prediction) * prediction[:, : x.shape[1]]) / float(of_latents)
+    return (x - float(of_prediction) * prediction) / float(of_latents)
 
 
 @torch.no_grad()

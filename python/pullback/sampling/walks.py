@@ -10,7 +10,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 
 from pullback.sampling.noise import FreshNoise
-from pullback.sampling.schedule import Schedule
+from pullback.sampling.schedule import Schedule, level
 from pullback.sampling.steps import learned_spread, step
 
 #: Solvers that take latents down: see `walk`.
@@ -71,7 +71,7 @@ def walk(
     """
     _check_solver(schedule, solver)
     if solver == "dpm++":
-        return _multistep(schedule, predict, x, grid, visit)
+        return _multistep(schedule, predict, x, grid, clip, visit)
     if visit is not None:
         visit(grid[0], x)
     for t, to in pairwise(grid):
@@ -81,7 +81,7 @@ def walk(
         if not 0 <= share <= 1:
             raise ValueError(f"Expected eta from 0 to 1, got {share} at t = {t}.")
         spread, fresh = None, None
-        if share and residuals is None and to >= 0:
+        if share and residuals is None and level(schedule, to).sigma:
             if noise is None:
                 raise ValueError(
                     "Steps with eta above 0 add noise, and there is none. Expected noise=, with a "
@@ -122,20 +122,24 @@ def _multistep(
     predict: Predict,
     x: torch.Tensor,
     grid: Sequence[float],
+    clip: bool,
     visit: Visit | None,
 ) -> torch.Tensor:
     """A walk of diffusers' own DPM-Solver++ of second order, with the model's ᾱ."""
     config = schedule.scheduler.config
-    names = ("thresholding", "dynamic_thresholding_ratio", "sample_max_value")
+    names = ("thresholding", "dynamic_thresholding_ratio", "sample_max_value") if clip else ()
+    to_data = grid[-1] < 0
     with torch.device("cpu"):
         solver = DPMSolverMultistepScheduler(
             schedule.num_timesteps, prediction_type=schedule.prediction_type,
+            # A walk that ends on the way is the beginning of one to the data.
+            lower_order_final=to_data, final_sigmas_type="zero" if to_data else "sigma_min",
             **{name: config[name] for name in names if name in config},
         )  # fmt: skip
-        solver.alphas_cumprod = schedule.alphas_cumprod.cpu()
-        points = [round(t) for t in grid if t >= 0]
+        # Pure noise has no σ; that is the least ᾱ which diffusers takes in its place.
+        solver.alphas_cumprod = schedule.alphas_cumprod.cpu().clamp_min(2**-24)
+        points = [int(t) for t in grid if t >= 0]
         # The noise at the end of the grid is at a timestep of its own, unless it is the data.
-        to_data = grid[-1] < 0
         solver.set_timesteps(timesteps=points if to_data else points[:-1])
         if not to_data:
             share = solver.alphas_cumprod[points[-1]]
@@ -144,7 +148,7 @@ def _multistep(
         visit(grid[0], x)
     for t, to in pairwise(grid):
         output, _ = _pair(predict(x, t))
-        x = solver.step(output[:, : x.shape[1]], round(t), x).prev_sample
+        x = solver.step(output[:, : x.shape[1]], int(t), x).prev_sample
         if visit is not None:
             visit(to, x)
     return x
