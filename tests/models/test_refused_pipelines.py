@@ -96,3 +96,15 @@ def test_guidance_that_cannot_be_switched_off(monkeypatch):
     call = {"height": 64, "width": 64}
     with pytest.raises(ValueError, match=r"2 rows of latents for one sample.*guidance_scale=1"):
         pullback.load(pipeline, call=call)
+
+
+def test_a_package_that_the_pipeline_needs_is_named(tmp_path, monkeypatch):
+    """Diffusers imports some where they are there, and stumbles over their names else."""
+    pipeline = hub.BUILDERS["Lumina 2"](tmp_path)
+
+    def broken(*_args, **_kwargs):
+        return ftfy_of_nobody  # noqa: F821
+
+    monkeypatch.setattr(type(pipeline), "encode_prompt", broken)
+    with pytest.raises(ValueError, match="pip install ftfy_of_nobody"):
+        pullback.load(pipeline)

@@ -85,6 +85,8 @@ def reading_of(
         return read(pipeline, network, given)
     except Exception as error:  # a pipeline passes on whatever its parts raise
         reason, cause = first_line(error), error
+        if isinstance(error, NameError):  # of a package that diffusers imports where it is there
+            reason += f" Is the package there? pip install {error.name}."
     needed = "pullback.load(pipeline, call={...}) with the keyword arguments that "
     raise ValueError(
         f"How this {type(pipeline).__name__} calls its {type(network).__name__} could not be read "
