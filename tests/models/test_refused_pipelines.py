@@ -20,7 +20,7 @@ from diffusers.pipelines.omnigen.processor_omnigen import (
 from transformers import CLIPTextModelWithProjection
 
 import pullback
-from tests.models import pipelines
+from tests.models import hub, pipelines
 from tests.models.families import WIDTH
 from tests.models.hub_transformers import autoencoder, flow, random, tokenizer
 
