@@ -38,7 +38,6 @@ from diffusers import (
     OvisImageTransformer2DModel,
     QwenImageEditPipeline,
     QwenImageEditPlusPipeline,
-    QwenImageTransformer2DModel,
     VQModel,
     WanImageToVideoPipeline,
     WanTransformer3DModel,
@@ -79,6 +78,7 @@ from tests.models.hub_transformers import (
     clip,
     encoder,
     flow,
+    qwen_network,
     qwen_vision_language,
     random,
     t5,
@@ -194,18 +194,6 @@ def qwen_image_edit(_folder: Path, kind: Any = QwenImageEditPipeline) -> QwenIma
     sighted = qwen_vision_language()
     sighted.config.image_token_id = words.convert_tokens_to_ids("<|image_pad|>")
     sighted.config.vision_start_token_id = words.convert_tokens_to_ids("<|vision_start|>")
-    network = random(
-        lambda: QwenImageTransformer2DModel(
-            in_channels=16,
-            out_channels=4,
-            num_layers=3,
-            attention_head_dim=12,
-            num_attention_heads=2,
-            joint_attention_dim=WIDTH,
-            axes_dims_rope=(4, 4, 4),
-        ),
-        only="blocks",
-    )
     compressing = random(
         lambda: AutoencoderKLQwenImage(
             base_dim=8,
@@ -224,7 +212,7 @@ def qwen_image_edit(_folder: Path, kind: Any = QwenImageEditPipeline) -> QwenIma
         text_encoder=sighted,
         tokenizer=words,
         processor=processor,
-        transformer=network,
+        transformer=qwen_network(),
     )
     pipeline.vae_scale_factor = 128
     pipeline.image_processor = _SmallImages(vae_scale_factor=1)

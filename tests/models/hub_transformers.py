@@ -287,9 +287,9 @@ def qwen_vision_language(layers: int = 2) -> Qwen2_5_VLForConditionalGeneration:
 CALL["qwen_image"] = {"height": 16, "width": 16}
 
 
-def qwen_image(_folder: Path) -> QwenImagePipeline:
-    """As Qwen-Image."""
-    network = random(
+def qwen_network() -> nn.Module:
+    """The denoising network of Qwen-Image and of its kind."""
+    return random(
         lambda: QwenImageTransformer2DModel(
             in_channels=16,
             out_channels=4,
@@ -301,6 +301,10 @@ def qwen_image(_folder: Path) -> QwenImagePipeline:
         ),
         only="blocks",
     )
+
+
+def qwen_image(_folder: Path) -> QwenImagePipeline:
+    """As Qwen-Image."""
     compressing = random(
         lambda: AutoencoderKLQwenImage(
             base_dim=8,
@@ -318,7 +322,7 @@ def qwen_image(_folder: Path) -> QwenImagePipeline:
         vae=compressing,
         text_encoder=qwen_vision_language(),
         tokenizer=tokenizer(padding_side="right"),
-        transformer=network,
+        transformer=qwen_network(),
     )
 
 
