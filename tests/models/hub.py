@@ -55,6 +55,7 @@ UNSAVED = {
     "Kandinsky 5": "_WithoutVideos.*cannot be loaded|keep_in_fp32_modules",
     "Qwen-Image Edit": "_WithoutVideos.*cannot be loaded",  # the stock one asks for torchvision
     "Qwen-Image Edit Plus": "_WithoutVideos.*cannot be loaded",
+    "Stable Cascade, decoder": "no class `PaellaVQModel`",
     "Stable Diffusion, IP-Adapter": "image_projection_layers",  # has a loader of its own
 }
 #: Pipelines with a switch that a folder does not hold.
