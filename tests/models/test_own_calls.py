@@ -234,7 +234,9 @@ def test_embeddings_that_hold_those_to_avoid_are_refused(tmp_path):
         pullback.load(pipeline, call={"ip_adapter_image_embeds": both})
 
 
-@pytest.mark.parametrize("name", ["AuraFlow", "LTX-Video", "Lumina 2", "Flux dev", "Z-Image"])
+@pytest.mark.parametrize(
+    "name", ["AuraFlow", "HunyuanVideo", "LTX-Video", "Lumina 2", "Flux dev", "Z-Image"]
+)
 def test_a_pipeline_in_half_precision_is_read_too(name, tmp_path):
     """The time is rounded before or after its unit changes; the layout decides the last bits."""
     pipeline = hub.BUILDERS[name](tmp_path).to(torch.bfloat16)

@@ -155,8 +155,9 @@ def _time(values: list[Any], times: list[float], total: int) -> Time | None:
     firsts = [one.reshape(-1)[0] for one in tensors]
     if any(bool((one != first).any()) for one, first in zip(tensors, firsts, strict=True)):
         return None
-    dtype = tensors[0].dtype
-    told = torch.stack(firsts[: len(times)]).cpu()
+    # Some pipelines have another dtype at their first step, where the latents are fresh noise.
+    dtype = tensors[-1].dtype
+    told = torch.stack([one.to(dtype) for one in firsts[: len(times)]]).cpu()
     exact = torch.tensor(times, dtype=torch.float64, device="cpu")
     shape = tuple(tensors[0].shape[1:]) if tensors[0].dim() else ()
     # The expression that gives the very bits first, and then what differs by rounding alone.
