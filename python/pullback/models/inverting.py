@@ -209,7 +209,7 @@ def _other_prediction(walker: Walker, x: torch.Tensor) -> str | None:
         prediction = walker.predict(noisy, t)[:, : x.shape[1]]
     errors = {
         kind: float((sampling.clean_of(kind, prediction, noisy, *here) - x).square().mean())
-        for kind in ("epsilon", "sample", "v_prediction", "flow")
+        for kind in ("epsilon", "sample", "v_prediction")
     }
     own = errors.get(schedule.prediction_type)
     best = min(errors, key=lambda kind: errors[kind])
