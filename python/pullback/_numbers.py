@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import index
 
 #: Seeds that the generators of torch on the CPU tell apart; of larger ones they see the lowest
@@ -52,3 +53,18 @@ def is_several(value: object) -> bool:
         return False
     # Arrays and tensors without sizes have a length by name only.
     return hasattr(value, "__len__") and getattr(value, "ndim", 1) > 0
+
+
+def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:
+    """The seeds of a number of samples, from the first one or one for each.
+
+    Raises:
+        ValueError: they are of another number, or one of them is no seed.
+    """
+    if not is_several(seed):
+        first = seed_of(seed)
+        return [seed_of(first + sample) for sample in range(count)]
+    given: Sequence[int] = seed  # type: ignore[assignment]
+    if len(given) != count:
+        raise ValueError(f"Expected one seed per sample, {count}, got {len(given)}.")
+    return [seed_of(one) for one in given]

@@ -12,12 +12,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pullback import sampling
-from pullback._numbers import is_several, seed_of, whole
+from pullback._numbers import seeds_of, whole
 from pullback.models import fingerprints
 from pullback.models.conditions import Condition, Conditions
 from pullback.models.families import family_of
+from pullback.models.images import autoencoder_of, pixels_of
 from pullback.models.pipelines import known_family, reading_of
-from pullback.models.placement import Placement
+from pullback.models.placement import Placement, check_tensor
 from pullback.models.reading import Reading
 from pullback.models.schedule import Schedule
 from pullback.models.suitability import check_suitable, unwrapped
@@ -303,7 +304,7 @@ class LatentModel:
         """
         if whole("count", count) < 1:
             raise ValueError(f"Expected a positive count of samples, got {count}.")
-        seeds = _seeds(seed, count)
+        seeds = seeds_of(seed, count)
         self.check_mode()
         t, condition = self.schedule.check_timestep(t), self.conditions.of(cond, count)
         x = sampling.gaussian_noise(self.latent_shape, seeds).to(self.device, self.dtype)
@@ -316,6 +317,45 @@ class LatentModel:
             sampling.even_grid(self.schedule, start, t, steps=steps),
         )
 
+    def images_of(self, x: torch.Tensor) -> torch.Tensor:
+        """The images that latents stand for, by the pipeline's own autoencoder and scaling.
+
+        Args:
+            x: clean latents `[B, *x_shape]`. Those of a model without an autoencoder are images.
+
+        Returns:
+            `[B, C, H, W]`, or `[B, C, F, H, W]` of videos, float, clamped to -1 to 1.
+
+        Raises:
+            TypeError, ValueError: x is no latents, or their scaling is not known.
+
+        Cost: one decoding.
+        """
+        self.check_latents(x)
+        images = autoencoder_of(self.pipeline, self.latent_shape, self.name).decoded(x)
+        return images.to(torch.promote_types(images.dtype, torch.float32)).clamp(-1, 1)
+
+    def latents_of(self, images: Any) -> torch.Tensor:
+        """The latents of images: the mode of what the pipeline's own autoencoder makes of them.
+
+        Args:
+            images: a tensor `[B, C, H, W]`, or `[B, C, F, H, W]` of videos, float from -1 to 1 or
+                uint8; an array `[B, H, W, C]` or `[H, W, C]` of uint8; or Pillow's, one or a list.
+
+        Returns:
+            `[B, *x_shape]` in the network's dtype, on its device.
+
+        Raises:
+            TypeError, ValueError: they are of another size, kind or range, or the scaling of
+                latents is not known. Float images that lie from 0 to 1 give a UserWarning.
+
+        Cost: one encoding, and the first time the decoding of a few pixels.
+        """
+        between = autoencoder_of(self.pipeline, self.latent_shape, self.name)
+        x = between.encoded(pixels_of(images, between.image_shape)).to(self.device, self.dtype)
+        self.check_latents(x)
+        return x
+
     def check_mode(self) -> None:
         """Raise if the network is in a state in which its derivatives cannot be had."""
         if isinstance(self.network, nn.Module):
@@ -325,29 +365,7 @@ class LatentModel:
 
     def check_latents(self, x: torch.Tensor) -> None:
         """Raise unless x is finite, `[B, *latent_shape]`, in the network's dtype and place."""
-        if not isinstance(x, torch.Tensor):
-            raise TypeError(
-                f"Expected latents as a tensor, got {type(x).__name__}. Convert them with "
-                "torch.as_tensor."
-            )
-        expected = f"[B, {', '.join(map(str, self.latent_shape))}]"
-        if x.dim() == 0 or tuple(x.shape[1:]) != self.latent_shape or len(x) == 0:
-            raise ValueError(
-                f"Expected latents of shape {expected} for {self.name}, got {list(x.shape)}."
-            )
-        if x.dtype != self.dtype or x.device != self.device:
-            raise ValueError(
-                f"Expected latents in {self.dtype} on {self.device}, like the network, got "
-                f"{x.dtype} on {x.device}. Convert them with x.to({str(self.device)!r}, "
-                f"{self.dtype})."
-            )
-        finite = torch.isfinite(x).flatten(1).all(1)
-        if not bool(finite.all()):
-            raise ValueError(
-                f"x contains NaN or Inf in samples {torch.nonzero(~finite).flatten().tolist()}. "
-                "Expected finite latents; the usual causes are a half-precision overflow while "
-                "sampling and a wrong scaling of the input."
-            )
+        check_tensor(x, self.latent_shape, self._placement, self.name)
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.latent_shape))
@@ -364,21 +382,6 @@ def check_model(model: object) -> None:
             f"Expected a LatentModel, got {type(model).__name__}. pullback.load makes one from a "
             "name, folder, pipeline or network."
         )
-
-
-def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
-    """The seeds of a number of samples, from the first one or one for each.
-
-    Raises:
-        ValueError: they are of another number, or one of them is no seed.
-    """
-    if not is_several(seed):
-        first = seed_of(seed)
-        return [seed_of(first + sample) for sample in range(count)]
-    given: Sequence[int] = seed  # type: ignore[assignment]
-    if len(given) != count:
-        raise ValueError(f"Expected one seed per sample, {count}, got {len(given)}.")
-    return [seed_of(one) for one in given]
 
 
 def _sizes(shape: Sequence[int]) -> tuple[int, ...]:

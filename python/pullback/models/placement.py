@@ -49,3 +49,39 @@ class Placement:
             self.network.dtype if isinstance(self.network, ModelMixin) else parameter.dtype
         )
         return own
+
+
+def check_tensor(x: object, shape: tuple[int, ...], place: Placement, name: str) -> None:
+    """Raise unless x is finite latents `[B, *shape]` in the dtype and place of a network.
+
+    Args:
+        x: what was given, `[B, *shape]`.
+        shape: of one sample.
+        place: of the network.
+        name: what the model is called.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: it has another shape, dtype or device, or is not finite.
+    """
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(
+            f"Expected latents as a tensor, got {type(x).__name__}. Convert them with "
+            "torch.as_tensor."
+        )
+    expected = f"[B, {', '.join(map(str, shape))}]"
+    if x.dim() == 0 or tuple(x.shape[1:]) != shape or len(x) == 0:
+        raise ValueError(f"Expected latents of shape {expected} for {name}, got {list(x.shape)}.")
+    if x.dtype != place.dtype or x.device != place.device:
+        raise ValueError(
+            f"Expected latents in {place.dtype} on {place.device}, like the network, got "
+            f"{x.dtype} on {x.device}. Convert them with x.to({str(place.device)!r}, "
+            f"{place.dtype})."
+        )
+    finite = torch.isfinite(x).flatten(1).all(1)
+    if not bool(finite.all()):
+        raise ValueError(
+            f"x contains NaN or Inf in samples {torch.nonzero(~finite).flatten().tolist()}. "
+            "Expected finite latents; the usual causes are a half-precision overflow while "
+            "sampling and a wrong scaling of the input."
+        )
