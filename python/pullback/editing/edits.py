@@ -197,7 +197,8 @@ def _walker(
                 f"Expected latents {list(inversion.x.shape)} at t = {inversion.t}, where the "
                 f"inversion arrived, got {list(x.shape)} at t = {t}."
             )
-        walker = inversion.walker.changed(**options)
+        # Made anew, since another condition or guidance is more than another option.
+        walker = Walker.of(model, len(x), {**inversion.walker.options, **options})
     else:
         walker = Walker.of(model, len(x), options)
     if boost is None:
