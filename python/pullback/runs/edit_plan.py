@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pullback._numbers import SEEDS
+from pullback._numbers import SEEDS, whole
 from pullback.directions import Direction
 from pullback.editing import Addition, Guidance, Injection, Shooting, Way, sweep
 from pullback.geometry import LocalBasis
@@ -128,6 +128,12 @@ class EditPlan:
             raise ValueError(
                 f"Expected finite strengths, at least one, got {list(self.strengths)}."
             )
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"Expected eta from 0 to 1, got {self.eta!r}.")
+        if self.directions is None:
+            ranks = [one.basis.s.shape[1] if one.basis else self.rank for one in self.samples]
+            for index in self.indices or ():
+                whole("an index of a basis", index, 0, min(ranks) - 1)
         self._try(model)
 
     def _try(self, model: LatentModel) -> None:

@@ -79,13 +79,13 @@ def edit_samples(
     watch = EditWatch() if watch is None else watch
     with occupied(folder):
         shared = plan.settings(model)
-        check_folder(folder, plan, shared, overwrite=overwrite)
         settings = {one.name: {**shared, **one.settings()} for one in plan.samples}
         # All is read before anything is computed: what cannot be reused is told at once.
         stored = {
             name: None if overwrite else read(folder, name, wanted, model.latent_shape)
             for name, wanted in settings.items()
         }
+        check_folder(folder, plan, shared, overwrite=overwrite)
         done = []
         for sample in plan.samples:
             watch.started(sample.name)
@@ -150,6 +150,11 @@ def _edited(
         mask=plan.mask, window=plan.window, boost=plan.boost, inversion=inversion, memory=memory,
         progress=told("editing"), **options,
     )  # fmt: skip
+    if not bool(torch.isfinite(swept.latents).all()):
+        raise ValueError(
+            f"The edits of {sample.name} contain NaN or Inf: the network overflowed. Expected "
+            "smaller strengths, or a model in float32."
+        )
     return SampleEdits(
         sample.name,
         x[0].cpu(),

@@ -35,7 +35,7 @@ from pullback.runs.store import summary_path
 #: Of summary.json.
 SUMMARY_FORMAT = "pullback.edits.summary/1"
 
-_FORMAT = "pullback.edits/1"
+_FORMAT, _HEADER = "pullback.edits/1", "edits"
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,11 +82,17 @@ def write(folder: Path, edits: SampleEdits, settings: Mapping[str, Any]) -> None
     # The edits come last: where they are, the basis is.
     if edits.basis is not None:
         edits.basis.save(edit_basis_path(folder, edits.name))
-    told = {"names": edits.names, "inversion": edits.inversion, "settings": settings}
+    told = {
+        "format": _FORMAT,
+        "names": edits.names,
+        "inversion": edits.inversion,
+        "settings": settings,
+    }
     write_safetensors(
         edits_path(folder, edits.name),
         {"x": edits.x, "latents": edits.latents},
-        {"format": _FORMAT, **{name: json.dumps(value) for name, value in told.items()}},
+        # In one entry, since safetensors writes several in any order: same edits, same bytes.
+        {_HEADER: json.dumps(told)},
     )
 
 
@@ -107,23 +113,27 @@ def read(
     path = edits_path(folder, name)
     if not path.exists():
         return None
-    metadata = header_of(path)
-    if metadata.get("format") != _FORMAT:
+    there = mapping_of(path, "header", json_of(path, header_of(path).get(_HEADER, "null")))
+    if there.get("format") != _FORMAT:
         raise damaged(path, f"expected the format {_FORMAT!r}")
-    there = {one: json_of(path, metadata.get(one, "")) for one in ("names", "inversion")}
-    check_same(path, _settings_of(path), settings)
+    check_same(path, mapping_of(path, "settings", there.get("settings")), settings)
     try:
         with safe_open(path, framework="pt") as file:
             # Copies: the tensors lie in the file, which may be replaced.
             x, latents = (file.get_tensor(one).clone() for one in ("x", "latents"))
     except SafetensorError as error:
         raise damaged(path, str(error)) from error
-    wanted = [len(there["names"]), len(settings["strengths"]), *shape]
+    names, inversion = there.get("names"), there.get("inversion")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise damaged(path, f"expected names of directions, got {names!r:.60}")
+    if inversion is not None:
+        mapping_of(path, "inversion", inversion)
+    wanted = [len(names), len(settings["strengths"]), *shape]
     if list(latents.shape) != wanted or tuple(x.shape) != shape:
         raise damaged(path, f"expected latents {wanted}, got {list(latents.shape)}")
-    return SampleEdits(
-        name, x, latents, tuple(there["names"]), there["inversion"], None, reused=True
-    )
+    own = edit_basis_path(folder, name)
+    basis = LocalBasis.load(own) if settings["rank"] is not None and own.exists() else None
+    return SampleEdits(name, x, latents, tuple(names), inversion, basis, reused=True)
 
 
 def check_folder(
@@ -159,7 +169,3 @@ def check_folder(
             f"({', '.join(sorted(known))} are). Its summary and figures must be of one plan: ask "
             "for all of them, remove those files, or choose another --output folder."
         )
-
-
-def _settings_of(path: Path) -> dict[str, Any]:
-    return mapping_of(path, "settings", json_of(path, header_of(path).get("settings", "")))
