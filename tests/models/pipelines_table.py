@@ -31,7 +31,7 @@ def measured(case: hub.Case) -> float:
     feature = own_call.feature(case.double, case.network(case.double), given, model.default_tap)
     jacobian = own_call.dense(feature, exact)
     rank = by_hand.rank_of(jacobian)
-    found = local_basis(model, x, round(t), rank, cond=case.condition("a cat"))
+    found = local_basis(model, x, case.counted(t), rank, cond=case.condition("a cat"))
     return sine(found.v, leading(jacobian, rank)[2]).max().item()
 
 
@@ -42,10 +42,13 @@ def line(case: hub.Case, sine_seen: str) -> str:
     if tap != "mid_block":
         lists = dict.fromkeys(path.rpartition(".")[0] for path in model.blocks())
         tap = "the middle one of " + ", ".join(f"`{name}`" for name in lists)
+    if case.name.startswith("Stable Cascade"):
+        tap = "the last of `down_blocks`"
     kinds = model.conditions.arguments or {}
     names = ", ".join(f"`{name}`" + ("" if kind.needed else "?") for name, kind in kinds.items())
-    shape = {1: "[L]", 2: "[S, C]", 3: "[C, H, W]", 4: "[C, F, H, W]"}[len(model.latent_shape)]
-    shape = {"CogVideoX": "[F, C, H, W]", "Kandinsky 5": "[F, H, W, C]"}.get(case.name, shape)
+    shape = {1: "[L]", 2: "[C, L]", 3: "[C, H, W]", 4: "[C, F, H, W]"}[len(model.latent_shape)]
+    frames_first = {"CogVideoX": "[F, C, H, W]", "Stable Video Diffusion": "[F, C, H, W]"}
+    shape = {**frames_first, "Kandinsky 5": "[F, H, W, C]"}.get(case.name, shape)
     kind = type(case.pipeline).__name__
     return f"| {case.name} (`{kind}`) | {shape} | {tap} | {names or 'none'} | {sine_seen} |\n"
 

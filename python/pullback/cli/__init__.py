@@ -1,4 +1,4 @@
-"""The command line: `pullback demo`, `pullback basis`, `pullback taps` and `pullback info`."""
+"""The command line: `pullback demo`, `basis`, `edit`, `taps` and `info`."""
 
 from __future__ import annotations
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 import typer
 
 from pullback.cli.basis import basis, demo
+from pullback.cli.edit import edit
 from pullback.cli.errors import reported
 from pullback.cli.info import info, taps
 
 app = typer.Typer(
     name="pullback",
-    help="Local latent bases of diffusion models.",
+    help="Local latent bases of diffusion models, and edits along them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (basis, demo, taps, info):
+for command in (basis, edit, demo, taps, info):
     app.command()(reported(command))

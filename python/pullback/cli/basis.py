@@ -10,7 +10,20 @@ import typer
 
 from pullback._files import occupied
 from pullback.cli.loading import load
-from pullback.cli.options import AsJson, Call, Debug, Device, Dtype, Memory, Model, Overwrite, Quiet
+from pullback.cli.options import (
+    AsJson,
+    Call,
+    ClassLabel,
+    Debug,
+    Device,
+    Dtype,
+    Memory,
+    Model,
+    Overwrite,
+    Prompt,
+    Quiet,
+)
+from pullback.cli.output import make_folder
 from pullback.cli.parsing import parse_call, parse_list, parse_memory, parse_seeds
 from pullback.cli.request import Delivery, Request
 
@@ -45,14 +58,8 @@ def basis(
             "denoised or score.",
         ),
     ] = "encoder",
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option(help="Prompt of all samples; give it again for one prompt a sample."),
-    ] = None,
-    class_label: Annotated[
-        str | None,
-        typer.Option(help="Class of all samples, or one for each: 3 or 0,1,2; none if unset."),
-    ] = None,
+    prompt: Prompt = None,
+    class_label: ClassLabel = None,
     call: Call = None,
     device: Device = "cpu",
     dtype: Dtype = None,
@@ -112,26 +119,10 @@ def demo(
 
 
 def _deliver(request: Request, delivery: Delivery, read: Callable[[], LatentModel]) -> None:
-    _make_folder(delivery.folder)
+    make_folder(delivery.folder)
     # Before anything that takes long: that the folder can be written to, and is nobody else's.
     with occupied(delivery.folder):
         # Imported when all that can be refused without torch has been.
         from pullback.cli.execution import execute
 
         execute(request, delivery, read)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise NotADirectoryError(
-                f"Expected --output to be a folder, or a path where one can be made; {folder} is "
-                "a file. Choose another path."
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if error.strerror is None:
-            raise
-        raise OSError(
-            f"The output folder {folder} cannot be made: {error.strerror}. Choose another --output."
-        ) from error

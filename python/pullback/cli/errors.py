@@ -60,4 +60,6 @@ def _said(error: BaseException) -> str:
 
 def tell(message: str) -> None:
     """One paragraph on stderr."""
-    print(textwrap.fill(f"pullback: {message}", 96), file=sys.stderr)
+    # Names of files stay whole, to be copied.
+    text = textwrap.fill(f"pullback: {message}", 96, break_on_hyphens=False, break_long_words=False)
+    print(text, file=sys.stderr)

@@ -22,6 +22,14 @@ Call = Annotated[
         "false, a text, or the path of an image; give it again for more."
     ),
 ]
+Prompt = Annotated[
+    list[str] | None,
+    typer.Option(help="Prompt of all samples; give it again for one prompt a sample."),
+]
+ClassLabel = Annotated[
+    str | None,
+    typer.Option(help="Class of all samples, or one for each: 3 or 0,1,2; none if unset."),
+]
 Memory = Annotated[
     str | None,
     typer.Option(help="Memory budget of a pass, such as 4GiB; a share of what is free if unset."),

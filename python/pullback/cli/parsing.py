@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,6 +58,37 @@ def parse_list(text: str, option: str) -> tuple[int, ...]:
             )
         numbers.extend(range(first, last + 1))
     return tuple(numbers)
+
+
+def parse_numbers(text: str, option: str) -> tuple[float, ...]:
+    """Finite numbers separated by commas.
+
+    Raises:
+        typer.BadParameter: it is no such list.
+    """
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(map(math.isfinite, numbers)) or len(numbers) > _MOST:
+        raise typer.BadParameter(
+            f"expected finite numbers such as -8,0,8, got {text!r:.60}", param_hint=option
+        )
+    return numbers
+
+
+def parse_window(text: str) -> tuple[int, int]:
+    """Two timesteps in training units, from the larger to the smaller, such as 500,300.
+
+    Raises:
+        typer.BadParameter: they are none.
+    """
+    numbers = parse_list(text, "--window")
+    if len(numbers) != 2 or numbers[0] < numbers[1]:
+        raise typer.BadParameter(
+            f"expected two timesteps downwards such as 500,300, got {text!r}", param_hint="--window"
+        )
+    return numbers[0], numbers[1]
 
 
 def parse_seeds(samples: int | None, seeds: str | None) -> tuple[int, ...]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from pullback import krylov
-from pullback.runs import Plan, TimestepBases, Watch
+from pullback.runs import EditWatch, Plan, SampleEdits, TimestepBases, Watch
 
 
 class Reporter:
@@ -36,6 +38,33 @@ class Reporter:
             yield _Bars(bars, plan)
 
     @contextmanager
+    def edits(self, count: int) -> Iterator[EditWatch]:
+        """A bar for the samples: how many are done, and what the present one is at."""
+        bars = self._bars(
+            TextColumn("{task.completed:.0f}/{task.total:.0f} samples"),
+            TextColumn("{task.fields[state]}"),
+        )
+        with bars:
+            yield _Samples(bars, count)
+
+    @contextmanager
+    def warnings(self) -> Iterator[None]:
+        """Warnings of ours as one line each, once: samples are edited one by one."""
+        said: set[str] = set()
+
+        def say(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if category is not UserWarning:
+                shown(message, category, *place, **more)
+            elif str(message) not in said:
+                said.add(str(message))
+                self.console.print(f"Warning: {message}", markup=False, highlight=False)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            shown, warnings.showwarning = warnings.showwarning, say
+            yield
+
+    @contextmanager
     def figures(self, total: int) -> Iterator[Callable[[], None]]:
         """A bar for the figures; yields what to call after each step."""
         bars = self._bars(TextColumn("{task.percentage:3.0f} %"))
@@ -55,6 +84,12 @@ class Reporter:
                     f"{basis.tol:g} ({reasons}); the largest is "
                     f"{float(basis.angle_bound.max()):.1e}."
                 )
+
+    def inversions(self, edits: Sequence[SampleEdits]) -> None:
+        """Say what would mend images that were not inverted well."""
+        for one in edits:
+            for advice in (one.inversion or {}).get("advice", ()):
+                self.console.print(f"{one.name}: {advice}.", markup=False, highlight=False)
 
     def _bars(self, *columns: TextColumn) -> Progress:
         return Progress(
@@ -102,3 +137,23 @@ class _Bars(Watch):
             state=f"bound {bound:.1e}",
         )
         self.bars.stop_task(self.task)
+
+
+class _Samples(EditWatch):
+    """Shows the progress of edits as one bar."""
+
+    def __init__(self, bars: Progress, count: int) -> None:
+        self.bars = bars
+        self.task = bars.add_task("edits", total=count, state="")
+
+    def started(self, name: str) -> None:
+        """The work on a sample begins."""
+        self.bars.update(self.task, state=name)
+
+    def stepped(self, name: str, doing: str, done: int, steps: int) -> None:
+        """A walk of that sample took a step."""
+        self.bars.update(self.task, state=f"{name}: {doing}, step {done} of {steps}")
+
+    def finished(self, edits: SampleEdits) -> None:
+        """A sample is done, or was there already."""
+        self.bars.update(self.task, advance=1, state=f"{edits.name} {'reused' * edits.reused}")

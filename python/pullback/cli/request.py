@@ -59,7 +59,8 @@ class Delivery:
         folder: for the results.
         memory: budget of a pass, in bytes; None for a share of what is free.
         overwrite: compute again what the folder already holds.
-        figures: draw figures beside the bases.
+        figures: draw figures beside the results.
+        film: make a film of edits.
         quiet: print errors only.
         as_json: print the summary as one JSON object.
     """
@@ -68,5 +69,6 @@ class Delivery:
     memory: int | None = None
     overwrite: bool = False
     figures: bool = True
+    film: bool = False
     quiet: bool = False
     as_json: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,6 +13,9 @@ from rich.table import Table
 from rich.tree import Tree
 
 from pullback._memory import told
+
+if TYPE_CHECKING:
+    from pullback.runs import SampleEdits
 
 
 def print_json(value: Any) -> None:
@@ -34,14 +37,21 @@ def print_results(summary: dict[str, Any], folder: Path, written: dict[str, str]
             f"{row['products']['per_direction']:.1f}",
             "reused" if row["reused"] else f"{row['seconds']:.1f}",
         )
-    console = Console()
-    console.print(table)
-    console.print()
-    tree = Tree(f"[bold]{escape(str(folder))}[/bold]")
-    width = max(map(len, written))
-    for name, line in written.items():
-        tree.add(f"{name:{width}}  [dim]{line}[/dim]")
-    console.print(tree)
+    _print_with_files(table, folder, written)
+
+
+def print_edits(edits: Sequence[SampleEdits], folder: Path, written: dict[str, str]) -> None:
+    """A line per sample, with how well an image was inverted, and the files as a tree."""
+    table = _columns(
+        ("sample", "left"), ("directions", "left"), ("strengths", "right"), ("PSNR", "right"),
+        ("", "left"),
+    )  # fmt: skip
+    for one in edits:
+        quality = "" if one.inversion is None else _decibels(one.inversion["psnr"])
+        names = ", ".join(map(escape, one.names))
+        strengths = str(one.latents.shape[1])
+        table.add_row(escape(one.name), names, strengths, quality, "reused" * one.reused)
+    _print_with_files(table, folder, written)
 
 
 def print_installation(found: dict[str, Any]) -> None:
@@ -112,6 +122,21 @@ def print_taps(taps: Sequence[dict[str, Any]], default: str | None) -> None:
 
 def _told(value: Any) -> str:
     return _size(value["shape"]) if isinstance(value, dict) else f"= {value}"
+
+
+def _print_with_files(table: Table, folder: Path, written: dict[str, str]) -> None:
+    console = Console()
+    console.print(table)
+    console.print()
+    tree = Tree(f"[bold]{escape(str(folder))}[/bold]")
+    width = max(map(len, written))
+    for name, line in written.items():
+        tree.add(f"{escape(name):{width}}  [dim]{escape(line)}[/dim]")
+    console.print(tree)
+
+
+def _decibels(psnr: float | None) -> str:
+    return "exact" if psnr is None else f"{psnr:.1f} dB"
 
 
 def _columns(*heads: tuple[str, Literal["left", "right"]]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -157,7 +158,7 @@ def sweep(
     places = displacements(model, t, len(x), directions, indices=indices, mask=mask, window=window)
     count = next(iter(places.values())).shape[1]
     values = [float(one) for one in strengths]
-    if not values or not all(map(torch.isfinite, map(torch.tensor, values))):
+    if not values or not all(map(math.isfinite, values)):
         raise ValueError(f"Expected finite strengths, at least one, got {list(strengths)}.")
     _check_way(places, way)
     if rows is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from pullback.figures.pages import Walk, directions, overview, strips
+from pullback.figures.shown import shown
 from pullback.figures.spectra import spectrum
 from pullback.figures.style import save
 from pullback.geometry import LocalBasis
@@ -85,7 +86,7 @@ class Gallery:
             name = f"directions_t{t:04d}.png"
             x = self.latents[t][:_ROWS]
             images = self._denoised(x, t, slice(0, len(x)))
-            x, images, v = (self._shown(one) for one in (x, images, basis.v))
+            x, images, v = (shown(self.model, one) for one in (x, images, basis.v))
             save(directions(t, x, images, v, basis.s, samples=len(x)), folder / name)
             written[name] = f"{len(x)} samples at t = {t} beside their directions"
             step()
@@ -121,13 +122,8 @@ class Gallery:
         middle = LENGTHS.index(0.0)
         still = image.expand(len(v), 1, *image.shape)
         moved = torch.cat([moved[:, :middle], still, moved[:, middle:]], dim=1)
-        x, image, v, moved = (self._shown(one) for one in (x, image, v, moved))
+        x, image, v, moved = (shown(self.model, one) for one in (x, image, v, moved))
         return Walk(t, x, image, v, s, lengths, moved)
-
-    def _shown(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents with their channels before their frames, as pages show them."""
-        dims = len(self.model.latent_shape)
-        return latents.movedim(self.model.family.channel_axis - dims, -dims)
 
     def _denoised(self, x: torch.Tensor, t: int, samples: slice) -> torch.Tensor:
         """Clean images `[b, C, H, W]` of latents at t, on the CPU.
@@ -145,8 +141,9 @@ class Gallery:
 
 
 def clear(folder: Path) -> None:
-    """Remove the figures of a folder, which show bases that have been replaced."""
-    for pattern in ("overview.png", "spectrum.png", "directions_t*.png", "strips_sample*.png"):
+    """Remove the figures of a folder, which show bases or edits that have been replaced."""
+    of_bases = ("overview.png", "spectrum.png", "directions_t*.png", "strips_sample*.png")
+    for pattern in (*of_bases, "edits.png", "edits.gif", "edits_direction*.png"):
         for path in folder.glob(pattern):
             path.unlink()
 

@@ -23,7 +23,8 @@ TILE, GAP = 0.42, 0.04
 
 _LONG = 1.6  # width of a tile with lines, over its height
 
-_NARROWEST = 4.8  # inches: what the texts need
+#: Inches that the texts of a page need.
+NARROWEST = 4.8
 
 
 class Sheet:
@@ -37,7 +38,7 @@ class Sheet:
     """
 
     def __init__(self, width: float, height: float, wide: float = 1.0) -> None:
-        self.width, self.height, self.wide = max(width, _NARROWEST), height, wide
+        self.width, self.height, self.wide = max(width, NARROWEST), height, wide
         self._style = matplotlib.rc_context(STYLE)
 
     def __enter__(self) -> Sheet:
@@ -90,20 +91,22 @@ class Sheet:
             pixels = pixels / limit / 2 + 0.5
         self._draw(x, y, size, pixels, "RdBu_r", (-limit, limit), whole=v.dim() < 3)
 
-    def row(self, x: float, y: float, images: torch.Tensor, middle: int) -> None:
+    def row(
+        self, x: float, y: float, images: torch.Tensor, middle: int | None, size: float = TILE
+    ) -> None:
         """Images [a, C, H, W] side by side, the one that was not moved with a frame.
 
         Signals [a, C, L] have one scale in common.
         """
         for column, image in enumerate(images):
-            place = x + column * self.pitch
+            place = x + column * (size * self.wide + GAP)
             if is_signal(image):
-                self._signal(place, y, TILE, image, _largest(images, 1.0))
+                self._signal(place, y, size, image, _largest(images, 1.0))
             else:
-                self.picture(place, y, TILE, image)
+                self.picture(place, y, size, image)
             if column == middle:
                 corner = (place - GAP / 4, y - GAP / 4)
-                sides = (TILE * self.wide + GAP / 2, TILE + GAP / 2)
+                sides = (size * self.wide + GAP / 2, size + GAP / 2)
                 self.axes.add_patch(
                     Rectangle(corner, *sides, fill=False, edgecolor="#d1661f", linewidth=1.1)
                 )

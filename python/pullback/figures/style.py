@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from PIL import Image
 
 from pullback._files import replacing
 
@@ -29,8 +32,34 @@ STYLE: Any = {
     "text.color": INK,
 }
 
+_FILM_DPI, _FILM_SECONDS = 120, 2.0
+
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure as PNG; the file appears complete or not at all."""
     with replacing(Path(path)) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI, facecolor="white")
+
+
+def save_film(figures: Sequence[Figure], path: str | os.PathLike[str]) -> None:
+    """Write figures of one size as a GIF that runs there and back for ever, two seconds each way.
+
+    The file appears complete or not at all.
+
+    Raises:
+        ValueError: there are no figures.
+    """
+    if not figures:
+        raise ValueError("Expected at least one figure for a film, got none.")
+    frames = [_pixels(figure) for figure in (*figures, *figures[-2:0:-1])]
+    each = round(1000 * _FILM_SECONDS / len(figures))
+    with replacing(Path(path)) as temporary:
+        frames[0].save(
+            temporary, format="GIF", save_all=True, append_images=frames[1:], duration=each, loop=0
+        )
+
+
+def _pixels(figure: Figure) -> Image.Image:
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=_FILM_DPI, facecolor="white")
+    return Image.open(drawn).convert("RGB")

@@ -2,6 +2,7 @@
 
 from pullback.models.conditions import Condition, Conditions
 from pullback.models.denoising import denoise, states
+from pullback.models.fingerprints import told
 from pullback.models.inverting import Inversion, invert
 from pullback.models.loading import load
 from pullback.models.model import LatentModel, check_model
@@ -28,5 +29,6 @@ __all__ = [
     "load",
     "pooled",
     "states",
+    "told",
     "with_walk_options",
 ]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import torch
 
 from pullback import krylov, maps
 from pullback._numbers import SEEDS
-from pullback._version import __version__
 from pullback.maps import Map
 from pullback.models import Condition, LatentModel
+from pullback.runs.settings import settings_of_model
 
 #: DDIM steps over the whole schedule, from noise to the latents x_t.
 SAMPLING_STEPS = 50
@@ -113,16 +112,10 @@ class Plan:
     def shared_settings(self, model: LatentModel) -> dict[str, Any]:
         """What `settings` are at every timestep.
 
-        Cost: all weights of the network are read once, and those of the text encoders where
-        there are no class labels.
+        Cost: as `settings_of_model`.
         """
         return {
-            "model": model.name,
-            "fingerprint": model.fingerprint,
-            "scheduler": model.schedule.fingerprint,
-            # Of labels nothing has to be made; all else comes of prompts or the null condition.
-            "conditions": model.conditions.fingerprint if self.class_labels is None else None,
-            "call": model.given,
+            **settings_of_model(model, labelled=self.class_labels is not None),
             "map": self.map,
             "tap": self.tap,
             "rank": self.rank,
@@ -132,11 +125,4 @@ class Plan:
             "class_labels": None if self.class_labels is None else list(self.class_labels),
             "prompts": None if self.prompts is None else list(self.prompts),
             "sampling_steps": SAMPLING_STEPS,
-            "latent_shape": list(model.latent_shape),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "device": model.device.type,
-            # Each of them decides how the numbers are rounded, and may mend what was wrong.
-            "pullback": __version__,
-            "torch": torch.__version__,
-            "diffusers": version("diffusers"),
         }

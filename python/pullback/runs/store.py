@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,14 @@ from safetensors import SafetensorError, safe_open
 
 from pullback._files import write_safetensors
 from pullback.geometry import LocalBasis
+from pullback.runs.settings import (
+    check_same,
+    damaged,
+    header_of,
+    json_of,
+    mapping_of,
+    settings_of_summary,
+)
 
 #: Of summary.json.
 SUMMARY_FORMAT = "pullback.summary/1"
@@ -100,18 +108,18 @@ def read(folder: Path, t: int, settings: dict[str, Any]) -> TimestepBases | None
     except ValueError as error:
         raise ValueError(f"{error} To do so, call this again with --overwrite.") from error
     there, seconds = _run_of(path, basis.provenance)
-    _check_same(path, there, settings)
+    check_same(path, there, settings)
     wanted = [len(settings.get("sample_seeds", basis.s)), settings.get("rank", basis.s.shape[1])]
     if list(basis.s.shape) != wanted:
-        raise _damaged(path, f"expected s of shape {wanted}, got {list(basis.s.shape)}")
+        raise damaged(path, f"expected s of shape {wanted}, got {list(basis.s.shape)}")
     x = _read_latents(latents_path(folder, t), settings)
     if x is None:
         return None
     if len(x) != len(basis):
-        raise _damaged(latents_path(folder, t), f"expected {len(basis)} samples, got {len(x)}")
+        raise damaged(latents_path(folder, t), f"expected {len(basis)} samples, got {len(x)}")
     shape = [len(basis), *basis.v.shape[2:]]
     if basis.provenance.get("wrt") == "x" and list(x.shape) != shape:
-        raise _damaged(latents_path(folder, t), f"expected x {shape}, got {list(x.shape)}")
+        raise damaged(latents_path(folder, t), f"expected x {shape}, got {list(x.shape)}")
     return TimestepBases(t, x, basis, seconds, reused=True)
 
 
@@ -134,7 +142,7 @@ def check_folder(
     if not overwrite:
         for path in (*there.values(), *_all(folder, latents_path), summary_path(folder)):
             if path.exists():
-                _check_same(path, _settings_of(path), settings)
+                check_same(path, _settings_of(path), settings)
     left_out = sorted(there.keys() - set(timesteps), reverse=True)
     if left_out:
         raise ValueError(
@@ -151,49 +159,25 @@ def _all(folder: Path, path_of: Callable[[Path, int], Path]) -> list[Path]:
     return sorted(path for path in folder.iterdir() if re.fullmatch(name, path.name))
 
 
-def _check_same(path: Path, there: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raise ValueError, with what differs, unless a file was made with these settings.
-
-    The timestep counts where the settings have one.
-    """
-    names = [*settings, *(name for name in there if name not in settings and name != "t")]
-    changed = ", ".join(
-        f"{name} {there.get(name, 'unknown')} (now {settings.get(name, 'unknown')})"
-        for name in names
-        if name not in there or name not in settings or there[name] != settings[name]
-    )
-    if changed:
-        raise ValueError(
-            f"{path} was computed with other settings: {changed}. Choose another --output folder "
-            "to keep it, or replace it with --overwrite."
-        )
-
-
 def _settings_of(path: Path) -> dict[str, Any]:
     """The settings that a file of a run carries."""
     if path.suffix == ".json":
-        try:
-            told = json.loads(path.read_text("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise _damaged(path, f"no JSON: {error}") from None
-        if not isinstance(told, dict) or told.get("format") != SUMMARY_FORMAT:
-            raise _damaged(path, f"expected the format {SUMMARY_FORMAT!r}")
-        settings = _mapping(path, "settings", told.get("settings"))
+        settings = settings_of_summary(path, SUMMARY_FORMAT)
         return {name: value for name, value in settings.items() if name != "timesteps"}
-    metadata = _header(path)
+    metadata = header_of(path)
     if "settings" in metadata:
-        return _mapping(path, "settings", _json(path, metadata["settings"]))
-    provenance = _mapping(path, "provenance", _json(path, metadata.get("provenance", "null")))
+        return mapping_of(path, "settings", json_of(path, metadata["settings"]))
+    provenance = mapping_of(path, "provenance", json_of(path, metadata.get("provenance", "null")))
     return _run_of(path, provenance)[0]
 
 
 def _run_of(path: Path, provenance: dict[str, Any]) -> tuple[dict[str, Any], float]:
     """The settings and seconds of a run, from a basis's provenance; none of one of no run."""
-    run = _mapping(path, "run", provenance.get("run", {}))
+    run = mapping_of(path, "run", provenance.get("run", {}))
     seconds = run.get("seconds", 0.0)
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
-        raise _damaged(path, f"expected seconds of 0 or more, got {seconds!r:.60}")
-    return _mapping(path, "settings", run.get("settings", {})), float(seconds)
+        raise damaged(path, f"expected seconds of 0 or more, got {seconds!r:.60}")
+    return mapping_of(path, "settings", run.get("settings", {})), float(seconds)
 
 
 def _read_latents(path: Path, settings: dict[str, Any]) -> torch.Tensor | None:
@@ -204,35 +188,10 @@ def _read_latents(path: Path, settings: dict[str, Any]) -> torch.Tensor | None:
         with safe_open(path, framework="pt") as file:
             x: torch.Tensor = file.get_tensor("x")
     except SafetensorError as error:
-        raise _damaged(path, str(error)) from error
+        raise damaged(path, str(error)) from error
     dtype = settings.get("dtype", str(x.dtype).removeprefix("torch."))
     if str(x.dtype) != f"torch.{dtype}" or not x.is_floating_point() or x.dim() < 2:
-        raise _damaged(path, f"expected x [B, ...] in {dtype}, got {list(x.shape)} in {x.dtype}")
+        raise damaged(path, f"expected x [B, ...] in {dtype}, got {list(x.shape)} in {x.dtype}")
     if not bool(torch.isfinite(x).all()):
-        raise _damaged(path, "expected finite latents, got NaN or Inf")
+        raise damaged(path, "expected finite latents, got NaN or Inf")
     return x
-
-
-def _header(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, str(error)) from error
-
-
-def _json(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"no JSON in its header: {error}") from None
-
-
-def _mapping(path: Path, name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _damaged(path, f"expected {name} as a mapping, got {value!r:.60}")
-    return value
-
-
-def _damaged(path: Path, what: str) -> ValueError:
-    return ValueError(f"{path} is damaged ({what}). Compute it again with --overwrite.")
