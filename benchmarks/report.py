@@ -83,7 +83,7 @@ def print_edits(console: Console, results: dict[str, Any]) -> None:
         f"{settings['model']}: {settings['samples']} samples of {shape} x {settings['directions']} "
         f"directions x {settings['strengths']} strengths = {problem['edits']} edits, t = "
         f"{settings['t']}, {settings['steps']} steps, {problem['dtype']}; medians of "
-        f"{settings['rounds']} rounds",
+        f"{settings['samples']} rounds",
         ("method",),
         ("rows a pass", "ms / edit", "ratio to ours (least, most)", "peak MiB", "difference"),
         wrap=True,
