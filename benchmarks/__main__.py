@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: `python -m benchmarks [basis|gram|orthonormalize|all]`."""
+"""Command line of the benchmarks: `python -m benchmarks [basis|edits|gram|orthonormalize|all]`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks import basis, environment, gram, orthonormalize, report
+from benchmarks import basis, edits, environment, gram, orthonormalize, report
 from pullback._files import write_json
 
 _RESULTS = Path(__file__).parent / "results"
@@ -21,6 +21,7 @@ class What(str, Enum):
     """What can be measured."""
 
     basis = "basis"
+    edits = "edits"
     gram = "gram"
     orthonormalize = "orthonormalize"
     all = "all"
@@ -41,7 +42,7 @@ def main(
     what: Annotated[
         What,
         typer.Argument(
-            help="basis: against the published loop; gram, orthonormalize: the kernels."
+            help="basis, edits: against the published loops; gram, orthonormalize: the kernels."
         ),
     ] = What.basis,
     samples: Annotated[int | None, typer.Option(min=1, help="Latents of basis (8).")] = None,
@@ -83,6 +84,9 @@ def main(
             if samples is not None:
                 settings = replace(settings, samples=samples)
             results["basis"] = basis.run(settings, place, status.update)
+        if what in (What.edits, What.all):
+            sweeps = edits.Settings.quick() if quick else edits.Settings()
+            results["edits"] = edits.run(sweeps, place, status.update)
         if what in (What.gram, What.all):
             size = gram.Settings.quick() if quick else gram.Settings()
             results["gram"] = gram.run(size, place, status.update)
@@ -93,6 +97,8 @@ def main(
     results["environment"]["load_average_at_end"] = environment.load_average()
     if "basis" in results:
         report.print_basis(console, results["basis"])
+    if "edits" in results:
+        report.print_edits(console, results["edits"])
     if "gram" in results:
         report.print_gram(console, results["gram"])
     if "orthonormalize" in results:

@@ -75,6 +75,32 @@ def print_basis(console: Console, results: dict[str, Any]) -> None:
     _print_targets(console, results["targets"])
 
 
+def print_edits(console: Console, results: dict[str, Any]) -> None:
+    """The table of methods."""
+    settings, problem = results["settings"], results["problem"]
+    shape = " x ".join(map(str, problem["x_shape"]))
+    table = _table(
+        f"{settings['model']}: {settings['samples']} samples of {shape} x {settings['directions']} "
+        f"directions x {settings['strengths']} strengths = {problem['edits']} edits, t = "
+        f"{settings['t']}, {settings['steps']} steps, {problem['dtype']}; medians of "
+        f"{settings['samples']} rounds",
+        ("method",),
+        ("rows a pass", "ms / edit", "ratio to ours (least, most)", "peak MiB", "difference"),
+        wrap=True,
+    )
+    for method in results["methods"].values():
+        ratio = method["ratio_to_ours"]
+        table.add_row(
+            method["label"],
+            str(method["rows"]),
+            f"{method['seconds_per_edit']['median'] * 1e3:.1f}",
+            f"{ratio['median']:.2f} ({ratio['min']:.2f}, {ratio['max']:.2f})",
+            f"{method['peak_bytes'] / 2**20:.1f}",
+            f"{method['largest_difference']:.1e}",
+        )
+    console.print(table)
+
+
 def _print_targets(console: Console, targets: list[dict[str, Any]]) -> None:
     for target in targets:
         verdict = "[green]met[/]" if target["met"] else "[red]not met[/]"

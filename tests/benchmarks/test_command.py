@@ -5,7 +5,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import gram
+from benchmarks import edits, gram
 from benchmarks.__main__ import app
 from benchmarks.orthonormalize import block_of_condition
 
@@ -94,6 +94,32 @@ def test_targets_are_marked_and_never_fail(quick):
         assert target["name"] in text
         assert isinstance(target["met"], bool)
     assert "met" in text
+
+
+def test_edits_are_the_same_images_by_every_method(quick):
+    text, results = quick
+    edits = results["edits"]
+    settings = edits["settings"]
+    assert edits["problem"]["edits"] == 12
+    assert list(edits["methods"]) == ["loop", "ours", "ours_few"]
+    for method in edits["methods"].values():
+        assert method["largest_difference"] < 1e-4
+        assert len(method["seconds_per_edit"]["all"]) == settings["samples"]
+        ratio = method["ratio_to_ours"]
+        assert 0 < ratio["min"] <= ratio["median"] <= ratio["max"]
+        assert method["label"] in text
+    assert edits["methods"]["ours"]["ratio_to_ours"]["median"] == 1
+    assert [edits["methods"][name]["rows"] for name in ("loop", "ours", "ours_few")] == [1, 12, 2]
+    peaks = {name: method["peak_bytes"] for name, method in edits["methods"].items()}
+    assert peaks["loop"] < peaks["ours_few"] < peaks["ours"]
+
+
+def test_methods_that_make_other_images_are_not_timed(monkeypatch):
+    monkeypatch.setattr(
+        edits, "edited_one_by_one", lambda *_, **__: torch.zeros(1, 2, 3, 1, 16, 16)
+    )
+    with pytest.raises(RuntimeError, match="different images"):
+        edits.run(edits.Settings.quick(), torch.device("cpu"))
 
 
 def test_gram_rows(quick):

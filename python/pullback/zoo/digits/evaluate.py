@@ -8,6 +8,7 @@ upright digits only would judge the distortion.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,45 @@ from pullback.zoo.digits.data import (
 _DISTORTED_COPIES = 5
 
 
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Real digits for a classifier, as flattened 16 x 16 images with their labels.
+
+    Attributes:
+        features: to learn from, as they are and distorted, `[N, 256]`.
+        labels: of those, `[N]`.
+        digit: of which digit of the data each is a copy, `[N]`.
+        unseen: the last quarter, undistorted, `[M, 256]`.
+        unseen_labels: of those, `[M]`.
+    """
+
+    features: Any
+    labels: Any
+    digit: Any
+    unseen: Any
+    unseen_labels: Any
+
+
+def real_digits(seed: int = 0, copies: int = _DISTORTED_COPIES) -> Judged:
+    """Three quarters of the real digits with distorted copies, and the last quarter as it is."""
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits()
+    generator = torch.Generator().manual_seed(seed)
+    known, unseen = train_test_split(
+        torch.arange(len(labels)).numpy(), test_size=0.25, random_state=seed, stratify=labels
+    )
+    seen = [resample(images[known])]
+    seen += [resample(images[known], random_affine(len(known), generator)) for _ in range(copies)]
+    return Judged(
+        torch.cat(seen).flatten(1).numpy(),
+        labels[known].repeat(len(seen)).numpy(),
+        torch.from_numpy(known).repeat(len(seen)).numpy(),
+        resample(images[unseen]).flatten(1).numpy(),
+        labels[unseen].numpy(),
+    )
+
+
 def train_classifier(seed: int = 0) -> tuple[Any, float]:
     """A support vector machine on three quarters of the real digits, as they are and distorted.
 
@@ -35,24 +75,11 @@ def train_classifier(seed: int = 0) -> tuple[Any, float]:
         The classifier (of flattened 16 x 16 images), and its accuracy on the last quarter,
         undistorted.
     """
-    from sklearn.model_selection import train_test_split
     from sklearn.svm import SVC
 
-    images, labels = load_digits()
-    generator = torch.Generator().manual_seed(seed)
-    known, unseen = train_test_split(
-        torch.arange(len(labels)).numpy(), test_size=0.25, random_state=seed, stratify=labels
-    )
-    copies = [resample(images[known])]
-    copies += [
-        resample(images[known], random_affine(len(known), generator))
-        for _ in range(_DISTORTED_COPIES)
-    ]
-    features = torch.cat(copies).flatten(1).numpy()
-    answers = labels[known].repeat(len(copies)).numpy()
-    classifier = SVC(kernel="rbf", C=10.0, gamma="scale").fit(features, answers)
-    tested = resample(images[unseen]).flatten(1).numpy()
-    return classifier, float(classifier.score(tested, labels[unseen].numpy()))
+    digits = real_digits(seed)
+    classifier = SVC(kernel="rbf", C=10.0, gamma="scale").fit(digits.features, digits.labels)
+    return classifier, float(classifier.score(digits.unseen, digits.unseen_labels))
 
 
 def sample_digits(

@@ -1,0 +1,271 @@
+"""Tables and curves of what `pullback.zoo.digits.edits` found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pullback.figures.style import FAINT, INK, LABEL, SMALL, STYLE, TITLE, save
+
+_END = "<!-- end of table -->"
+
+#: What is said of each kind, and its colour.
+_KINDS = {
+    "pullback": ("its own leading directions", "#2b5f94"),
+    "another": ("those of another sample", "#3f9c6d"),
+    "spectrum": ("noise of the same spectrum", "#c8581c"),
+    "random": ("noise", FAINT),
+}
+_NAMES = {
+    "guidance": "guidance along v",
+    "addition": "addition along v, as far",
+    "random": "addition along noise, as far",
+    "pullback symmetric": "u, symmetric",
+    "pullback asymmetric": "u, asymmetric",
+    "random symmetric": "noise, symmetric",
+    "random asymmetric": "noise, asymmetric",
+}
+
+Results = dict[str, Any]
+
+
+def write(results: Path, page: Path | None, picture: Path | None) -> None:
+    """Tables into a page, where its marks are, and curves into a picture, from a JSON file.
+
+    Raises:
+        ValueError: the page lacks the mark of a table.
+    """
+    found = json.loads(results.read_text("utf-8"))
+    if page is not None:
+        page.write_text(replaced(page.read_text("utf-8"), found), "utf-8")
+    if picture is not None:
+        with matplotlib.rc_context(STYLE):
+            save(curves(found), picture)
+
+
+def mark(name: str) -> str:
+    """What stands before a table on the page."""
+    return f"<!-- table: python -m pullback.zoo.digits.edits ({name}) -->"
+
+
+def replaced(page: str, found: Results) -> str:
+    """A page with its tables written anew."""
+    for name, table in TABLES.items():
+        before, begin, rest = page.partition(mark(name))
+        if not begin or _END not in rest:
+            raise ValueError(f"The page has no table between {mark(name)!r} and {_END!r}.")
+        page = f"{before}{begin}\n\n{table(found)}\n{_END}{rest.partition(_END)[2]}"
+    return page
+
+
+def _table(names: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    names = list(names)
+    words = ("what", "value", "way", "difference")
+    lines = [names, ["---" if name in words else "---:" for name in names], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _range(value: dict[str, float]) -> str:
+    """A mean with its interval."""
+    return f"{value['mean']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
+
+
+def _verdict(value: dict[str, float] | None) -> str:
+    """A difference with its interval: bold where it is not zero, and marked where it is below."""
+    if value is None:
+        return "not reached"
+    if value["low"] > 0:
+        return f"**+{_range(value)}**"
+    if value["high"] < 0:
+        return f"**{_range(value)}** (below)"
+    return f"{_range(value)} (none shown)"
+
+
+def _picked(rows: list[Results], **wanted: Any) -> Results:
+    """The one row that holds these values."""
+    [row] = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+    return row
+
+
+def _judge(found: Results) -> str:
+    judge, versions = found["judge"], found["versions"]
+    settings = found["settings"]
+    rows = [
+        ("real digits that the judge has not seen", str(judge["unseen_real_digits"])),
+        ("of them labelled correctly", f"{judge['accuracy']:.1%}"),
+        ("its log-loss on them", f"{judge['log_loss']:.3f}"),
+        ("its calibration error on them", f"{judge['calibration_error']:.3f}"),
+        ("samples", f"{settings['samples']} (seeds from {settings['seed']} on)"),
+        ("condition", found["condition"]),
+        ("steps of the whole schedule", f"{settings['steps']}, DDIM, eta 0"),
+        ("mean norm of h at mid_block", f"{found['feature_norm']:.1f}"),
+        ("fingerprint of the model", f"`{found['fingerprint']}`"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+    ]
+    return _table(("what", "value"), rows)
+
+
+def _norms(found: Results) -> str:
+    rows = []
+    for before in found["unedited"]:
+        for strength in found["settings"]["strengths"]:
+            at = {"t": before["t"], "strength": strength}
+            kinds = {name: _picked(found["additions"], kind=name, **at) for name in _KINDS}
+            own = _picked(found["equal_norm"], control="random", **at)["variation"]
+            rows.append(
+                [
+                    str(before["t"]),
+                    f"{strength:g} ({strength / before['latent_norm']:.0%})",
+                    *(f"{one['energy']['mean']:.2f}" for one in kinds.values()),
+                    *(f"{one['variation']['mean']:.2f}" for one in kinds.values()),
+                    _verdict(own),
+                ]
+            )
+    names = ("own", "another's", "spectrum", "noise")
+    return _table(
+        ["t", "norm (of ‖x_t‖)", *(f"RMS, {name}" for name in names),
+         *(f"TV, {name}" for name in names), "TV, own − noise"],
+        rows,
+    )  # fmt: skip
+
+
+def _energies(found: Results) -> str:
+    kept = {(row["t"], row["energy"], row["control"]): row["difference"]
+            for row in found["equal_energy"]}  # fmt: skip
+    controls = [name for name in _KINDS if name != "pullback"][::-1]
+    rows = [
+        [str(t), f"{energy:g}", *(_verdict(kept.get((t, energy, name))) for name in controls)]
+        for t in found["settings"]["times"]
+        for energy in found["settings"]["energies"]
+    ]
+    return _table(["t", "RMS change", *(f"own − {_KINDS[name][0]}" for name in controls)], rows)
+
+
+def _indices(found: Results) -> str:
+    settings = found["settings"]
+    rows = [
+        [
+            str(t),
+            f"{strength:g}",
+            *(
+                _range(_picked(found["by_index"], t=t, strength=strength, index=i + 1)["variation"])
+                for i in range(settings["directions"])
+            ),
+        ]
+        for t in settings["times"]
+        for strength in settings["strengths"]
+    ]
+    return _table(["t", "norm", *(f"v_{i + 1}" for i in range(settings["directions"]))], rows)
+
+
+def _ways(key: str) -> Callable[[Results], str]:
+    """The table of ways of one kind."""
+
+    def table(found: Results) -> str:
+        rows = [
+            [
+                f"{row['strength']:g}",
+                _NAMES[row["way"]],
+                *([f"{row['norm']:.1f}"] if "norm" in row else []),
+                *(_range(row[name]) for name in ("energy", "variation", "loss", "sure")),
+            ]
+            for row in found[key]["ways"]
+        ]
+        guided = ["push", "way", "norm"] if key == "guidance" else ["norm", "way"]
+        return _table([*guided, "RMS change", "TV", "loss", "sure"], rows)
+
+    return table
+
+
+def _differences(key: str) -> Callable[[Results], str]:
+    """The table of paired differences between them."""
+
+    def table(found: Results) -> str:
+        rows = [
+            [
+                f"{row['strength']:g}",
+                f"{_NAMES[row['way']]} − {_NAMES[row['minus']]}",
+                *(_verdict(row[name]) for name in ("energy", "variation", "loss")),
+            ]
+            for row in found[key]["differences"]
+        ]
+        names = ["push" if key == "guidance" else "norm", "difference"]
+        return _table([*names, "RMS change", "TV", "loss"], rows)
+
+    return table
+
+
+#: By the name that a page's mark has.
+TABLES: dict[str, Callable[[Results], str]] = {
+    "judge": _judge,
+    "norms": _norms,
+    "energies": _energies,
+    "indices": _indices,
+    "guidance": _ways("guidance"),
+    "guidance compared": _differences("guidance"),
+    "injection": _ways("injection"),
+    "injection compared": _differences("injection"),
+}
+
+
+def curves(found: Results) -> Figure:
+    """Total variation, and how sure the judge is, against the energy: a column per timestep."""
+    times = found["settings"]["times"]
+    figure = Figure(figsize=(2.35 * len(times) + 0.4, 4.5), facecolor="white")
+    axes = figure.subplots(2, len(times), sharex=True, sharey="row", squeeze=False)
+    top = max(row["energy"]["high"] for row in found["additions"])
+    for column, t in enumerate(times):
+        before = _picked(found["unedited"], t=t)
+        for row, (key, start) in enumerate((("variation", 0.0), ("sure", before["sure"]))):
+            here = axes[row, column]
+            for kind in reversed(_KINDS):
+                rows = [one for one in found["additions"] if (one["t"], one["kind"]) == (t, kind)]
+                _curve(
+                    here, [one["energy"] for one in rows], [one[key] for one in rows], start, kind
+                )
+            _plain(here, top)
+        axes[0, column].set_title(f"t = {t}", fontsize=TITLE)
+        axes[1, column].set_xlabel("RMS change of the image", fontsize=LABEL)
+    axes[0, 0].set_ylabel("total variation\nof the classes' probabilities", fontsize=LABEL)
+    axes[1, 0].set_ylabel("probability of the most\nprobable class, afterwards", fontsize=LABEL)
+    axes[0, 0].set_ylim(0, 1)
+    axes[1, 0].set_ylim(0, 1)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles[::-1], labels[::-1], loc="upper center", ncol=len(_KINDS), fontsize=LABEL,
+        frameon=False,
+    )  # fmt: skip
+    figure.subplots_adjust(
+        left=0.085, right=0.985, top=0.855, bottom=0.105, wspace=0.12, hspace=0.14
+    )
+    return figure
+
+
+def _curve(axes: Axes, across: list[Results], up: list[Results], start: float, kind: str) -> None:
+    """Means at growing strengths with bands of their intervals, from where there is no edit."""
+    label, colour = _KINDS[kind]
+    x = [0.0, *(one["mean"] for one in across)]
+    axes.fill_between(
+        x, [start, *(one["low"] for one in up)], [start, *(one["high"] for one in up)],
+        color=colour, alpha=0.18, linewidth=0,
+    )  # fmt: skip
+    axes.plot(
+        x, [start, *(one["mean"] for one in up)], color=colour, linewidth=1.4, marker="o",
+        markersize=3.2, markevery=range(1, len(x)), label=label,
+        linestyle="-" if kind == "pullback" else (0, (4, 1.5)),
+    )  # fmt: skip
+
+
+def _plain(axes: Axes, top: float) -> None:
+    """Two spines, small ticks, a faint grid."""
+    axes.set_xlim(0, 1.03 * top)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(length=2.5, width=0.6, labelsize=SMALL, pad=2, color=FAINT, labelcolor=INK)
+    axes.grid(color="#e6e9ed", linewidth=0.6)
+    axes.set_axisbelow(True)
