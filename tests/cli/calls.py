@@ -1,7 +1,14 @@
 """How the tests call commands, and what an error must look like."""
 
+import json
+
+from safetensors import safe_open
+
 #: Options of `pullback basis` that make it fast.
 QUICK = ("--samples", "2", "--rank", "3", "--quality", "draft")
+
+#: Options of `pullback edit` that make it fast.
+QUICK_EDIT = ("--seeds", "0", "-t", "100", "--rank", "2", "--strengths", "-4,0,4")
 
 
 def refused(result, code, *words):
@@ -13,3 +20,15 @@ def refused(result, code, *words):
     for word in words:
         assert word in message
     return message
+
+
+def edits(folder, name="seed0"):
+    """The tensors and the header of a sample's file."""
+    with safe_open(folder / f"edits-{name}.safetensors", framework="pt") as file:
+        header = json.loads(file.metadata()["edits"])
+        return {one: file.get_tensor(one) for one in ("x", "latents")}, header
+
+
+def done(result):
+    assert result.exit_code == 0, result.output
+    return result

@@ -1,9 +1,12 @@
 """Commands, run in this process on the digit model."""
 
 import pytest
+import torch
+from PIL import Image
 from typer.testing import CliRunner
 
-from pullback import cli, models
+import pullback
+from pullback import Direction, cli, models
 from tests.cli.calls import QUICK
 
 
@@ -40,3 +43,40 @@ def finished(digits, tmp_path_factory):
         result = CliRunner().invoke(cli.app, args)
     assert result.exit_code == 0, result.output
     return folder, result
+
+
+@pytest.fixture
+def edit(call, tmp_path):
+    """Runs `pullback edit digits` with one direction file and few strengths, without figures."""
+
+    def run(*args, output=tmp_path / "out"):
+        return call("edit", "digits", "--no-figures", "-o", output, *args)
+
+    return run
+
+
+@pytest.fixture
+def direction(digits, tmp_path, rng):
+    """The file of one direction of latents, of unit 4, found at t = 100."""
+    vector = torch.randn(1, 16, 16, generator=rng)
+    path = tmp_path / "sheer.safetensors"
+    Direction.of(vector, "x", t=100, unit=4.0, name="sheer", model=digits).save(path)
+    return path
+
+
+@pytest.fixture
+def image(digits, tmp_path):
+    """A file of a digit."""
+    x = pullback.denoise(digits, digits.sample_latents(1, 100, seed=3), 100)[0, 0]
+    path = tmp_path / "three of mine.png"
+    Image.fromarray(((x + 1) * 127.5).round().clamp(0, 255).byte().numpy()).save(path)
+    return path
+
+
+@pytest.fixture
+def half(tmp_path):
+    """The file of a mask that edits the right half, at twice the size of the latents."""
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (16, 0, 32, 32))
+    mask.save(tmp_path / "half.png")
+    return tmp_path / "half.png"

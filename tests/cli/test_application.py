@@ -8,11 +8,13 @@ import pytest
 
 def test_no_command_shows_the_commands(call):
     text = call().output
-    for command in ("demo", "basis", "info", "taps"):
+    for command in ("demo", "basis", "edit", "info", "taps"):
         assert command in text
 
 
-@pytest.mark.parametrize("args", [["--help"], ["basis", "--help"], ["basis", "a", "-t", "0.5"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["basis", "--help"], ["edit", "--help"], ["basis", "a", "-t", "0.5"]]
+)
 def test_help_and_wrong_usage_do_not_wait_for_what_computes(args):
     program = (
         f"import sys; sys.path[:0] = {sys.path!r}; sys.argv[1:] = {args!r}\n"

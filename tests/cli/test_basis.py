@@ -97,5 +97,6 @@ def test_demo_writes_what_it_lists(call, tmp_path):
     assert summary["settings"]["rank"] == 12
     assert all(row["converged"] == row["samples"] == 16 for row in summary["timesteps"])
     names = {path.name for path in folder.iterdir()}
-    assert len(names) == 1 + 2 * 4 + 2 + 4 + 4
+    assert len(names) == 1 + 2 * 4 + 2 + 4 + 4 + 1
+    assert "edits.png" in names
     assert all(name in result.stdout for name in names)

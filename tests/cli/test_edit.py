@@ -7,68 +7,15 @@ import re
 import pytest
 import torch
 from PIL import Image, ImageSequence
-from safetensors import safe_open
 
 import pullback
 from pullback import Direction, editing
-from tests.cli.calls import refused
-
-#: Options that make an edit fast.
-QUICK = ("--seeds", "0", "-t", "100", "--rank", "2", "--strengths", "-4,0,4")
-
-
-@pytest.fixture
-def edit(call, tmp_path):
-    """Runs `pullback edit digits` with one direction file and few strengths, without figures."""
-
-    def run(*args, output=tmp_path / "out"):
-        return call("edit", "digits", "--no-figures", "-o", output, *args)
-
-    return run
-
-
-@pytest.fixture
-def direction(digits, tmp_path, rng):
-    """The file of one direction of latents, of unit 4, found at t = 100."""
-    vector = torch.randn(1, 16, 16, generator=rng)
-    path = tmp_path / "sheer.safetensors"
-    Direction.of(vector, "x", t=100, unit=4.0, name="sheer", model=digits).save(path)
-    return path
-
-
-@pytest.fixture
-def image(digits, tmp_path):
-    """A file of a digit."""
-    x = pullback.denoise(digits, digits.sample_latents(1, 100, seed=3), 100)[0, 0]
-    path = tmp_path / "three of mine.png"
-    Image.fromarray(((x + 1) * 127.5).round().clamp(0, 255).byte().numpy()).save(path)
-    return path
-
-
-@pytest.fixture
-def half(tmp_path):
-    """The file of a mask that edits the right half, at twice the size of the latents."""
-    mask = Image.new("L", (32, 32))
-    mask.paste(255, (16, 0, 32, 32))
-    mask.save(tmp_path / "half.png")
-    return tmp_path / "half.png"
-
-
-def edits(folder, name="seed0"):
-    """The tensors and the header of a sample's file."""
-    with safe_open(folder / f"edits-{name}.safetensors", framework="pt") as file:
-        header = json.loads(file.metadata()["edits"])
-        return {one: file.get_tensor(one) for one in ("x", "latents")}, header
-
-
-def done(result):
-    assert result.exit_code == 0, result.output
-    return result
+from tests.cli.calls import QUICK_EDIT, done, edits, refused
 
 
 def test_the_folder_holds_what_is_listed_and_the_summary_is_printed(call, tmp_path, digits):
     folder = tmp_path / "out"
-    result = done(call("edit", "digits", *QUICK, "--gif", "-o", folder, "--json"))
+    result = done(call("edit", "digits", *QUICK_EDIT, "--gif", "-o", folder, "--json"))
     summary = json.loads(result.stdout)
     assert summary == json.loads((folder / "summary.json").read_text())
     names = {path.name for path in folder.iterdir()}
@@ -93,7 +40,7 @@ def test_the_folder_holds_what_is_listed_and_the_summary_is_printed(call, tmp_pa
 
 
 def test_edits_are_those_of_a_sweep_along_the_samples_own_bases(edit, tmp_path, digits):
-    done(edit(*QUICK, "--seeds", "0,5", "--steps", "20", "--quiet"))
+    done(edit(*QUICK_EDIT, "--seeds", "0,5", "--steps", "20", "--quiet"))
     for seed in (0, 5):
         x = digits.sample_latents(1, 100, seed=seed)
         basis = pullback.local_basis(digits, x, 100, 2)
@@ -167,7 +114,7 @@ def test_a_basis_gives_each_sample_its_own_directions(basis, edit, tmp_path):
 
 
 def test_a_basis_of_one_sample_is_taken_for_all(edit, tmp_path):
-    done(edit(*QUICK))
+    done(edit(*QUICK_EDIT))
     one = tmp_path / "out" / "basis-seed0.safetensors"
     done(edit("--basis", one, "--seeds", "3,4", "-a", "2", output=tmp_path / "all"))
     assert edits(tmp_path / "all", "seed4")[0]["latents"].shape == (2, 1, 1, 16, 16)
@@ -214,7 +161,7 @@ def test_ways_and_walks(edit, direction, half, digits, tmp_path, monkeypatch, op
 def test_features_are_edited_along_the_bases_directions_of_h(
     edit, digits, tmp_path, name, asymmetric
 ):
-    done(edit(*QUICK, "--way", name, "--tap", "down_blocks.2"))
+    done(edit(*QUICK_EDIT, "--way", name, "--tap", "down_blocks.2"))
     found, metadata = edits(tmp_path / "out")
     assert metadata["names"] == ["u_1", "u_2"]
     x = digits.sample_latents(1, 100, seed=0)
@@ -361,114 +308,3 @@ def test_edits_that_are_not_finite_are_not_written(edit, direction, tmp_path, mo
     result = edit("--direction", direction, "--seeds", "0")
     refused(result, 1, "seed0 contain NaN or Inf", "smaller strengths")
     assert not list((tmp_path / "out").iterdir())
-
-
-def snapshot(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def test_an_interrupted_run_goes_on_to_the_same_bytes(edit, tmp_path, monkeypatch):
-    args = (*QUICK, "--seeds", "0-2", "--memory", "256MiB")
-    done(edit(*args, output=tmp_path / "whole"))
-    sweep, asked = editing.sweep, []
-
-    def interrupted(*given, **options):
-        asked.append(1)
-        if len(asked) == 2:
-            raise KeyboardInterrupt
-        return sweep(*given, **options)
-
-    monkeypatch.setattr("pullback.editing.sweep", interrupted)
-    result = edit(*args)
-    assert result.exit_code == 130
-    assert "interrupted" in result.stderr
-    assert set(snapshot(tmp_path / "out")) == {"edits-seed0.safetensors", "basis-seed0.safetensors"}
-    before = (tmp_path / "out" / "edits-seed0.safetensors").stat().st_mtime_ns
-    monkeypatch.setattr("pullback.editing.sweep", sweep)
-    result = done(edit(*args))
-    assert result.stdout.count("reused") == 2, "in the table and in the tree"
-    assert (tmp_path / "out" / "edits-seed0.safetensors").stat().st_mtime_ns == before
-    whole, resumed = (
-        {name: found for name, found in snapshot(tmp_path / folder).items() if "basis" not in name}
-        for folder in ("whole", "out")
-    )
-    assert resumed == whole
-    for seed in range(3):  # whose headers safetensors writes in any order
-        one, other = (
-            pullback.LocalBasis.load(tmp_path / folder / f"basis-seed{seed}.safetensors")
-            for folder in ("whole", "out")
-        )
-        assert torch.equal(one.v, other.v)
-        assert one.provenance == other.provenance
-
-
-@pytest.mark.parametrize(
-    ("changed", "name"),
-    [
-        (("--strengths", "0,2"), "strengths"),
-        (("--class-label", "3"), "class_label"),
-        (("--steps", "25"), "steps"),
-        (("--mask", "half.png"), "mask"),
-        (("--dtype", "float64"), "dtype"),
-        (("--guidance", "2"), "guidance"),
-    ],
-)
-def test_files_of_other_settings_are_refused(
-    edit, direction, half, tmp_path, monkeypatch, changed, name
-):
-    monkeypatch.chdir(tmp_path)
-    args = ("--direction", direction, "--seeds", "0", "--steps", "50")
-    done(edit(*args, "--quiet"))
-    before, old = snapshot(tmp_path / "out"), edits(tmp_path / "out")[1]["settings"][name]
-    words = ("other settings", f"{name} ", "--overwrite", "--output")
-    refused(edit(*args, *changed), 1, *words)
-    assert snapshot(tmp_path / "out") == before
-    done(edit(*args, *changed, "--overwrite"))
-    assert edits(tmp_path / "out")[1]["settings"][name] != old
-
-
-def test_a_plan_that_leaves_out_a_sample_is_refused(edit, direction, tmp_path):
-    done(edit("--direction", direction, "--seeds", "0,1", "--quiet"))
-    result = edit("--direction", direction, "--seeds", "0,2")
-    refused(result, 1, "edits of seed1 too", "choose another --output")
-    done(edit("--direction", direction, "--seeds", "0-2", "--quiet"))
-
-
-def test_a_folder_of_bases_is_not_one_of_edits(basis, edit, direction, tmp_path):
-    done(basis("-t", "900"))
-    before = snapshot(tmp_path / "out")
-    for more in ((), ("--overwrite",)):
-        result = edit("--direction", direction, *more)
-        refused(result, 1, "of another command", "Choose another --output")
-    assert snapshot(tmp_path / "out") == before
-    done(edit("--direction", direction, "--seeds", "0", "--quiet", output=tmp_path / "edits"))
-    result = basis("-t", "900", output=tmp_path / "edits")
-    refused(result, 1, "of another command", "Choose another --output")
-
-
-@pytest.mark.parametrize("spoil", ["cut", "no JSON", "other names"])
-def test_a_damaged_file_is_named_and_can_be_overwritten(edit, direction, tmp_path, spoil):
-    args = ("--direction", direction, "--seeds", "0", "--quiet")
-    done(edit(*args))
-    path = tmp_path / "out" / "edits-seed0.safetensors"
-    whole = path.read_bytes()
-    changes = {
-        "cut": whole[:-9],
-        "no JSON": whole.replace(rb"[\"sheer\"]", rb"[\"sheer\" "),
-        "other names": whole.replace(rb"[\"sheer\"]", rb"[\"a\",\"b\"]"),
-    }
-    assert changes[spoil] != whole
-    path.write_bytes(changes[spoil])
-    refused(edit(*args), 1, "edits-seed0.safetensors is damaged", "--overwrite")
-    done(edit(*args, "--overwrite"))
-    assert path.read_bytes() == whole
-
-
-def test_overwriting_leaves_no_figure_of_old_edits(edit, direction, tmp_path):
-    args = ("--direction", direction, "--seeds", "0", "--quiet")
-    done(edit(*args))
-    old = [tmp_path / "out" / name for name in ("edits.gif", "edits_direction07.png")]
-    for path in old:
-        path.write_bytes(b"of edits that are no more")
-    done(edit(*args, "--overwrite"))
-    assert not any(path.exists() for path in old)

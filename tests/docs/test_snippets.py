@@ -32,7 +32,7 @@ def test_outputs_are_compared_by_their_numbers(expected, got, same):
 
 
 def test_the_documents_that_teach_have_snippets():
-    pages = "start models sampling maps directions operators accuracy native command-line"
+    pages = "start models sampling maps directions operators accuracy native command-line editing"
     taught = {ROOT / "README.md", MODEL_CARD, *(ROOT / f"docs/{name}.md" for name in pages.split())}
     assert taught <= set(WITH_PYTHON)
 
@@ -75,3 +75,13 @@ def test_example_follows_samples_along_timesteps(capsys, monkeypatch):
         assert len(angles) == 3
         assert angles == sorted(angles)
         assert 0 < angles[0] <= angles[-1] <= 90
+
+
+def test_example_edits_a_sample_along_timesteps(capsys, monkeypatch, tmp_path):
+    arguments = f"--timesteps 300,100 --strengths=-4,0,4 --steps 20 --output {tmp_path / 'e.png'}"
+    monkeypatch.setattr(sys, "argv", ["edits_along_timesteps.py", *arguments.split()])
+    runpy.run_path(str(ROOT / "examples/edits_along_timesteps.py"), run_name="__main__")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [int(words[2]) for words in lines] == [300, 100]
+    assert all(float(words[4]) > 0.05 for words in lines)
+    assert (tmp_path / "e.png").read_bytes().endswith(b"IEND\xaeB`\x82")

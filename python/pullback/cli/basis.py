@@ -112,9 +112,9 @@ def demo(
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read by `reported`
 ) -> None:
-    """Bases of the digit model: 16 samples, 4 timesteps, rank 12, with figures."""
+    """Bases of the digit model: 16 samples, 4 timesteps, rank 12, with figures and a few edits."""
     request = Request(timesteps=(900, 700, 500, 200), rank=12, seeds=tuple(range(16)))
-    delivery = Delivery(output, overwrite=overwrite, quiet=quiet, as_json=as_json)
+    delivery = Delivery(output, overwrite=overwrite, edits=True, quiet=quiet, as_json=as_json)
     _deliver(request, delivery, lambda: load("digits", device, None))
 
 

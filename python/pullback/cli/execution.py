@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from pullback import figures, krylov, runs
+from pullback import editing, figures, krylov, runs
 from pullback._files import write_json
 from pullback.cli.progress import Reporter
 from pullback.cli.request import MAPS_WITHOUT_TAP, Delivery, Request
@@ -15,6 +15,10 @@ from pullback.models import LatentModel
 from pullback.runs import Plan, TimestepBases
 
 _T = TypeVar("_T")
+
+#: The edits of a demonstration.
+_STRENGTHS = (-8.0, -4.0, 0.0, 4.0, 8.0)
+_EDITED, _ALONG, _EDITING_STEPS = 2, 3, 25
 
 
 def execute(request: Request, delivery: Delivery, read: Callable[[], LatentModel]) -> None:
@@ -47,6 +51,8 @@ def execute(request: Request, delivery: Delivery, read: Callable[[], LatentModel
         gallery = _gallery(model, plan, bases)
         with reporter.figures(gallery.steps) as step:
             written = {**gallery.draw(delivery.folder, step), **written}
+    if delivery.edits:
+        written = {**_edits(model, plan, bases, delivery.folder), **written}
     reporter.shortfalls(bases)
     if delivery.as_json:
         print_json(summary)
@@ -91,6 +97,23 @@ def _gallery(model: LatentModel, plan: Plan, bases: Sequence[TimestepBases]) -> 
         seeds=plan.seeds,
         condition=lambda samples: plan.condition(model, samples),
     )
+
+
+def _edits(
+    model: LatentModel, plan: Plan, bases: Sequence[TimestepBases], folder: Path
+) -> dict[str, str]:
+    """Write a figure of the first samples, edited along their directions at one timestep."""
+    item = bases[len(bases) // 2]
+    few = slice(0, _EDITED)
+    x = item.x[few].to(model.device)
+    swept = editing.sweep(
+        model, x, item.t, item.basis[few], _STRENGTHS, indices=range(_ALONG),
+        cond=plan.condition(model, few), steps=_EDITING_STEPS,
+    )  # fmt: skip
+    called = [f"seed {seed}" for seed in plan.seeds[few]]
+    page = figures.edit_grid(swept, figures.shown(model, swept.latents), samples=called)
+    figures.save(page, folder / "edits.png")
+    return {"edits.png": f"{len(x)} samples edited at t = {item.t}, by strength"}
 
 
 def _described(bases: Sequence[TimestepBases]) -> dict[str, str]:

@@ -61,6 +61,7 @@ class Delivery:
         overwrite: compute again what the folder already holds.
         figures: draw figures beside the results.
         film: make a film of edits.
+        edits: draw a few edits beside bases.
         quiet: print errors only.
         as_json: print the summary as one JSON object.
     """
@@ -70,5 +71,6 @@ class Delivery:
     overwrite: bool = False
     figures: bool = True
     film: bool = False
+    edits: bool = False
     quiet: bool = False
     as_json: bool = False

@@ -20,7 +20,7 @@ from pullback.figures.style import FAINT, LABEL, SMALL, TITLE
 _LEAST, _MOST = 0.55, 1.1  # inches: height of a tile
 _DENSITY = 72  # pixels of an image to an inch
 _TALLEST = 18.0  # inches of rows on a page
-_LETTER = 0.066  # inches, of a letter of a label
+_LETTER, _BOLD = 0.06, 0.072  # inches, of a letter of a label
 _LONGEST = 22  # letters of a label
 _MARGIN, _TOP = 0.15, 0.96
 
@@ -180,7 +180,7 @@ def _table(
     corner: str = "",
 ) -> Figure:
     first = rows[0].images[0]
-    groups = max(_width(row.group) for row in rows)
+    groups = max(_width(row.group, _BOLD) for row in rows)
     left = _MARGIN + max(groups + max(_width(row.label) for row in rows), _width(corner))
     wide = wide_of(first)
     # Few images fill the width that the texts need.
@@ -242,9 +242,9 @@ def _named(name: str) -> str:
     return name.replace("$", r"\$")
 
 
-def _width(label: str) -> float:
+def _width(label: str, letter: float = _LETTER) -> float:
     """Inches that a label takes, with the space behind it."""
     if not label:
         return 0.0
     letters = 2.5 if label.startswith("$") else len(label)
-    return letters * _LETTER + 0.15
+    return letters * letter + 0.15

@@ -27,6 +27,10 @@ _LONG = 1.6  # width of a tile with lines, over its height
 NARROWEST = 4.8
 
 
+#: Left, top, width and height in inches.
+_Place = tuple[float, float, float, float]
+
+
 class Sheet:
     """A figure while it is drawn on; entering makes it, leaving sets its limits.
 
@@ -67,18 +71,20 @@ class Sheet:
 
     def picture(
         self, x: float, y: float, size: float, image: torch.Tensor, noisy: bool = False
-    ) -> None:
+    ) -> _Place:
         """An image [C, H, W] in [-1, 1], or a noisy latent on its own scale.
 
         A signal [C, L] that reaches beyond 1 is on its own scale too.
+
+        Returns:
+            Where in its tile it stands: left, top, width and height.
         """
         if is_signal(image):
-            self._signal(x, y, size, image, _largest(image, 0.0 if noisy else 1.0))
-            return
+            return self._signal(x, y, size, image, _largest(image, 0.0 if noisy else 1.0))
         pixels = _pixels(image)
         limit = float(np.abs(pixels).max()) if noisy else 1.0
         pixels = np.clip(pixels / (limit or 1.0) / 2 + 0.5, 0.0, 1.0)
-        self._draw(x, y, size, pixels, "gray", (0.0, 1.0), whole=image.dim() < 3)
+        return self._draw(x, y, size, pixels, "gray", (0.0, 1.0), whole=image.dim() < 3)
 
     def direction(self, x: float, y: float, size: float, v: torch.Tensor) -> None:
         """A direction [C, H, W] on a scale symmetric about zero, which is white (grey in RGB)."""
@@ -101,12 +107,12 @@ class Sheet:
         for column, image in enumerate(images):
             place = x + column * (size * self.wide + GAP)
             if is_signal(image):
-                self._signal(place, y, size, image, _largest(images, 1.0))
+                left, top, *sides = self._signal(place, y, size, image, _largest(images, 1.0))
             else:
-                self.picture(place, y, size, image)
+                left, top, *sides = self.picture(place, y, size, image)
             if column == middle:
-                corner = (place - GAP / 4, y - GAP / 4)
-                sides = (size * self.wide + GAP / 2, size + GAP / 2)
+                corner = (left - GAP / 4, top - GAP / 4)
+                sides = [side + GAP / 2 for side in sides]
                 self.axes.add_patch(
                     Rectangle(corner, *sides, fill=False, edgecolor="#d1661f", linewidth=1.1)
                 )
@@ -121,8 +127,9 @@ class Sheet:
 
     def _signal(
         self, x: float, y: float, size: float, signal: torch.Tensor, limit: float, **how: bool
-    ) -> None:
+    ) -> _Place:
         draw_signal(self.axes, (x, y), (size * self.wide, size), signal, limit, **how)
+        return x, y, size * self.wide, size
 
     def _draw(
         self,
@@ -134,7 +141,7 @@ class Sheet:
         limits: tuple[float, float],
         *,
         whole: bool,
-    ) -> None:
+    ) -> _Place:
         height, width = pixels.shape[:2]
         # Images that are not square keep their shape, in the middle of their square; the rows of a
         # signal fill their tile.
@@ -147,6 +154,7 @@ class Sheet:
             pixels, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect="auto",
             extent=(x, x + w, y + h, y), interpolation="nearest",
         )  # fmt: skip
+        return x, y, w, h
 
 
 def wide_of(latent: torch.Tensor) -> float:
