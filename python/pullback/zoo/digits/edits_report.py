@@ -11,7 +11,18 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pullback.figures.style import FAINT, INK, LABEL, SMALL, STYLE, TITLE, save
+from pullback.figures import save
+
+_INK, _FAINT = "#1a1a1a", "#6b6b6b"
+_TITLE, _LABEL, _SMALL = 10.0, 8.0, 7.0  # points
+#: For `matplotlib.rc_context`, which types the keys one by one.
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "mathtext.fontset": "dejavusans",
+    "axes.edgecolor": _FAINT,
+    "axes.linewidth": 0.6,
+    "text.color": _INK,
+}
 
 _END = "<!-- end of table -->"
 
@@ -20,7 +31,7 @@ _KINDS = {
     "pullback": ("its own leading directions", "#2b5f94"),
     "another": ("those of another sample", "#3f9c6d"),
     "spectrum": ("noise of the same spectrum", "#c8581c"),
-    "random": ("noise", FAINT),
+    "random": ("noise", _FAINT),
 }
 _CONTROLS = ("random", "spectrum", "another")
 _MARKERS = {"pullback": "o", "another": "s", "spectrum": "^", "random": "D"}
@@ -47,7 +58,7 @@ def write(results: Path, page: Path | None, picture: Path | None) -> None:
     if page is not None:
         page.write_text(replaced(page.read_text("utf-8"), found), "utf-8")
     if picture is not None:
-        with matplotlib.rc_context(STYLE):
+        with matplotlib.rc_context(_STYLE):
             save(curves(found), picture)
 
 
@@ -230,16 +241,16 @@ def curves(found: Results) -> Figure:
             _curve(below, [row["energy"]["mean"] for row in rows], up, kind)
         _plain(above, max(norms))
         _plain(below, most)
-        above.set_title(f"t = {t}", fontsize=TITLE)
-        above.set_xlabel("norm added to $x_t$", fontsize=LABEL)
-        below.set_xlabel("RMS change of the image", fontsize=LABEL)
+        above.set_title(f"t = {t}", fontsize=_TITLE)
+        above.set_xlabel("norm added to $x_t$", fontsize=_LABEL)
+        below.set_xlabel("RMS change of the image", fontsize=_LABEL)
         above.set_xticks([0, *norms])
     axes[0, 0].set_ylim(0, 1)
     for row in axes:
-        row[0].set_ylabel("total variation of the\nclasses' probabilities", fontsize=LABEL)
+        row[0].set_ylabel("total variation of the\nclasses' probabilities", fontsize=_LABEL)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(
-        handles[::-1], labels[::-1], loc="upper center", ncol=len(_KINDS), fontsize=LABEL,
+        handles[::-1], labels[::-1], loc="upper center", ncol=len(_KINDS), fontsize=_LABEL,
         frameon=False, handlelength=2.6,
     )  # fmt: skip
     figure.subplots_adjust(left=0.075, right=0.99, top=0.88, bottom=0.09, wspace=0.1, hspace=0.34)
@@ -262,6 +273,6 @@ def _plain(axes: Axes, top: float) -> None:
     """Two spines, small ticks, a faint grid."""
     axes.set_xlim(0, 1.03 * top)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(length=2.5, width=0.6, labelsize=SMALL, pad=2, color=FAINT, labelcolor=INK)
+    axes.tick_params(length=2.5, width=0.6, labelsize=_SMALL, pad=2, color=_FAINT, labelcolor=_INK)
     axes.grid(color="#e6e9ed", linewidth=0.6)
     axes.set_axisbelow(True)
