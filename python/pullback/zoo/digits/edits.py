@@ -74,7 +74,7 @@ class Settings:
     def quick(cls) -> Settings:
         """Less than a minute's work, which shows that everything runs."""
         return cls(
-            samples=4, times=(500,), directions=2, compared=2, strengths=(0.0, 4.0, 16.0),
+            samples=3, times=(500,), directions=2, compared=2, strengths=(0.0, 4.0, 16.0),
             pushes=(4.0,), injected=(0.0, 16.0), steps=5, copies=0,
         )  # fmt: skip
 

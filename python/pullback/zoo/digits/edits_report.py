@@ -11,7 +11,18 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pullback.figures.style import FAINT, INK, LABEL, SMALL, STYLE, TITLE, save
+from pullback.figures import save
+
+_INK, _FAINT = "#1a1a1a", "#6b6b6b"
+_TITLE, _LABEL, _SMALL = 10.0, 8.0, 7.0  # points
+#: For `matplotlib.rc_context`, which types the keys one by one.
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "mathtext.fontset": "dejavusans",
+    "axes.edgecolor": _FAINT,
+    "axes.linewidth": 0.6,
+    "text.color": _INK,
+}
 
 _END = "<!-- end of table -->"
 
@@ -20,8 +31,10 @@ _KINDS = {
     "pullback": ("its own leading directions", "#2b5f94"),
     "another": ("those of another sample", "#3f9c6d"),
     "spectrum": ("noise of the same spectrum", "#c8581c"),
-    "random": ("noise", FAINT),
+    "random": ("noise", _FAINT),
 }
+_CONTROLS = ("random", "spectrum", "another")
+_MARKERS = {"pullback": "o", "another": "s", "spectrum": "^", "random": "D"}
 _NAMES = {
     "guidance": "guidance along v",
     "addition": "addition along v, as far",
@@ -45,7 +58,7 @@ def write(results: Path, page: Path | None, picture: Path | None) -> None:
     if page is not None:
         page.write_text(replaced(page.read_text("utf-8"), found), "utf-8")
     if picture is not None:
-        with matplotlib.rc_context(STYLE):
+        with matplotlib.rc_context(_STYLE):
             save(curves(found), picture)
 
 
@@ -116,35 +129,33 @@ def _norms(found: Results) -> str:
     for before in found["unedited"]:
         for strength in found["settings"]["strengths"]:
             at = {"t": before["t"], "strength": strength}
-            kinds = {name: _picked(found["additions"], kind=name, **at) for name in _KINDS}
-            own = _picked(found["equal_norm"], control="random", **at)["variation"]
+            own, noise = (
+                _picked(found["additions"], kind=kind, **at) for kind in ("pullback", "random")
+            )
+            less = (_picked(found["equal_norm"], control=name, **at) for name in _CONTROLS)
             rows.append(
                 [
                     str(before["t"]),
                     f"{strength:g} ({strength / before['latent_norm']:.0%})",
-                    *(f"{one['energy']['mean']:.2f}" for one in kinds.values()),
-                    *(f"{one['variation']['mean']:.2f}" for one in kinds.values()),
-                    _verdict(own),
+                    f"{own['energy']['mean']:.2f}",
+                    f"{noise['energy']['mean']:.2f}",
+                    _range(own["variation"]),
+                    *(_verdict(one["variation"]) for one in less),
                 ]
             )
-    names = ("own", "another's", "spectrum", "noise")
-    return _table(
-        ["t", "norm (of ‖x_t‖)", *(f"RMS, {name}" for name in names),
-         *(f"TV, {name}" for name in names), "TV, own − noise"],
-        rows,
-    )  # fmt: skip
+    names = ["t", "norm (of ‖x_t‖)", "RMS, own", "RMS, noise", "TV, own"]
+    return _table([*names, *(f"own − {_KINDS[name][0]}" for name in _CONTROLS)], rows)
 
 
 def _energies(found: Results) -> str:
     kept = {(row["t"], row["energy"], row["control"]): row["difference"]
             for row in found["equal_energy"]}  # fmt: skip
-    controls = [name for name in _KINDS if name != "pullback"][::-1]
     rows = [
-        [str(t), f"{energy:g}", *(_verdict(kept.get((t, energy, name))) for name in controls)]
+        [str(t), f"{energy:g}", *(_verdict(kept.get((t, energy, name))) for name in _CONTROLS)]
         for t in found["settings"]["times"]
         for energy in found["settings"]["energies"]
     ]
-    return _table(["t", "RMS change", *(f"own − {_KINDS[name][0]}" for name in controls)], rows)
+    return _table(["t", "RMS change", *(f"own − {_KINDS[name][0]}" for name in _CONTROLS)], rows)
 
 
 def _indices(found: Results) -> str:
@@ -215,50 +226,46 @@ TABLES: dict[str, Callable[[Results], str]] = {
 
 
 def curves(found: Results) -> Figure:
-    """Total variation, and how sure the judge is, against the energy: a column per timestep."""
-    times = found["settings"]["times"]
-    figure = Figure(figsize=(2.35 * len(times) + 0.4, 4.5), facecolor="white")
-    axes = figure.subplots(2, len(times), sharex=True, sharey="row", squeeze=False)
-    top = max(row["energy"]["high"] for row in found["additions"])
+    """Total variation against the norm that is added, and against the energy, by timestep."""
+    settings = found["settings"]
+    times, norms = settings["times"], settings["strengths"]
+    figure = Figure(figsize=(2.2 * len(times) + 0.5, 4.9), facecolor="white")
+    axes = figure.subplots(2, len(times), sharex="row", sharey=True, squeeze=False)
+    most = max(row["energy"]["mean"] for row in found["additions"])
     for column, t in enumerate(times):
-        before = _picked(found["unedited"], t=t)
-        for row, (key, start) in enumerate((("variation", 0.0), ("sure", before["sure"]))):
-            here = axes[row, column]
-            for kind in reversed(_KINDS):
-                rows = [one for one in found["additions"] if (one["t"], one["kind"]) == (t, kind)]
-                _curve(
-                    here, [one["energy"] for one in rows], [one[key] for one in rows], start, kind
-                )
-            _plain(here, top)
-        axes[0, column].set_title(f"t = {t}", fontsize=TITLE)
-        axes[1, column].set_xlabel("RMS change of the image", fontsize=LABEL)
-    axes[0, 0].set_ylabel("total variation\nof the classes' probabilities", fontsize=LABEL)
-    axes[1, 0].set_ylabel("probability of the most\nprobable class, afterwards", fontsize=LABEL)
+        above, below = axes[:, column]
+        for kind in reversed(_KINDS):
+            rows = [row for row in found["additions"] if (row["t"], row["kind"]) == (t, kind)]
+            up = [row["variation"] for row in rows]
+            _curve(above, norms, up, kind)
+            _curve(below, [row["energy"]["mean"] for row in rows], up, kind)
+        _plain(above, max(norms))
+        _plain(below, most)
+        above.set_title(f"t = {t}", fontsize=_TITLE)
+        above.set_xlabel("norm added to $x_t$", fontsize=_LABEL)
+        below.set_xlabel("RMS change of the image", fontsize=_LABEL)
+        above.set_xticks([0, *norms])
     axes[0, 0].set_ylim(0, 1)
-    axes[1, 0].set_ylim(0, 1)
+    for row in axes:
+        row[0].set_ylabel("total variation of the\nclasses' probabilities", fontsize=_LABEL)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(
-        handles[::-1], labels[::-1], loc="upper center", ncol=len(_KINDS), fontsize=LABEL,
-        frameon=False,
+        handles[::-1], labels[::-1], loc="upper center", ncol=len(_KINDS), fontsize=_LABEL,
+        frameon=False, handlelength=2.6,
     )  # fmt: skip
-    figure.subplots_adjust(
-        left=0.085, right=0.985, top=0.855, bottom=0.105, wspace=0.12, hspace=0.14
-    )
+    figure.subplots_adjust(left=0.075, right=0.99, top=0.88, bottom=0.09, wspace=0.1, hspace=0.34)
     return figure
 
 
-def _curve(axes: Axes, across: list[Results], up: list[Results], start: float, kind: str) -> None:
+def _curve(axes: Axes, across: list[float], up: list[Results], kind: str) -> None:
     """Means at growing strengths with bands of their intervals, from where there is no edit."""
     label, colour = _KINDS[kind]
-    x = [0.0, *(one["mean"] for one in across)]
-    axes.fill_between(
-        x, [start, *(one["low"] for one in up)], [start, *(one["high"] for one in up)],
-        color=colour, alpha=0.18, linewidth=0,
-    )  # fmt: skip
+    x = [0.0, *across]
+    low, mean, high = ([0.0, *(one[name] for one in up)] for name in ("low", "mean", "high"))
+    axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
     axes.plot(
-        x, [start, *(one["mean"] for one in up)], color=colour, linewidth=1.4, marker="o",
-        markersize=3.2, markevery=range(1, len(x)), label=label,
-        linestyle="-" if kind == "pullback" else (0, (4, 1.5)),
+        x, mean, color=colour, linewidth=1.3, marker=_MARKERS[kind], markersize=3.4,
+        markevery=range(1, len(x)), label=label, linestyle="-" if kind == "pullback" else "--",
     )  # fmt: skip
 
 
@@ -266,6 +273,6 @@ def _plain(axes: Axes, top: float) -> None:
     """Two spines, small ticks, a faint grid."""
     axes.set_xlim(0, 1.03 * top)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(length=2.5, width=0.6, labelsize=SMALL, pad=2, color=FAINT, labelcolor=INK)
+    axes.tick_params(length=2.5, width=0.6, labelsize=_SMALL, pad=2, color=_FAINT, labelcolor=_INK)
     axes.grid(color="#e6e9ed", linewidth=0.6)
     axes.set_axisbelow(True)
