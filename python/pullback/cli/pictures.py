@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pullback.models import LatentModel
+from pullback.models import LatentModel, has_autoencoder
 
 #: Modes of images of so many channels, and those that can be made into them without loss.
 _MODES = {1: ("L", "1"), 3: ("RGB", "L", "1")}
@@ -37,8 +37,12 @@ def data_of(model: LatentModel, path: Path) -> torch.Tensor:
     Raises:
         ValueError: it has another size or mode than the model's images, or the model makes none.
     """
-    # Where a model has an encoder of images, its latents_of([image])[0] belongs here.
     image, shape = read_image(path), model.latent_shape
+    if has_autoencoder(model):
+        try:
+            return model.latents_of([image])[0]
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
     if len(shape) != 3 or shape[0] not in _MODES:
         raise ValueError(
             f"The latents of {model.name}, {list(shape)}, are no pixels of an image. Expected "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pullback.editing import Sweep
 from pullback.figures.edits import edit_frames, edit_grid, edit_strip
-from pullback.figures.shown import shown
+from pullback.figures.shown import pictured, shown
 from pullback.figures.style import save, save_film
 from pullback.models import LatentModel
 
@@ -47,7 +47,8 @@ class Album:
             File names with a line on each, in the order in which they are best looked at.
         """
         sweep, samples = self.sweep, self.samples
-        images = shown(self.model, sweep.latents)
+        show = pictured if sweep.stop == -1 else shown
+        images = show(self.model, sweep.latents)
         save(edit_grid(sweep, images, samples=samples, title=self.title), folder / "edits.png")
         written = {"edits.png": "all samples and directions, by strength"}
         step()

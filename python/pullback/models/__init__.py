@@ -3,6 +3,7 @@
 from pullback.models.conditions import Condition, Conditions
 from pullback.models.denoising import denoise, states
 from pullback.models.fingerprints import told
+from pullback.models.images import has_autoencoder
 from pullback.models.inverting import Inversion, invert
 from pullback.models.loading import load
 from pullback.models.model import LatentModel, check_model
@@ -24,6 +25,7 @@ __all__ = [
     "Walker",
     "check_model",
     "denoise",
+    "has_autoencoder",
     "hooked",
     "invert",
     "load",

@@ -208,6 +208,15 @@ def autoencoder_of(pipeline: Any, shape: tuple[int, ...], name: str) -> Autoenco
     return Autoencoder(pipeline, vae, shape)
 
 
+def has_autoencoder(model: Any) -> bool:
+    """Whether a model's latents and images are two things, and the way between them is known."""
+    try:
+        found = autoencoder_of(model.pipeline, model.latent_shape, model.name)
+    except ValueError:
+        return False
+    return isinstance(found, Autoencoder)
+
+
 def pixels_of(images: Any, shape: tuple[int, ...]) -> torch.Tensor:
     """Images in any form as numbers from −1 to 1.
 
