@@ -34,7 +34,7 @@ def main() -> None:
         change = (sweep.latents[0, 0] - still).square().flatten(1).mean(1).sqrt().max()
         print(f"t = {t:3}  change {float(change):.3f}")
         sweeps.append(sweep)
-    images = [figures.shown(model, sweep.latents) for sweep in sweeps]
+    images = [figures.pictured(model, sweep.latents) for sweep in sweeps]
     figures.save(figures.edit_timesteps(sweeps, images), args.output)
 
 
