@@ -87,6 +87,7 @@ class Injection:
     asymmetric: bool = False
 
 
+#: How a direction is applied.
 Way = Addition | Guidance | Shooting | Injection
 
 
