@@ -29,6 +29,8 @@ _OF_VIDEOS = frozenset(
 _NAMES = ("vae", "movq", "vqgan")  # of autoencoders in pipelines
 #: Their pipelines leave the shift of the autoencoder out.
 _UNSHIFTED = ("AuraFlow", "CogView", "HunyuanDiT", "PixArt", "Sana", "StableDiffusionPipeline")
+#: Their latents have another layout than their autoencoder.
+_OTHER_LAYOUT = ("Kandinsky5",)
 _PROBE = 8  # pixels of latents, by which the size of images is found
 _MODES = {1: "L", 3: "RGB"}  # of Pillow, by channels
 
@@ -191,9 +193,9 @@ def autoencoder_of(pipeline: Any, shape: tuple[int, ...], name: str) -> Autoenco
             "channels. Load the whole pipeline, or decode them with what they were made for."
         )
     kinds = {kind.__name__ for kind in type(vae).__mro__}
-    if kinds & {"AutoencoderKLTemporalDecoder", "PaellaVQModel", "AutoencoderOobleck"} or not (
-        kinds & (_OF_IMAGES | _OF_VIDEOS)
-    ):
+    other = type(pipeline).__name__.startswith(_OTHER_LAYOUT)
+    unknown = {"AutoencoderKLTemporalDecoder", "PaellaVQModel", "AutoencoderOobleck"}
+    if other or kinds & unknown or not kinds & (_OF_IMAGES | _OF_VIDEOS):
         raise ValueError(
             f"How the latents of a {type(vae).__name__} are scaled is not known. Decode them with "
             f"the {type(pipeline).__name__} itself. Known are: "
