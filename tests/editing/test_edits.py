@@ -322,6 +322,18 @@ BAD = [
     (lambda m, x: edit(m, x, T, in_x(m), mask=[[1]]), TypeError, "mask as a tensor"),
     (lambda m, x: edit(m, x, T, in_x(m), stop=433, steps=10), ValueError, "strides of 100"),
     (lambda m, x: edit(m, x, T, in_x(m), boost=-3), ValueError, "whole training timestep"),
+    (lambda m, x: edit(m, x, T, in_x(m), window=(59, 41)), ValueError, "begin at 500, 480, 460"),
+    (lambda m, x: edit(m, x, T, in_x(m), window=(900, 800)), ValueError, "900 to 800, where none"),
+    (
+        lambda m, x: edit(m, x, T, in_x(m), window=(300, 0), stop=400),
+        ValueError,
+        "begin at 500, 480, 460, 440, 420: widen",
+    ),
+    (
+        lambda m, x: edit(m, x, T, in_x(m), boost=200, solver="dpm++"),
+        ValueError,
+        "no boost of an edit",
+    ),
     (lambda m, x: edit(m, x, T, in_x(m), stesp=3), TypeError, "unexpected option 'stesp'"),
     (lambda m, x: sweep(m, x, T, [in_x(m)], [1.0], rows=0), ValueError, "rows to be at least 1"),
     (lambda m, x: sweep(m, x, T, [in_x(m)], [1.0], indices=[0]), ValueError, "Indices choose"),

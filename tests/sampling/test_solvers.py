@@ -292,3 +292,20 @@ def test_eta_as_a_function_is_random_from_there_on_alone(rng):
     rest = even_grid(schedule, 500, steps=STEPS)
     assert torch.equal(found, walk(schedule, predict, half, rest, eta=1.0, noise=z))
     assert stride(schedule, STEPS) == 100
+
+
+@pytest.mark.parametrize("solver", ["ddpm", "dpm++"])
+def test_what_only_ddim_steps_take_is_refused_elsewhere(rng, solver):
+    """It would be without effect, and nobody would know."""
+    schedule, predict, x = Schedule(DDIMScheduler()), network(rng), noise(rng)
+    for eta in (0.5, lambda t: 0.0):
+        with pytest.raises(ValueError, match=f"no eta, and no boost of an edit, .*{solver[:3]}"):
+            walk(schedule, predict, x, [500, 400], solver=solver, eta=eta, noise=Given(rng))
+    with pytest.raises(ValueError, match="no residuals of an inversion"):
+        walk(schedule, predict, x, [500, 400], solver=solver, residuals={400: x}, noise=Given(rng))
+
+
+def test_two_predictions_are_refused_by_dpm_solver(rng):
+    schedule, predict, x = Schedule(DDIMScheduler()), network(rng), noise(rng)
+    with pytest.raises(ValueError, match="take one prediction"):
+        walk(schedule, lambda x, t: (predict(x, t),) * 2, x, [500, 400], solver="dpm++")

@@ -92,7 +92,8 @@ def edit(
 
     Raises:
         TypeError: an argument of another type, or an option that does not exist.
-        ValueError: the direction does not fit the model, t, mask, window or strength do not fit.
+        ValueError: the direction does not fit the model; t, mask, window or strength do not fit;
+            or no step begins in the window.
 
     Cost: as `pullback.denoise` from t; the ways add what they say.
     Source: Park et al. 2023, arXiv:2307.12868; boosting: Kwon et al. 2023, arXiv:2210.10960.
@@ -157,6 +158,7 @@ def sweep(
     walker = _walker(model, x, t, inversion, boost, dict(options))
     places = displacements(model, t, len(x), directions, indices=indices, mask=mask, window=window)
     count = next(iter(places.values())).shape[1]
+    _check_windows(walker, places, t, stop)
     values = [float(one) for one in strengths]
     if not values or not all(map(math.isfinite, values)):
         raise ValueError(f"Expected finite strengths, at least one, got {list(strengths)}.")
@@ -218,6 +220,22 @@ def _check_way(places: Mapping[Place, torch.Tensor], way: Way | None) -> None:
         raise ValueError(
             f"{type(way).__name__} is for directions in the latents, and there is none among these."
         )
+
+
+def _check_windows(walker: Walker, places: Mapping[Place, torch.Tensor], t: int, stop: int) -> None:
+    """Raise where no step begins within a window, so that the edit would be without effect."""
+    if stop == t:
+        if not isinstance(walker.options["grid"], str):
+            return  # it ends here, and nothing says how it would go on
+        stop = -1
+    points = walker.grid(t, stop)[:-1]
+    for window in {place.window for place in places}:
+        if window is not None and not any(window[1] <= at <= window[0] for at in points):
+            near = ", ".join(f"{at:g}" for at in points)
+            raise ValueError(
+                f"Expected a window that a step begins in, got {window[0]} to {window[1]}, where "
+                f"none does. Steps begin at {near}: widen the window, or take more steps."
+            )
 
 
 def _names(

@@ -54,9 +54,10 @@ def walk(
         solver: "ddim" (for flows Euler's method), "ddpm" (the ancestral sampler, with the
             scheduler's own kind of variance) or "dpm++" (DPM-Solver++ of second order).
         eta: of DDIM's steps, from 0 to 1: one for all, or a function of the timestep that a step
-            starts from.
-        noise: where their noise comes from.
-        residuals: in its place, what is added at each timestep that is arrived at, `[B, *x_shape]`.
+            starts from. The other solvers take none.
+        noise: where the noise of stochastic steps comes from.
+        residuals: in its place, what is added at each timestep that is arrived at, `[B, *x_shape]`;
+            of DDIM's steps only.
         clip: whether x̂_0 is clipped where the scheduler's own steps clip it.
         visit: called at every timestep of the grid with the latents there.
 
@@ -64,12 +65,14 @@ def walk(
         Latents at the last timestep, `[B, *x_shape]`.
 
     Raises:
-        ValueError: there is no such solver, or none for this schedule; or steps need noise and
-            have none.
+        ValueError: there is no such solver, or none for this schedule; it does not take eta,
+            residuals or a pair of predictions; or steps need noise and have none.
 
     Cost: one prediction a step.
     """
     _check_solver(schedule, solver)
+    if solver != "ddim":
+        _check_deterministic(solver, eta, residuals)
     if solver == "dpm++":
         return _multistep(schedule, predict, x, grid, clip, visit)
     if visit is not None:
@@ -117,6 +120,25 @@ def _check_solver(schedule: Schedule, solver: str) -> None:
         )
 
 
+def _check_deterministic(
+    solver: str,
+    eta: float | Callable[[float], float],
+    residuals: Mapping[float, torch.Tensor] | None,
+) -> None:
+    """What only DDIM's steps have is refused, where it would be without effect."""
+    why = "adds noise of its own amount" if solver == "ddpm" else "adds no noise"
+    if callable(eta) or eta:
+        raise ValueError(
+            f"Expected no eta, and no boost of an edit, with the solver {solver!r}, which {why}; "
+            f'got eta = {"a function" if callable(eta) else eta}. Use solver="ddim".'
+        )
+    if residuals is not None:
+        raise ValueError(
+            f"Expected no residuals of an inversion with the solver {solver!r}, whose steps they "
+            'do not belong to. Use solver="ddim".'
+        )
+
+
 def _multistep(
     schedule: Schedule,
     predict: Predict,
@@ -147,7 +169,12 @@ def _multistep(
     if visit is not None:
         visit(grid[0], x)
     for t, to in pairwise(grid):
-        output, _ = _pair(predict(x, t))
+        output, undisturbed = _pair(predict(x, t))
+        if undisturbed is not None:
+            raise ValueError(
+                'Steps of the solver "dpm++" take one prediction, and an asymmetric edit has two. '
+                'Use solver="ddim", or symmetric injection.'
+            )
         x = solver.step(output[:, : x.shape[1]], int(t), x).prev_sample
         if visit is not None:
             visit(to, x)
