@@ -45,7 +45,7 @@ LIBRARIES = {
     "matplotlib": {"figures", "zoo.digits"},
     "typer": {"cli", "zoo.digits"},
     "rich": {"cli", "zoo.digits"},
-    "scipy": {"operators"},
+    "scipy": {"operators", "geometry"},
 }
 
 
