@@ -15,27 +15,38 @@ if TYPE_CHECKING:
     from pullback import krylov, maps
     from pullback.directions import Direction
     from pullback.editing import edit, sweep
-    from pullback.geometry import LocalBasis, basis, local_basis
+    from pullback.geometry import (
+        GlobalDirections,
+        LocalBasis,
+        basis,
+        global_directions,
+        local_basis,
+        mean_metric,
+    )
     from pullback.models import LatentModel, denoise, invert, load, states
     from pullback.operators import JacobianOperator
 
 _MODULE_OF = {
     "Direction": "directions",
+    "GlobalDirections": "geometry",
     "JacobianOperator": "operators",
     "LatentModel": "models",
     "LocalBasis": "geometry",
     "basis": "geometry",
     "denoise": "models",
     "edit": "editing",
+    "global_directions": "geometry",
     "invert": "models",
     "load": "models",
     "local_basis": "geometry",
+    "mean_metric": "geometry",
     "states": "models",
     "sweep": "editing",
 }
 
 __all__ = [
     "Direction",
+    "GlobalDirections",
     "JacobianOperator",
     "LatentModel",
     "LocalBasis",
@@ -43,11 +54,13 @@ __all__ = [
     "basis",
     "denoise",
     "edit",
+    "global_directions",
     "invert",
     "krylov",
     "load",
     "local_basis",
     "maps",
+    "mean_metric",
     "states",
     "sweep",
 ]
