@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         local_basis,
         mean_metric,
     )
+    from pullback.geometry.transport import latent_path, shoot, transport
     from pullback.models import LatentModel, denoise, invert, load, states
     from pullback.operators import JacobianOperator
 
@@ -37,11 +38,14 @@ _MODULE_OF = {
     "edit": "editing",
     "global_directions": "geometry",
     "invert": "models",
+    "latent_path": "geometry.transport",
     "load": "models",
     "local_basis": "geometry",
     "mean_metric": "geometry",
+    "shoot": "geometry.transport",
     "states": "models",
     "sweep": "editing",
+    "transport": "geometry.transport",
 }
 
 __all__ = [
@@ -57,12 +61,15 @@ __all__ = [
     "global_directions",
     "invert",
     "krylov",
+    "latent_path",
     "load",
     "local_basis",
     "maps",
     "mean_metric",
+    "shoot",
     "states",
     "sweep",
+    "transport",
 ]
 
 
