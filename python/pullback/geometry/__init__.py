@@ -1,6 +1,6 @@
-"""The geometry that a map induces on latents: local latent bases, what samples share, transport."""
+"""The geometry that a map induces on latents: bases, subspaces, transport, what samples share."""
 
-from pullback.geometry import averaging, grassmann, transport
+from pullback.geometry import grassmann, transport
 from pullback.geometry.averaging import GlobalDirections, global_directions, mean_metric
 from pullback.geometry.bases import LocalBasis, basis, local_basis
 from pullback.geometry.options import Options, StepOptions
@@ -10,7 +10,6 @@ __all__ = [
     "LocalBasis",
     "Options",
     "StepOptions",
-    "averaging",
     "basis",
     "global_directions",
     "grassmann",
