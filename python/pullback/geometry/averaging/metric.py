@@ -50,8 +50,9 @@ def mean_metric(
         samples: None multiplies with the stack of the Jacobians, whose images of all samples are
             kept, (rank + 10 b) B m numbers for features of m entries and blocks of b rows. A number
             multiplies with E[JᵀJ] instead, that many samples at a time, and never holds the images
-            of more. It takes about half as many products again, and in float32 resolves singular
-            values down to a hundredth of the largest only.
+            or activations of more. It takes about half as many products again, each of them dearer
+            since activations are made anew, and in float32 resolves singular values down to a
+            hundredth of the largest only.
         **options: as for `local_basis`; `init` is `[1, p, *x_shape]`.
 
     Returns:
