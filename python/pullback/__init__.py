@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         global_directions,
         local_basis,
         mean_metric,
+        tangent_distances,
     )
     from pullback.geometry.transport import latent_path, shoot, transport
     from pullback.models import LatentModel, denoise, invert, load, states
@@ -45,6 +46,7 @@ _MODULE_OF = {
     "shoot": "geometry.transport",
     "states": "models",
     "sweep": "editing",
+    "tangent_distances": "geometry",
     "transport": "geometry.transport",
 }
 
@@ -69,6 +71,7 @@ __all__ = [
     "shoot",
     "states",
     "sweep",
+    "tangent_distances",
     "transport",
 ]
 

@@ -3,6 +3,7 @@
 from pullback.geometry import grassmann, transport
 from pullback.geometry.averaging import GlobalDirections, global_directions, mean_metric
 from pullback.geometry.bases import LocalBasis, basis, local_basis
+from pullback.geometry.comparing import tangent_distances
 from pullback.geometry.options import Options, StepOptions
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "grassmann",
     "local_basis",
     "mean_metric",
+    "tangent_distances",
     "transport",
 ]

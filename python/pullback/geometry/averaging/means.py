@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from pullback._numbers import whole
+from pullback.geometry.alike import bases_of
 from pullback.geometry.averaging import checks
 from pullback.geometry.averaging.result import GlobalDirections
 from pullback.geometry.bases import LocalBasis
@@ -74,7 +75,7 @@ def global_directions(
         )
     if not isinstance(how, str) or how not in _MEANS:
         raise ValueError(f"Expected how as one of {', '.join(_MEANS)}, got {how!r:.60}.")
-    given = checks.bases_of(bases)
+    given = bases_of(bases)
     samples = sum(len(one) for one in given)
     reference = whole("reference", reference, 0, max(samples - 1, 0))
     found = checks.gather(given, space, count)
