@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: `python -m benchmarks [basis|edits|gram|orthonormalize|all]`."""
+"""Command line of the benchmarks: `python -m benchmarks WHAT`, or `all`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks import basis, edits, environment, gram, orthonormalize, report
+from benchmarks import angles, basis, edits, environment, gram, orthonormalize, report
 from pullback._files import write_json
 
 _RESULTS = Path(__file__).parent / "results"
@@ -20,6 +20,7 @@ _RESULTS = Path(__file__).parent / "results"
 class What(str, Enum):
     """What can be measured."""
 
+    angles = "angles"
     basis = "basis"
     edits = "edits"
     gram = "gram"
@@ -42,7 +43,8 @@ def main(
     what: Annotated[
         What,
         typer.Argument(
-            help="basis, edits: against the published loops; gram, orthonormalize: the kernels."
+            help="basis, edits: against the published loops; angles, gram, orthonormalize: the "
+            "kernels."
         ),
     ] = What.basis,
     samples: Annotated[int | None, typer.Option(min=1, help="Latents of basis (8).")] = None,
@@ -87,6 +89,9 @@ def main(
         if what in (What.edits, What.all):
             sweeps = edits.Settings.quick() if quick else edits.Settings()
             results["edits"] = edits.run(sweeps, place, status.update)
+        if what in (What.angles, What.all):
+            pairs = angles.Settings.quick() if quick else angles.Settings()
+            results["angles"] = angles.run(pairs, place, status.update)
         if what in (What.gram, What.all):
             size = gram.Settings.quick() if quick else gram.Settings()
             results["gram"] = gram.run(size, place, status.update)
@@ -99,6 +104,8 @@ def main(
         report.print_basis(console, results["basis"])
     if "edits" in results:
         report.print_edits(console, results["edits"])
+    if "angles" in results:
+        report.print_angles(console, results["angles"])
     if "gram" in results:
         report.print_gram(console, results["gram"])
     if "orthonormalize" in results:
