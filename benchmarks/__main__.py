@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: `python -m benchmarks WHAT`; `--help` tells what there is."""
+"""Command line of the benchmarks: `python -m benchmarks WHAT`, or `all`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks import basis, edits, environment, gram, orthonormalize, pairs, report, transport
+from benchmarks import (
+    angles,
+    basis,
+    edits,
+    environment,
+    gram,
+    orthonormalize,
+    pairs,
+    report,
+    transport,
+)
 from pullback._files import write_json
 
 _RESULTS = Path(__file__).parent / "results"
@@ -20,6 +30,7 @@ _RESULTS = Path(__file__).parent / "results"
 class What(str, Enum):
     """What can be measured."""
 
+    angles = "angles"
     basis = "basis"
     edits = "edits"
     gram = "gram"
@@ -45,7 +56,7 @@ def main(
         What,
         typer.Argument(
             help="basis, edits, transport: against the published loops; pairs: distances of many "
-            "subspaces; gram, orthonormalize: the kernels."
+            "subspaces; angles, gram, orthonormalize: the kernels."
         ),
     ] = What.basis,
     samples: Annotated[int | None, typer.Option(min=1, help="Latents of basis (8).")] = None,
@@ -90,6 +101,9 @@ def main(
         if what in (What.edits, What.all):
             sweeps = edits.Settings.quick() if quick else edits.Settings()
             results["edits"] = edits.run(sweeps, place, status.update)
+        if what in (What.angles, What.all):
+            pairs = angles.Settings.quick() if quick else angles.Settings()
+            results["angles"] = angles.run(pairs, place, status.update)
         if what in (What.gram, What.all):
             size = gram.Settings.quick() if quick else gram.Settings()
             results["gram"] = gram.run(size, place, status.update)
@@ -108,6 +122,8 @@ def main(
         report.print_basis(console, results["basis"])
     if "edits" in results:
         report.print_edits(console, results["edits"])
+    if "angles" in results:
+        report.print_angles(console, results["angles"])
     if "gram" in results:
         report.print_gram(console, results["gram"])
     if "orthonormalize" in results:

@@ -206,6 +206,48 @@ def print_orthonormalize(console: Console, results: dict[str, Any]) -> None:
     _print_targets(console, results["targets"])
 
 
+def print_angles(console: Console, results: dict[str, Any]) -> None:
+    """The tables of matrices and of products."""
+    made_by = "native kernel" if results["native"] else "plain-torch twin, the library is missing"
+    table = _table(
+        f"squared_singular_values of float32 k x k matrices ({made_by}); fastest of the rounds, in "
+        "microseconds a matrix",
+        ("k",),
+        ("matrices", "ours", "batched svdvals", "svdvals in a loop", "error in eps"),
+    )
+    for row in results["values"]:
+        times, ratios = row["seconds_per_matrix"], row["ratio_to_ours"]
+        table.add_row(
+            str(row["k"]),
+            str(row["matrices"]),
+            f"{times['ours']['min'] * 1e6:.3f}",
+            *(
+                f"{times[name]['min'] * 1e6:.1f} ({ratios[name]['min']:.0f}x)"
+                for name in ("batched", "loop")
+            ),
+            f"{row['error_in_eps']:.0f}",
+        )
+    console.print(table)
+    table = _table(
+        "Products of all pairs of float32 rows, X X^T; fastest of the rounds, in milliseconds",
+        ("rows x N",),
+        ("gram", "matmul float32", "matmul float64", "error", "of float32"),
+    )
+    for row in results["products"]:
+        times, ratios = row["seconds"], row["ratio_to_gram"]
+        table.add_row(
+            " x ".join(map(str, row["shape"])),
+            f"{times['gram']['min'] * 1e3:.1f}",
+            *(
+                f"{times[name]['min'] * 1e3:.1f} ({ratios[name]['min']:.2f}x)"
+                for name in ("matmul_float32", "matmul_float64")
+            ),
+            f"{row['error']['gram']:.1e}",
+            f"{row['error']['matmul_float32']:.1e}",
+        )
+    console.print(table)
+
+
 def print_gram(console: Console, results: dict[str, Any]) -> None:
     """The table of shapes."""
     table = _table(

@@ -246,15 +246,16 @@ def squared_singular_values(c: torch.Tensor) -> torch.Tensor:
     frames with all: no copy is made.
 
     The Gram matrix of the shorter side, in float64, of entries scaled by a power of two;
-    Householder reflections to tridiagonal form; and the root-free QL iteration of Pal, Walker and Kahan. On the
-    CPU a vector of doubles holds one matrix per lane, for a shorter side up to 128; on CUDA a warp
-    has a matrix to itself up to 32, a thread block up to 64. Larger matrices go to
+    Householder reflections to tridiagonal form; and the root-free QL iteration of Pal, Walker and
+    Kahan. On the CPU a vector of doubles holds one matrix per lane, for a shorter side up to 128;
+    on CUDA a warp has a matrix to itself up to 32, a thread block up to 64. Larger matrices go to
     ``torch.linalg.svdvals``, on the CPU one at a time. A matrix's values are the same, to the bit,
-    in any batch, layout and number of threads (not on another device or instruction set).
+    in any batch, layout and number of threads (not on another device or instruction set, and on
+    CUDA not above 64).
 
-    The error of a value is a few tens of roundings of float64 times the largest value: small
-    singular values lose half of their digits in the squares, and one below about 1e-8 of the largest
-    is lost. Squares that float64 does not hold become infinity, or zero.
+    The error of a value is a few tens of roundings of float64 times the largest value: of a
+    singular value below about 1e-8 of the largest nothing is left. Squares that float64 does not
+    hold become infinity, or zero.
 
     There is no derivative; ``torch.func.vmap`` folds the mapped dimension into the batch.
 

@@ -27,7 +27,7 @@ constexpr int64_t kColumnsPacked = 64;     // of the longer side, at a time
 constexpr int64_t kMatricesOfAnItem = 16;  // a whole number of pairs of vectors
 
 // Columns, the Gram matrix, three vectors of the reflections, and the tridiagonal form of a pair.
-inline int64_t squared_singular_values_scratch(int64_t m) {
+static inline int64_t squared_singular_values_scratch(int64_t m) {
   const int64_t side = m + 3;  // in whole tiles
   return kMostLanes * (kColumnsPacked * side + side * (side + 1) + 3 * m) + 4 * kMostLanes * m;
 }

@@ -71,6 +71,17 @@ def test_the_published_loop_kept_to_its_budget(quick):
     assert accurate["iterations"]["max"] <= settings["iteration_cap"]
 
 
+def test_angles_have_their_figures(quick):
+    angles = quick[1]["angles"]
+    for row in angles["values"]:
+        assert 0 <= row["error_in_eps"] < 40
+        for name in ("ours", "batched", "loop"):
+            assert 0 < row["seconds_per_matrix"][name]["min"] < math.inf
+    for row in angles["products"]:
+        assert row["error"]["gram"] < 1e-6
+        assert row["ratio_to_gram"]["gram"]["min"] == 1
+
+
 def test_ours_is_accurate_and_single_samples_give_the_same(quick):
     settings, methods = (quick[1]["basis"][key] for key in ("settings", "methods"))
     for name in ("ours", "ours_single"):

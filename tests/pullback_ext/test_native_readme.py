@@ -255,6 +255,19 @@ def test_ritz_is_launched_as_told(tables, n):
     assert check(tables, launches, {"B": 5, "n": n}) == {"ritz_jacobi"}
 
 
+@needs_compiler
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64])
+@pytest.mark.parametrize("m", [1, 10, 32, 33, 64])
+def test_squared_singular_values_are_launched_as_told(tables, dtype, m):
+    params = emulated.SquaredSingularValuesParams(
+        c=block(m), dtype=dtype, matrices=100_003, columns=2 * m
+    )
+    launches = recorded(emulated.library().squared_singular_values, params)
+    symbols = {"P": 100_003, "m": m, "k": m}
+    kernel = f"squared_singular_values_by_{'warps' if m <= 32 else 'blocks'}"
+    assert check(tables, launches, symbols) == {kernel}
+
+
 def test_every_kernel_is_told_of(tables):
     kernel = re.compile(r"__global__\s+void\s+__launch_bounds__\([^)]*\)\s+(\w+)\(")
     texts = [path.read_text() for path in (SOURCES / "cuda").glob("*.cu")]

@@ -79,6 +79,17 @@ class RitzParams(Structure):
     ]
 
 
+class SquaredSingularValuesParams(Structure):
+    _fields_ = [
+        ("c", Rows),
+        ("dtype", c_int),
+        ("matrices", c_int64),
+        ("columns", c_int64),
+        ("out", c_void_p),
+        ("device", c_int),
+    ]
+
+
 class Site(NamedTuple):
     """A place where threads wait for each other."""
 
@@ -121,6 +132,7 @@ def library():
         "gram",
         "orthonormalize",
         "ritz",
+        "squared_singular_values",
         "cholesky_qr_by_team",
         "jacobi_by_team",
         "misuse",
@@ -255,6 +267,18 @@ def ritz(t, schedule=0):
     params = RitzParams(address(t), batch, n, address(values), address(vectors), address(work))
     launch(library().ritz, ctypes.byref(params), schedule=schedule)
     return values, vectors
+
+
+def squared_singular_values(c, schedule=0, kernels=None):
+    """Values of a batch [P, m, n], m <= n, of any strides; `kernels`: as for gram()."""
+    kernels = kernels or library()
+    out = np.full(c.shape[:2], np.nan)
+    dtype = FLOAT64 if c.dtype == np.float64 else FLOAT32
+    params = SquaredSingularValuesParams(rows_of(c), dtype, len(c), c.shape[2], address(out))
+    launch(
+        kernels.squared_singular_values, ctypes.byref(params), schedule=schedule, kernels=kernels
+    )
+    return out
 
 
 def wide(dtype, x):

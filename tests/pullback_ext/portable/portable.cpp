@@ -1,5 +1,4 @@
-// The portable CPU kernels for the tests, with the interface of emulation/gram.cpp and
-// emulation/orthonormalize.cpp. On x86-64 the library has none of them: the drivers are told that
+// The portable CPU kernels for the tests, with the interface of the files in emulation/. On x86-64 the library has none of them: the drivers are told that
 // they are those of AVX-512 (portable.py).
 #include <cstring>
 #include <stdexcept>
@@ -8,6 +7,7 @@
 #include "cpu/isa.h"
 #include "cpu/orthonormalize.h"
 #include "cpu/splits.h"
+#include "cpu/squared_singular_values.h"
 
 namespace pullback::cpu {
 
@@ -42,5 +42,9 @@ size_t orthonormalize_plan(pullback::OrthonormalizeParams* params) {
 
 const char* orthonormalize(const pullback::OrthonormalizeParams* params) {
   return pullback::cpu::orthonormalize(*params).found ? "a row is not finite" : nullptr;
+}
+
+const char* squared_singular_values(const pullback::SquaredSingularValuesParams* params) {
+  return pullback::cpu::squared_singular_values(*params) < 0 ? nullptr : "not finite";
 }
 }

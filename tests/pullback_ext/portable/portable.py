@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.pullback_ext.emulation.emulated import COMPILER, CSRC
 
 HERE = Path(__file__).parent
-KERNELS = ("gram", "orthonormalize")
+KERNELS = ("gram", "orthonormalize", "squared_singular_values")
 
 
 @functools.cache
@@ -37,5 +37,6 @@ def library():
     assert run.returncode == 0, run.stderr
     found = ctypes.CDLL(str(target))
     found.gram_plan.restype, found.orthonormalize_plan.restype = c_int64, c_size_t
-    found.gram.restype = found.orthonormalize.restype = c_char_p
+    for op in KERNELS:
+        getattr(found, op).restype = c_char_p
     return found
