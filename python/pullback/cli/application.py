@@ -12,14 +12,20 @@ import typer
 from pullback.cli.basis import basis, demo
 from pullback.cli.edit import edit
 from pullback.cli.errors import reported
+from pullback.cli.global_directions import global_directions
 from pullback.cli.info import info, taps
+from pullback.cli.path import path
+from pullback.cli.transport import transport
 
 app = typer.Typer(
     name="pullback",
-    help="Local latent bases of diffusion models, and edits along them.",
+    help="Local latent bases of diffusion models, edits along them, and what lies between them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (basis, edit, demo, taps, info):
+for command in (basis, edit, transport, path):
+    app.command()(reported(command))
+app.command("global")(reported(global_directions))  # a word that Python keeps for itself
+for command in (demo, taps, info):
     app.command()(reported(command))
