@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from pullback.figures.sheet import GAP, Sheet, wide_of
+from pullback.figures.sheet import GAP, NARROWEST, Sheet, wide_of
 from pullback.figures.style import FAINT, INK, LABEL, SMALL, STYLE, TITLE
 from pullback.figures.table import LETTER, MARGIN, named, signed, size_of, width_of
 
-_TALLEST = 22.0  # inches of blocks on a page
+_TALLEST = 18.0  # inches of blocks on a page
 _WRITTEN = 10  # samples up to which a matrix has its numbers written in
 
 
@@ -206,8 +206,9 @@ def distance_matrix(
     called = _called(samples, count)
     values = {t: matrix.detach().double().cpu().numpy() for t, matrix in distances.items()}
     most = max(random or 0.0, *(float(matrix.max()) for matrix in values.values())) or 1.0
-    side = min(max(0.34 * count, 1.7), 3.2)
     label = max(map(width_of, called))
+    filling = (NARROWEST - label - 1.2) / len(values)  # few panels fill the width of the texts
+    side = min(max(0.34 * count, 1.7, filling), 3.2)
     rule = "Geodesic distance of the tangent spaces, in radians"
     rule += "." if random is None else f"; the blue line: {random:.2f}, that of random ones."
     title = title or "Tangent spaces of the samples"
@@ -230,7 +231,7 @@ def distance_matrix(
             panel.tick_params(length=0, colors=INK)
             if count <= _WRITTEN:
                 for (row, column), value in np.ndenumerate(matrix):
-                    colour = "white" if value > 0.5 * most else INK
+                    colour = "white" if value > 0.42 * most else INK
                     panel.text(
                         column, row, f"{value:.1f}", ha="center", va="center", size=SMALL - 1,
                         color=colour,
