@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pullback.directions import Direction
     from pullback.editing import edit, sweep
     from pullback.geometry import LocalBasis, basis, local_basis
+    from pullback.geometry.transport import latent_path, shoot, transport
     from pullback.models import LatentModel, denoise, invert, load, states
     from pullback.operators import JacobianOperator
 
@@ -28,10 +29,13 @@ _MODULE_OF = {
     "denoise": "models",
     "edit": "editing",
     "invert": "models",
+    "latent_path": "geometry.transport",
     "load": "models",
     "local_basis": "geometry",
+    "shoot": "geometry.transport",
     "states": "models",
     "sweep": "editing",
+    "transport": "geometry.transport",
 }
 
 __all__ = [
@@ -45,11 +49,14 @@ __all__ = [
     "edit",
     "invert",
     "krylov",
+    "latent_path",
     "load",
     "local_basis",
     "maps",
+    "shoot",
     "states",
     "sweep",
+    "transport",
 ]
 
 

@@ -11,7 +11,11 @@ from pullback._numbers import whole
 from pullback.directions import Direction
 from pullback.editing import masks
 from pullback.geometry import LocalBasis
+from pullback.geometry.transport import Transported
 from pullback.models import LatentModel, Site
+
+#: Directions of their own for each of several samples.
+Own = LocalBasis | Transported
 
 #: One edit: a direction, or several that are applied together.
 Entry = Direction | Sequence[Direction]
@@ -37,7 +41,7 @@ def displacements(
     model: LatentModel,
     t: int,
     count: int,
-    directions: LocalBasis | Sequence[Entry],
+    directions: Own | Sequence[Entry],
     *,
     indices: Sequence[int] | None,
     mask: torch.Tensor | None,
@@ -49,7 +53,8 @@ def displacements(
         model: the model.
         t: timestep of the edit in training units.
         count: samples, B.
-        directions: D edits for all samples; or the bases of the samples, each its own.
+        directions: D edits for all samples; or the bases of the samples, or what was carried to
+            them, each its own.
         indices: which of the directions of bases; all by default.
         mask: where, `[H, W]`.
         window: in place of the directions' own, timesteps in training units.
@@ -63,7 +68,7 @@ def displacements(
     """
     if mask is not None:
         mask = masks.checked(mask)
-    if isinstance(directions, LocalBasis):
+    if isinstance(directions, Own):
         chosen = chosen_of(directions, indices)
         return _of_basis(model, count, directions, chosen, mask, window)
     if indices is not None:
@@ -94,28 +99,32 @@ def displacements(
     return found
 
 
-def chosen_of(basis: LocalBasis, indices: Sequence[int] | None) -> list[int]:
-    """Which directions of a basis are asked for, from 0."""
-    rank = basis.s.shape[1]
+def chosen_of(directions: Own, indices: Sequence[int] | None) -> list[int]:
+    """Which directions of a basis, or of those carried, are asked for, from 0."""
+    count = directions.s.shape[1] if isinstance(directions, LocalBasis) else len(directions)
     return [
-        whole("an index", i, 0, rank - 1) for i in (range(rank) if indices is None else indices)
+        whole("an index", i, 0, count - 1) for i in (range(count) if indices is None else indices)
     ]
 
 
 def _of_basis(
     model: LatentModel,
     count: int,
-    basis: LocalBasis,
+    directions: Own,
     indices: list[int],
     mask: torch.Tensor | None,
     window: tuple[int, int] | None,
 ) -> dict[Place, torch.Tensor]:
+    if isinstance(directions, LocalBasis):
+        basis, v = directions, directions.v
+    else:
+        basis, v = directions.target, directions.v.transpose(0, 1)
     if len(basis) != count:
         raise ValueError(f"Expected a basis of the {count} samples, got one of {len(basis)}.")
     first = basis.direction(0)  # checks the space of v
     first.check_fits(model)
     place = _place_of(model, first, window)
-    rows = basis.v[:, indices].to(model.device, model.dtype)
+    rows = v[:, indices].to(model.device, model.dtype)
     return {place: _masked(rows, place, mask, model, first.pool)}
 
 

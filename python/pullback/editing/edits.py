@@ -13,11 +13,10 @@ from typing_extensions import Unpack
 
 from pullback._numbers import whole
 from pullback.directions import Direction
-from pullback.editing.displacements import Entry, Place, chosen_of, displacements, scaled
+from pullback.editing.displacements import Entry, Own, Place, chosen_of, displacements, scaled
 from pullback.editing.injection import Displaced, Injected
 from pullback.editing.moves import default_way, moved
 from pullback.editing.ways import Injection, Way
-from pullback.geometry import LocalBasis
 from pullback.models import (
     Inversion,
     LatentModel,
@@ -111,7 +110,7 @@ def sweep(
     model: LatentModel,
     x: torch.Tensor,
     t: int,
-    directions: LocalBasis | Sequence[Entry],
+    directions: Own | Sequence[Entry],
     strengths: Sequence[float],
     *,
     indices: Sequence[int] | None = None,
@@ -134,9 +133,10 @@ def sweep(
         x: latents at t, `[B, *x_shape]`.
         t: the timestep of the edit, in training units.
         directions: D edits, each one direction or several together, for all samples; or the local
-            bases of the samples, of which each gets its own.
+            bases of the samples, or what `pullback.transport` carried to them, of which each gets
+            its own.
         strengths: K strengths.
-        indices: which of the directions of bases, from 0; all by default.
+        indices: which of the directions of bases, or of those carried, from 0; all by default.
         way: as for `edit`.
         mask: as for `edit`, `[H, W]`.
         window: as for `edit`, timesteps in training units.
@@ -238,10 +238,8 @@ def _check_windows(walker: Walker, places: Mapping[Place, torch.Tensor], t: int,
             )
 
 
-def _names(
-    directions: LocalBasis | Sequence[Entry], indices: Sequence[int] | None
-) -> tuple[str, ...]:
-    if isinstance(directions, LocalBasis):
+def _names(directions: Own | Sequence[Entry], indices: Sequence[int] | None) -> tuple[str, ...]:
+    if isinstance(directions, Own):
         return tuple(f"v_{i + 1}" for i in chosen_of(directions, indices))
     return tuple(
         one.name or f"{place + 1}"

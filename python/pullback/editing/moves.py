@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from pullback import geometry
 from pullback.editing.ways import Addition, Injection, Shooting, Way
-from pullback.models import LatentModel, Walker
+from pullback.geometry.transport import shoot
+from pullback.models import Walker
 from pullback.sampling import clean_of, level, noise_of
 
 
@@ -83,35 +83,20 @@ def _shot(
     walker: Walker, x: torch.Tensor, t: float, displacement: torch.Tensor, way: Shooting
 ) -> torch.Tensor:
     """Latents after steps along a direction that is carried from tangent space to tangent space."""
-    length = displacement.flatten(1).norm(dim=1)
-    at, u = x, None
-    for _ in range(way.steps):
-        basis = _basis(walker.model, at, t, walker, way)
-        v_rows, u_rows = basis.v.flatten(2), basis.u.flatten(2)
-        if u is None:  # the direction's own image in the features, within the basis
-            along = torch.einsum("brn,bn->br", v_rows, displacement.to(v_rows).flatten(1))
-        else:
-            along = torch.einsum("brm,bm->br", u_rows, u)
-        lost = along.norm(dim=1) == 0
-        along = along / along.norm(dim=1, keepdim=True).clamp_min(torch.finfo(along.dtype).tiny)
-        if bool((lost & (length > 0)).any()):
-            raise ValueError(
-                "The direction has no part in the local basis at the latents, so that it cannot be "
-                f"carried on. Expected a higher rank than {way.rank}, or another way than Shooting."
-            )
-        u = torch.einsum("br,brm->bm", along, u_rows)
-        step = torch.einsum("br,brn->bn", along, v_rows) * (length / way.steps)[:, None]
-        at = at + step.reshape(x.shape).to(x.dtype)
-    return at
-
-
-def _basis(
-    model: LatentModel, x: torch.Tensor, t: float, walker: Walker, way: Shooting
-) -> geometry.LocalBasis:
     if t != int(t):
         raise ValueError(f"Expected a whole timestep for local bases, got {t}.")
-    cond = walker.condition or None
-    return geometry.local_basis(model, x, int(t), way.rank, way.tap, cond, quality=way.quality)
+    length = displacement.flatten(1).norm(dim=1)
+    rows = torch.nonzero(length > 0).flatten()
+    if not len(rows):
+        return x
+    shot = shoot(
+        walker.model, x[rows], int(t), displacement[rows], length=length[rows], steps=way.steps,
+        rank=way.rank, tap=way.tap, cond=walker.rows(rows.tolist()).condition or None,
+        quality=way.quality,
+    )  # fmt: skip
+    found = x.clone()
+    found[rows] = shot.points[-1]
+    return found
 
 
 def default_way(space: str) -> Way:

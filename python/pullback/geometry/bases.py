@@ -119,10 +119,17 @@ class LocalBasis(krylov.SVDResult):
             RuntimeError: the basis was read from a file and no longer knows its samples.
             ValueError: its samples are at several timesteps, or as `pullback.sweep`.
         """
+        return self._sweep(self, strengths, options)
+
+    def _sweep(
+        self, directions: Any, strengths: Sequence[float], options: dict[str, Any]
+    ) -> pullback.editing.Sweep:
+        """The samples edited along directions of their own: these, or what is carried to them."""
         if self._source is None:
             raise RuntimeError(
                 "This basis was read from a file, which holds no network. Use "
-                "pullback.sweep(model, x, t, basis, strengths)."
+                "pullback.sweep(model, x, t, basis, strengths), with what was carried to it in its "
+                "place."
             )
         times = set(self.provenance["t"])
         if len(times) > 1:
@@ -132,7 +139,7 @@ class LocalBasis(krylov.SVDResult):
             )
         source = self._source
         return pullback.sweep(
-            source.map.model, source.x, times.pop(), self, strengths,
+            source.map.model, source.x, times.pop(), directions, strengths,
             **{"cond": source.cond or None, **options},
         )  # fmt: skip
 

@@ -39,12 +39,31 @@ class Options(TypedDict, total=False):
     memory: int | None
 
 
+class StepOptions(TypedDict, total=False):
+    """Options of `shoot` and `latent_path`, which hold for every basis on the way.
+
+    Attributes:
+        tol: an explicit bound on the sine, in place of the quality's.
+        seed: seed of the random starts.
+        max_products: products per sample and basis after which to give up (default 100 times the
+            rank).
+        chunk: tangents in one pass, or "auto" (the default) to plan them from the memory budget.
+        memory: memory budget of a pass, in bytes.
+    """
+
+    tol: float | None
+    seed: int
+    max_products: int | None
+    chunk: int | str
+    memory: int | None
+
+
 #: Options that `JacobianOperator` takes; the others are the solver's.
 OF_PRODUCTS = ("chunk", "memory")
 
 
-def with_options(function: FunctionT) -> FunctionT:
-    """Gives a function that ends in `**options: Unpack[Options]` the signature of all of them.
+def with_options(function: FunctionT, kind: type = Options) -> FunctionT:
+    """Gives a function that ends in `**options: Unpack[kind]` the signature of all of them.
 
     `help`, notebooks and editors then show each option with its default, which is that of
     `krylov.svd` or `JacobianOperator`.
@@ -62,17 +81,22 @@ def with_options(function: FunctionT) -> FunctionT:
             default=known[name].default,
             annotation=known[name].annotation,
         )
-        for name in Options.__annotations__
+        for name in kind.__annotations__
     ]
     function.__signature__ = signature.replace(parameters=[*named, *options])  # type: ignore[attr-defined]
     return function
 
 
-def check_options(name: str, options: Options) -> None:
+def with_step_options(function: FunctionT) -> FunctionT:
+    """The same for a function that ends in `**options: Unpack[StepOptions]`."""
+    return with_options(function, StepOptions)
+
+
+def check_options(name: str, options: Options | StepOptions, kind: type = Options) -> None:
     """Raise TypeError for an option that the function `name` does not have."""
-    unknown = sorted(set(options) - set(Options.__annotations__))
+    unknown = sorted(set(options) - set(kind.__annotations__))
     if unknown:
         raise TypeError(
             f"{name}() got an unexpected keyword argument {unknown[0]!r}. Its options are: "
-            f"{', '.join(Options.__annotations__)}."
+            f"{', '.join(kind.__annotations__)}."
         )
