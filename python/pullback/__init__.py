@@ -15,23 +15,33 @@ if TYPE_CHECKING:
     from pullback import krylov, maps
     from pullback.directions import Direction
     from pullback.editing import edit, sweep
-    from pullback.geometry import LocalBasis, basis, local_basis
+    from pullback.geometry import (
+        GlobalDirections,
+        LocalBasis,
+        basis,
+        global_directions,
+        local_basis,
+        mean_metric,
+    )
     from pullback.geometry.transport import latent_path, shoot, transport
     from pullback.models import LatentModel, denoise, invert, load, states
     from pullback.operators import JacobianOperator
 
 _MODULE_OF = {
     "Direction": "directions",
+    "GlobalDirections": "geometry",
     "JacobianOperator": "operators",
     "LatentModel": "models",
     "LocalBasis": "geometry",
     "basis": "geometry",
     "denoise": "models",
     "edit": "editing",
+    "global_directions": "geometry",
     "invert": "models",
     "latent_path": "geometry.transport",
     "load": "models",
     "local_basis": "geometry",
+    "mean_metric": "geometry",
     "shoot": "geometry.transport",
     "states": "models",
     "sweep": "editing",
@@ -40,6 +50,7 @@ _MODULE_OF = {
 
 __all__ = [
     "Direction",
+    "GlobalDirections",
     "JacobianOperator",
     "LatentModel",
     "LocalBasis",
@@ -47,12 +58,14 @@ __all__ = [
     "basis",
     "denoise",
     "edit",
+    "global_directions",
     "invert",
     "krylov",
     "latent_path",
     "load",
     "local_basis",
     "maps",
+    "mean_metric",
     "shoot",
     "states",
     "sweep",

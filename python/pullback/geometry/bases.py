@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from safetensors import SafetensorError, safe_open
 from typing_extensions import Unpack
@@ -18,8 +17,7 @@ from typing_extensions import Unpack
 import pullback
 from pullback import krylov, maps
 from pullback._files import write_safetensors
-from pullback._version import __version__
-from pullback.geometry import stored
+from pullback.geometry import provenance, stored
 from pullback.geometry.options import OF_PRODUCTS, Options, check_options, with_options
 from pullback.models import Condition, LatentModel, TapName
 
@@ -240,24 +238,12 @@ class _Source:
         checked = min(len(self.x), 2)
         parts["products"] = result.products.clone()
         parts["products"][:checked] += checks // checked
-        provenance = {
-            "model": model.name,
-            "fingerprint": model.seen_fingerprint,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "map": self.map.name,
-            "wrt": self.map.wrt,
-            "tap": None if self.map.site is None else str(self.map.site),
-            "t": self.t.tolist(),
-            "seed": self.solver["seed"],
-            "pullback": __version__,
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-        }
+        known = provenance.of_map(self.map, self.solver["seed"])
         return LocalBasis(
             **parts,
             stopped=result.stopped,
             tol=result.tol,
-            provenance=provenance,
+            provenance={**known, "t": self.t.tolist()},
             _source=self,
         )
 

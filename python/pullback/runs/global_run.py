@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pullback._files import occupied
-from pullback.geometry.averaging import GlobalDirections, global_directions, mean_metric
+from pullback.geometry import GlobalDirections, global_directions, mean_metric
 from pullback.geometry.transport import Transported
 from pullback.models import LatentModel
 from pullback.runs.plan import Plan
