@@ -159,7 +159,7 @@ def test_images_along_paths(rng, tmp_path, shape):
         "0", "0.25", "0.5", "0.75", "1",
     ]  # fmt: skip
     (rule,) = [one for one in told if "leads to" in one]
-    assert "shooting is 0.71 of the distance" in rule
+    assert "shooting misses the end by 0.71" in rule
     assert "lerp" not in rule
     with pytest.raises(ValueError, match="same points of every kind"):
         figures.path_images({"lerp": found["lerp"], "slerp": found["lerp"][:3]})

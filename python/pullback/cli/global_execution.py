@@ -13,7 +13,7 @@ from pullback.cli.execution import plan_of
 from pullback.cli.progress import Reporter
 from pullback.cli.request import Delivery, Request
 from pullback.cli.tables import print_global, print_json
-from pullback.cli.transport_execution import STEPS
+from pullback.cli.transport_execution import STEPS, described_bases
 from pullback.models import LatentModel
 from pullback.runs import GlobalPlan, SharedDirections
 
@@ -102,16 +102,10 @@ def _draw(
 def _described(done: SharedDirections) -> dict[str, str]:
     """The names of the data files, each with a line about it."""
     count, samples = len(done.found), len(done.bases.x)
-    t, reused = done.bases.t, ", reused" if done.bases.reused else ""
     lines = {
         runs.summary_path(Path()).name: "settings, agreement, retained norms",
         runs.global_path(Path()).name: f"{count} directions of {samples} samples",
     }
     for index in range(count):
         lines[runs.direction_path(Path(), index + 1).name] = f"direction {index + 1} of them"
-    for path, what in (
-        (runs.latents_path(Path(), t), "latents x_t"),
-        (runs.basis_path(Path(), t), "u, s, v"),
-    ):
-        lines[f"{runs.BASES}/{path.name}"] = f"{what} of all samples{reused}"
-    return lines
+    return {**lines, **described_bases(done.bases)}

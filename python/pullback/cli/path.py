@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -26,6 +26,8 @@ from pullback.cli.options import (
 from pullback.cli.output import make_folder
 from pullback.cli.parsing import parse_call, parse_list, parse_memory, parse_words
 from pullback.cli.request import Delivery, Request
+
+_T = TypeVar("_T")
 
 
 def path(
@@ -68,14 +70,15 @@ def path(
 ) -> None:
     """Join pairs of samples by paths, and measure how the tangent spaces turn along them."""
     given = parse_call(call)
+    samples = parse_list(seeds, "--seeds")
     labels = () if class_label is None else parse_list(class_label, "--class-label")
     request = Request(
         timesteps=(timestep,),
         rank=rank,
-        seeds=parse_list(seeds, "--seeds"),
+        seeds=samples,
         tap=tap,
-        class_labels=_of_both_ends(labels),
-        prompts=_of_both_ends(tuple(prompt or ())),
+        class_labels=_of_both_ends("class label", labels, len(samples) // 2),
+        prompts=_of_both_ends("prompt", tuple(prompt or ()), len(samples) // 2),
         quality=quality,
     )
     delivery = Delivery(
@@ -98,6 +101,13 @@ def path(
         )  # fmt: skip
 
 
-def _of_both_ends(given: tuple) -> tuple:
+def _of_both_ends(what: str, given: tuple[_T, ...], pairs: int) -> tuple[_T, ...]:
     """What stands for each pair, for each of its samples; one for all stays one."""
-    return given if len(given) < 2 else tuple(one for one in given for _ in range(2))
+    if len(given) < 2:
+        return given
+    if len(given) != pairs:
+        raise ValueError(
+            f"Expected one {what} for all pairs or one for each of the {pairs} pairs, got "
+            f"{len(given)}."
+        )
+    return tuple(one for one in given for _ in range(2))

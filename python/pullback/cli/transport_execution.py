@@ -14,7 +14,7 @@ from pullback.cli.progress import Reporter
 from pullback.cli.request import Delivery, Request
 from pullback.cli.tables import print_json, print_transport
 from pullback.models import LatentModel
-from pullback.runs import TimestepTransport, TransportPlan
+from pullback.runs import TimestepBases, TimestepTransport, TransportPlan
 
 #: Steps over the whole schedule for the images of figures.
 STEPS = 25
@@ -106,8 +106,8 @@ def _drawn(
     figures.save(matrix, delivery.folder / "angles.png")
     step()
     return {
-        "transport.png": "the direction carried to each target, and copied",
-        "angles.png": "distances of the tangent spaces of all samples",
+        "transport.png": "the direction carried, and copied",
+        "angles.png": "distances of the tangent spaces",
     }
 
 
@@ -134,14 +134,20 @@ def _images(
 
 def _described(done: Sequence[TimestepTransport]) -> dict[str, str]:
     """The names of the data files, each with a line about it."""
-    lines = {runs.summary_path(Path()).name: "settings, retained norms, distances, products"}
+    lines = {runs.summary_path(Path()).name: "settings, retained norms, distances"}
     for one in done:
-        reused = ", reused" if one.bases.reused else ""
-        count = len(one.bases.x) - 1
-        lines[runs.transport_path(Path(), one.t).name] = (
-            f"carried to {count} targets at t = {one.t}"
-        )
-        for path in (runs.latents_path(Path(), one.t), runs.basis_path(Path(), one.t)):
-            what = "latents x_t" if path.name.startswith("latents") else "u, s, v"
-            lines[f"{runs.BASES}/{path.name}"] = f"{what} of all samples{reused}"
+        name = runs.transport_path(Path(), one.t).name
+        lines[name] = f"carried to {len(one.bases.x) - 1} targets"
+    for one in done:
+        lines |= described_bases(one.bases)
     return lines
+
+
+def described_bases(bases: TimestepBases) -> dict[str, str]:
+    """The names of the files of bases in their folder, each with a line about it."""
+    reused = ", reused" if bases.reused else ""
+    latents, basis = runs.latents_path(Path(), bases.t), runs.basis_path(Path(), bases.t)
+    return {
+        f"{runs.BASES}/{latents.name}": f"latents x_t{reused}",
+        f"{runs.BASES}/{basis.name}": f"u, s, v of all samples{reused}",
+    }
