@@ -7,6 +7,8 @@ usage, 130 for Ctrl-C, 143 for SIGTERM.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from pullback.cli.basis import basis, demo
@@ -24,8 +26,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (basis, edit, transport, path):
-    app.command()(reported(command))
-app.command("global")(reported(global_directions))  # a word that Python keeps for itself
-for command in (demo, taps, info):
-    app.command()(reported(command))
+COMMANDS: dict[str, Callable[..., None]] = {
+    "basis": basis,
+    "edit": edit,
+    "transport": transport,
+    "path": path,
+    "global": global_directions,
+    "demo": demo,
+    "taps": taps,
+    "info": info,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(reported(command))

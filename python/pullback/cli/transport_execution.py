@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -76,7 +77,7 @@ def _drawn(
     model: LatentModel,
     plan: TransportPlan,
     done: Sequence[TimestepTransport],
-    summary: dict,
+    summary: dict[str, Any],
     delivery: Delivery,
     step: Callable[[], None],
 ) -> dict[str, str]:
@@ -124,7 +125,7 @@ def _images(
     for sample in range(min(len(one.bases.x), _SHOWN)):
         x = one.bases.x[[sample]].to(model.device)
         cond = plan.bases.condition(model, slice(sample, sample + 1))
-        options = {"cond": cond, "steps": STEPS, "memory": memory}
+        options: dict[str, Any] = {"cond": cond, "steps": STEPS, "memory": memory}
         own = [one.carried.direction(sample)]
         carried = editing.sweep(model, x, one.t, own, [0.0, strength, -strength], **options)
         as_it_is = editing.sweep(model, x, one.t, [copied], [strength], **options)
