@@ -6,6 +6,7 @@
 #include "ops/gram.h"
 #include "ops/orthonormalize.h"
 #include "ops/ritz.h"
+#include "ops/squared_singular_values.h"
 
 STABLE_TORCH_LIBRARY(pullback, m) {
   // [B, k, N], [B, p, N] -> [B, k, p] float64
@@ -21,6 +22,8 @@ STABLE_TORCH_LIBRARY(pullback, m) {
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   // [B, n, n] -> values [B, n], vectors [B, n, n], both float64
   m.def("ritz(Tensor t) -> (Tensor, Tensor)");
+  // [P, k, p] -> [P, min(k, p)] float64
+  m.def("squared_singular_values(Tensor c) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pullback, CPU, m) {
@@ -29,6 +32,7 @@ STABLE_TORCH_LIBRARY_IMPL(pullback, CPU, m) {
   m.impl("orthonormalize", TORCH_BOX(&pullback::ops::orthonormalize_cpu));
   m.impl("block_step", TORCH_BOX(&pullback::ops::block_step_cpu));
   m.impl("ritz", TORCH_BOX(&pullback::ops::ritz_cpu));
+  m.impl("squared_singular_values", TORCH_BOX(&pullback::ops::squared_singular_values_cpu));
 }
 
 #if defined(PULLBACK_WITH_CUDA)
@@ -37,5 +41,6 @@ STABLE_TORCH_LIBRARY_IMPL(pullback, CUDA, m) {
   m.impl("orthonormalize", TORCH_BOX(&pullback::ops::orthonormalize_cuda));
   m.impl("block_step", TORCH_BOX(&pullback::ops::block_step_cuda));
   m.impl("ritz", TORCH_BOX(&pullback::ops::ritz_cuda));
+  m.impl("squared_singular_values", TORCH_BOX(&pullback::ops::squared_singular_values_cuda));
 }
 #endif

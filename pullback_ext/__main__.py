@@ -123,11 +123,26 @@ def _ritz_cases(device: torch.device) -> Iterator[Case]:
         yield Case(f"float64 [{batch}, {n}, {n}]", (t + t.mT,), _apart, 1e-10)
 
 
+def _squared_singular_values_cases(device: torch.device) -> Iterator[Case]:
+    def error(got: torch.Tensor, want: torch.Tensor) -> float:
+        """Largest difference of two values over the largest value of their matrix."""
+        return float(((got - want).abs() / want.amax(1, keepdim=True)).max())
+
+    generator = torch.Generator().manual_seed(3)
+    shapes = [(3, 1, 5), (21, 10, 10), (40, 16, 16), (2, 50, 20), (3, 33, 47), (1, 64, 70)]
+    for batch, k, p in [*shapes, (2, 150, 140)]:
+        for dtype in (torch.float64, torch.float32):
+            c = torch.randn(p, batch, k, generator=generator).to(device, dtype).movedim(0, 2)
+            label = f"{str(dtype).removeprefix('torch.')} [{batch}, {k}, {p}]"
+            yield Case(label, (c,), error, 2e-14)
+
+
 CASES: dict[str, Callable[[torch.device], Iterator[Case]]] = {
     "gram": _gram_cases,
     "orthonormalize": _orthonormalize_cases,
     "block_step": _block_step_cases,
     "ritz": _ritz_cases,
+    "squared_singular_values": _squared_singular_values_cases,
 }
 
 
@@ -327,7 +342,7 @@ def _print(found: dict[str, Any]) -> None:
     for row in found["kernels"]:
         state = "ok" if row["passed"] else f"FAILED: {row['problem']}"
         print(
-            f"  {row['op']:10} {row['device']:8} {row['case']:30} error {row['error']:.1e} "
+            f"  {row['op']:23} {row['device']:8} {row['case']:30} error {row['error']:.1e} "
             f"(bound {row['bound']:.0e}) {row['milliseconds']:8.3f} ms  {state}"
         )
 

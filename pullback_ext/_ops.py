@@ -85,7 +85,7 @@ def _fold_batch(x: torch.Tensor) -> tuple[torch.Tensor, Rule]:
     return x.reshape(shape[0] * shape[1], *x.shape[2:]), lambda y: y.unflatten(0, shape)
 
 
-# ------------------------------------------------------------- orthonormalize, block_step and ritz
+# ------------------------------------------- orthonormalize, block_step, ritz and singular values
 
 
 def _flags_like(block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -133,6 +133,11 @@ def _ritz_fake(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
+def _squared_singular_values_fake(c: torch.Tensor) -> torch.Tensor:
+    reference.check_squared_singular_values(c)
+    return c.new_empty((c.shape[0], min(c.shape[1:])), dtype=torch.float64)
+
+
 def _fold_all(name: str) -> Rule:
     """A vmap rule that folds the mapped dimension into the batch of every tensor.
 
@@ -150,6 +155,8 @@ def _fold_all(name: str) -> Rule:
                 x = x.reshape(shape[0] * shape[1], *x.shape[2:])
             folded.append(x)
         results = overload(name)(*folded)
+        if isinstance(results, torch.Tensor):
+            return results.unflatten(0, shape), 0
         return tuple(x.unflatten(0, shape) for x in results), tuple(0 for _ in results)
 
     return rule
@@ -195,6 +202,15 @@ OPS: dict[str, Op] = {
             vmap=_fold_all("ritz"),
             no_derivative="pass detached tensors; to differentiate eigenvalues, use "
             "torch.linalg.eigh",
+        ),
+        Op(
+            name="squared_singular_values",
+            schema="squared_singular_values(Tensor c) -> Tensor",
+            reference=reference.squared_singular_values,
+            fake=_squared_singular_values_fake,
+            vmap=_fold_all("squared_singular_values"),
+            no_derivative="pass detached tensors; to differentiate singular values, use "
+            "torch.linalg.svdvals",
         ),
     )
 }

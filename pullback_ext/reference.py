@@ -180,6 +180,22 @@ def check_ritz(t: torch.Tensor) -> None:
         _fail(f"ritz: expected t of dtype float64 or float32, got {_dtype(t)}")
 
 
+def check_squared_singular_values(c: torch.Tensor) -> None:
+    """Raises what the native ``squared_singular_values`` raises on a bad shape or dtype.
+
+    Args:
+        c: expected [P, k, p], float64 or float32, with k and p from 1 up.
+
+    Raises:
+        RuntimeError: says what was expected and what came.
+    """
+    op = "squared_singular_values"
+    if c.dim() != 3 or 0 in c.shape[1:]:
+        _fail(f"{op}: expected c of shape [P, k, p], k and p from 1 up, got {_shape(c)}")
+    if c.dtype not in (torch.float64, torch.float32):
+        _fail(f"{op}: expected c of dtype float64 or float32, got {_dtype(c)}")
+
+
 def _finite_rows(op: str, name: str, rows: torch.Tensor) -> torch.Tensor:
     """[B, k], whether a row is finite; on the CPU an error where one is not."""
     finite = rows.isfinite().all(2)
@@ -314,3 +330,27 @@ def ritz(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         peak = vectors.abs().argmax(2, keepdim=True)
         vectors = torch.where(vectors.gather(2, peak) < 0, -vectors, vectors)
     return values.flip(1), vectors
+
+
+def squared_singular_values(c: torch.Tensor) -> torch.Tensor:
+    """Squares of the singular values of matrices, descending, in float64.
+
+    Args:
+        c: [P, k, p], k and p from 1 up; float64 or float32.
+
+    Returns:
+        [P, min(k, p)], as :func:`pullback_ext.squared_singular_values` describes them.
+
+    Raises:
+        RuntimeError: another shape or dtype; on the CPU, NaN or infinity.
+    """
+    check_squared_singular_values(c)
+    finite = c.isfinite().flatten(1).all(1)
+    if c.device.type == "cpu" and not bool(finite.all()):
+        matrix = int(torch.nonzero(~finite)[0])
+        _fail(
+            "squared_singular_values: expected finite entries, got NaN or infinity in matrix "
+            f"{matrix} of c"
+        )
+    values = torch.linalg.svdvals(torch.where(finite[:, None, None], c, 0).double()).square()
+    return torch.where(finite.unsqueeze(1), values, torch.nan)

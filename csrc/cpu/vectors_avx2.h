@@ -48,5 +48,23 @@ struct Double4 {
   }
 };
 
+// One problem to a lane (numerics/lanes.h).
+struct Lanes4 {
+  using Reg = __m256d;
+  using Mask = __m256d;
+  static constexpr int kLanes = 4, kTile = 3;
+  static Reg load(const double* p) { return _mm256_loadu_pd(p); }
+  static void store(double* p, Reg x) { _mm256_storeu_pd(p, x); }
+  static Reg broadcast(double x) { return _mm256_set1_pd(x); }
+  static Reg fma(Reg x, Reg y, Reg acc) { return _mm256_fmadd_pd(x, y, acc); }
+  static Reg root(Reg x) { return _mm256_sqrt_pd(x); }
+  static Reg magnitude(Reg x) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), x); }
+  static Reg larger(Reg x, Reg y) { return _mm256_max_pd(x, y); }
+  static Reg smaller(Reg x, Reg y) { return _mm256_min_pd(x, y); }
+  static Mask above(Reg x, Reg y) { return _mm256_cmp_pd(x, y, _CMP_GT_OQ); }
+  static Reg choose(Mask mask, Reg x, Reg y) { return _mm256_blendv_pd(y, x, mask); }
+  static bool any(Mask mask) { return _mm256_movemask_pd(mask) != 0; }
+};
+
 }  // namespace
 }  // namespace pullback::cpu

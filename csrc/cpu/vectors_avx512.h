@@ -48,5 +48,23 @@ struct Double8 {
   }
 };
 
+// One problem to a lane (numerics/lanes.h).
+struct Lanes8 {
+  using Reg = __m512d;
+  using Mask = __mmask8;
+  static constexpr int kLanes = 8, kTile = 4;
+  static Reg load(const double* p) { return _mm512_loadu_pd(p); }
+  static void store(double* p, Reg x) { _mm512_storeu_pd(p, x); }
+  static Reg broadcast(double x) { return _mm512_set1_pd(x); }
+  static Reg fma(Reg x, Reg y, Reg acc) { return _mm512_fmadd_pd(x, y, acc); }
+  static Reg root(Reg x) { return _mm512_sqrt_pd(x); }
+  static Reg magnitude(Reg x) { return _mm512_andnot_pd(_mm512_set1_pd(-0.0), x); }
+  static Reg larger(Reg x, Reg y) { return _mm512_max_pd(x, y); }
+  static Reg smaller(Reg x, Reg y) { return _mm512_min_pd(x, y); }
+  static Mask above(Reg x, Reg y) { return _mm512_cmp_pd_mask(x, y, _CMP_GT_OQ); }
+  static Reg choose(Mask mask, Reg x, Reg y) { return _mm512_mask_blend_pd(mask, y, x); }
+  static bool any(Mask mask) { return mask != 0; }
+};
+
 }  // namespace
 }  // namespace pullback::cpu

@@ -1,6 +1,6 @@
-// Who works on one small matrix: a single thread of the host, or all threads of a CUDA block. The
-// algorithms in this folder are written once, for a team: they share the work by rank() and size(),
-// meet at PULLBACK_SYNC(team), and agree by any(), at which they meet as well.
+// Who works on one small matrix: a single thread of the host, or all threads of a CUDA block or
+// warp. The algorithms in this folder are written once, for a team: they share the work by rank()
+// and size(), meet at PULLBACK_SYNC(team), and agree by any(), at which they meet as well.
 #pragma once
 
 #include "common/host_device.h"

@@ -7,31 +7,17 @@
 
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/util/shim_utils.h>
 
 #include "common/check.h"
 #include "common/current_stream.h"
 #include "cuda/ritz.h"
+#include "ops/call.h"
 
 namespace pullback::ops {
 namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-// One of torch's own operators, by name; the results are its first `Results` outputs.
-template <size_t Results = 1, class... Arguments>
-std::array<Tensor, Results> call(const char* op, const char* overload,
-                                 const Arguments&... arguments) {
-  std::array<StableIValue, sizeof...(arguments)> stack{torch::stable::detail::from(arguments)...};
-  static_assert(Results <= sizeof...(arguments), "results take the place of the arguments");
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, overload, stack.data(), TORCH_ABI_VERSION));
-  std::array<Tensor, Results> results;
-  for (size_t i = 0; i < Results; ++i) {
-    results[i] = torch::stable::detail::to<Tensor>(stack[i]);
-  }
-  return results;
-}
 
 // torch.linalg.eigh, which is LAPACK or cuSOLVER, brought into the form of the kernel's results.
 Ritz by_eigh(const Tensor& t) {

@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("sklearn", reason="the judge learns the digits of scikit-learn")
 
-from pullback.zoo.digits import edits, edits_report
+from pullback.zoo.digits import edits, edits_report, tables
 from pullback.zoo.digits.intervals import at_equal_energy, summary
 from pullback.zoo.digits.judge import Judge
 from tests.docs.documents import ROOT
@@ -124,12 +124,12 @@ def test_tables_are_written_between_their_marks(found, tmp_path):
     edits_report.write(results, page, None)
     assert page.read_text("utf-8") == once
     with pytest.raises(ValueError, match="no table"):
-        edits_report.replaced("nothing", found)
+        tables.replaced("nothing", edits_report.COMMAND, edits_report.TABLES, found)
 
 
 def test_the_page_shows_the_results_that_are_kept():
     kept = json.loads(KEPT.read_text("utf-8"))
     text = PAGE.read_text("utf-8")
-    assert edits_report.replaced(text, kept) == text
+    assert tables.replaced(text, edits_report.COMMAND, edits_report.TABLES, kept) == text
     settings = json.loads(json.dumps(asdict(edits.Settings())))
     assert kept["settings"] == settings

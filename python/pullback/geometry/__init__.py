@@ -1,4 +1,4 @@
-"""The geometry that a map induces on latents: local bases, subspaces, transport, and averages."""
+"""The geometry that a map induces on latents: bases, subspaces, transport, what samples share."""
 
 from pullback.geometry import grassmann, transport
 from pullback.geometry.averaging import GlobalDirections, global_directions, mean_metric

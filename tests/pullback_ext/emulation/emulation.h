@@ -2,7 +2,7 @@
 // PULLBACK_EMULATION is defined.
 //
 // One fiber per thread, one block after the other. A fiber runs until it must wait: at a barrier
-// for its block, at a shuffle for its warp. The order in which fibers run is the schedule. Shared
+// for its block, at a shuffle or a warp's barrier for its warp. The order in which fibers run is the schedule. Shared
 // memory starts as NaN in every block and is followed by a guard zone. A kernel that is right gives
 // the same bits under every schedule; one that lacks a barrier reads NaN or stale values under at
 // least one of them. To prove that, every place where threads wait is numbered and can be left out.
@@ -41,6 +41,7 @@
   }(__func__))
 #define __syncthreads() emulation::barrier(EMULATION_SITE, false)
 #define __syncthreads_or(mine) emulation::barrier(EMULATION_SITE, (mine))
+#define __syncwarp() emulation::warp_barrier(EMULATION_SITE)
 #define __shfl_xor_sync(mask, value, lanes) \
   emulation::shuffle_xor(EMULATION_SITE, (mask), (value), (lanes))
 // A team meets where the algorithm says so, not inside of the team.
@@ -148,6 +149,18 @@ T shuffle_xor(int site, unsigned mask, T value, int lanes) {
   leave(self);
   std::memcpy(&value, &self.value, sizeof value);
   return value;
+}
+
+// A shuffle in which every thread gets what it gave.
+inline void warp_barrier(int site) {
+  if (caller >= 0) site = caller;
+  caller = -1;
+  if (site == skipped) return;
+  Fiber& self = block().fibers[block().running];
+  self.state = Fiber::kAtShuffle;
+  self.site = site;
+  self.partner = block().running;
+  leave(self);
 }
 
 inline void fiber_main() {

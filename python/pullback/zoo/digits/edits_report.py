@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +12,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pullback.figures import save
+from pullback.zoo.digits.tables import Results, interval, table_of, verdict, write_page
 
-_INK, _FAINT = "#1a1a1a", "#6b6b6b"
-_TITLE, _LABEL, _SMALL = 10.0, 8.0, 7.0  # points
+_INK, FAINT = "#1a1a1a", "#6b6b6b"
+TITLE, LABEL, _SMALL = 10.0, 8.0, 7.0  # points
 #: For `matplotlib.rc_context`, which types the keys one by one.
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "mathtext.fontset": "dejavusans",
-    "axes.edgecolor": _FAINT,
+    "axes.edgecolor": FAINT,
     "axes.linewidth": 0.6,
     "text.color": _INK,
 }
-
-_END = "<!-- end of table -->"
 
 #: What is said of each kind, and its colour.
 _KINDS = {
     "pullback": ("its own leading directions", "#2b5f94"),
     "another": ("those of another sample", "#3f9c6d"),
     "spectrum": ("noise of the same spectrum", "#c8581c"),
-    "random": ("noise", _FAINT),
+    "random": ("noise", FAINT),
 }
 _CONTROLS = ("random", "spectrum", "another")
 _MARKERS = {"pullback": "o", "another": "s", "spectrum": "^", "random": "D"}
@@ -45,7 +44,8 @@ _NAMES = {
     "random asymmetric": "noise, asymmetric",
 }
 
-Results = dict[str, Any]
+#: What writes the page's tables.
+COMMAND = "python -m pullback.zoo.digits.edits"
 
 
 def write(results: Path, page: Path | None, picture: Path | None) -> None:
@@ -56,48 +56,10 @@ def write(results: Path, page: Path | None, picture: Path | None) -> None:
     """
     found = json.loads(results.read_text("utf-8"))
     if page is not None:
-        page.write_text(replaced(page.read_text("utf-8"), found), "utf-8")
+        write_page(page, COMMAND, TABLES, found)
     if picture is not None:
-        with matplotlib.rc_context(_STYLE):
+        with matplotlib.rc_context(STYLE):
             save(curves(found), picture)
-
-
-def mark(name: str) -> str:
-    """What stands before a table on the page."""
-    return f"<!-- table: python -m pullback.zoo.digits.edits ({name}) -->"
-
-
-def replaced(page: str, found: Results) -> str:
-    """A page with its tables written anew."""
-    for name, table in TABLES.items():
-        before, begin, rest = page.partition(mark(name))
-        if not begin or _END not in rest:
-            raise ValueError(f"The page has no table between {mark(name)!r} and {_END!r}.")
-        page = f"{before}{begin}\n\n{table(found)}\n{_END}{rest.partition(_END)[2]}"
-    return page
-
-
-def _table(names: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    names = list(names)
-    words = ("what", "value", "way", "difference")
-    lines = [names, ["---" if name in words else "---:" for name in names], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _range(value: dict[str, float]) -> str:
-    """A mean with its interval."""
-    return f"{value['mean']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
-
-
-def _verdict(value: dict[str, float] | None) -> str:
-    """A difference with its interval: bold where it is not zero, and marked where it is below."""
-    if value is None:
-        return "not reached"
-    if value["low"] > 0:
-        return f"**+{_range(value)}**"
-    if value["high"] < 0:
-        return f"**{_range(value)}** (below)"
-    return f"{_range(value)} (none shown)"
 
 
 def _picked(rows: list[Results], **wanted: Any) -> Results:
@@ -121,7 +83,7 @@ def _judge(found: Results) -> str:
         ("fingerprint of the model", f"`{found['fingerprint']}`"),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
     ]
-    return _table(("what", "value"), rows)
+    return table_of(("what", "value"), rows)
 
 
 def _norms(found: Results) -> str:
@@ -139,23 +101,23 @@ def _norms(found: Results) -> str:
                     f"{strength:g} ({strength / before['latent_norm']:.0%})",
                     f"{own['energy']['mean']:.2f}",
                     f"{noise['energy']['mean']:.2f}",
-                    _range(own["variation"]),
-                    *(_verdict(one["variation"]) for one in less),
+                    interval(own["variation"]),
+                    *(verdict(one["variation"]) for one in less),
                 ]
             )
     names = ["t", "norm (of ‖x_t‖)", "RMS, own", "RMS, noise", "TV, own"]
-    return _table([*names, *(f"own − {_KINDS[name][0]}" for name in _CONTROLS)], rows)
+    return table_of([*names, *(f"own − {_KINDS[name][0]}" for name in _CONTROLS)], rows)
 
 
 def _energies(found: Results) -> str:
     kept = {(row["t"], row["energy"], row["control"]): row["difference"]
             for row in found["equal_energy"]}  # fmt: skip
     rows = [
-        [str(t), f"{energy:g}", *(_verdict(kept.get((t, energy, name))) for name in _CONTROLS)]
+        [str(t), f"{energy:g}", *(verdict(kept.get((t, energy, name))) for name in _CONTROLS)]
         for t in found["settings"]["times"]
         for energy in found["settings"]["energies"]
     ]
-    return _table(["t", "RMS change", *(f"own − {_KINDS[name][0]}" for name in _CONTROLS)], rows)
+    return table_of(["t", "RMS change", *(f"own − {_KINDS[name][0]}" for name in _CONTROLS)], rows)
 
 
 def _indices(found: Results) -> str:
@@ -165,14 +127,16 @@ def _indices(found: Results) -> str:
             str(t),
             f"{strength:g}",
             *(
-                _range(_picked(found["by_index"], t=t, strength=strength, index=i + 1)["variation"])
+                interval(
+                    _picked(found["by_index"], t=t, strength=strength, index=i + 1)["variation"]
+                )
                 for i in range(settings["directions"])
             ),
         ]
         for t in settings["times"]
         for strength in settings["strengths"]
     ]
-    return _table(["t", "norm", *(f"v_{i + 1}" for i in range(settings["directions"]))], rows)
+    return table_of(["t", "norm", *(f"v_{i + 1}" for i in range(settings["directions"]))], rows)
 
 
 def _ways(key: str) -> Callable[[Results], str]:
@@ -184,12 +148,12 @@ def _ways(key: str) -> Callable[[Results], str]:
                 f"{row['strength']:g}",
                 _NAMES[row["way"]],
                 *([f"{row['norm']:.1f}"] if "norm" in row else []),
-                *(_range(row[name]) for name in ("energy", "variation", "loss", "sure")),
+                *(interval(row[name]) for name in ("energy", "variation", "loss", "sure")),
             ]
             for row in found[key]["ways"]
         ]
         guided = ["push", "way", "norm"] if key == "guidance" else ["norm", "way"]
-        return _table([*guided, "RMS change", "TV", "loss", "sure"], rows)
+        return table_of([*guided, "RMS change", "TV", "loss", "sure"], rows)
 
     return table
 
@@ -202,12 +166,12 @@ def _differences(key: str) -> Callable[[Results], str]:
             [
                 f"{row['strength']:g}",
                 f"{_NAMES[row['way']]} − {_NAMES[row['minus']]}",
-                *(_verdict(row[name]) for name in ("energy", "variation", "loss")),
+                *(verdict(row[name]) for name in ("energy", "variation", "loss")),
             ]
             for row in found[key]["differences"]
         ]
         names = ["push" if key == "guidance" else "norm", "difference"]
-        return _table([*names, "RMS change", "TV", "loss"], rows)
+        return table_of([*names, "RMS change", "TV", "loss"], rows)
 
     return table
 
@@ -239,18 +203,18 @@ def curves(found: Results) -> Figure:
             up = [row["variation"] for row in rows]
             _curve(above, norms, up, kind)
             _curve(below, [row["energy"]["mean"] for row in rows], up, kind)
-        _plain(above, max(norms))
-        _plain(below, most)
-        above.set_title(f"t = {t}", fontsize=_TITLE)
-        above.set_xlabel("norm added to $x_t$", fontsize=_LABEL)
-        below.set_xlabel("RMS change of the image", fontsize=_LABEL)
+        plain(above, max(norms))
+        plain(below, most)
+        above.set_title(f"t = {t}", fontsize=TITLE)
+        above.set_xlabel("norm added to $x_t$", fontsize=LABEL)
+        below.set_xlabel("RMS change of the image", fontsize=LABEL)
         above.set_xticks([0, *norms])
     axes[0, 0].set_ylim(0, 1)
     for row in axes:
-        row[0].set_ylabel("total variation of the\nclasses' probabilities", fontsize=_LABEL)
+        row[0].set_ylabel("total variation of the\nclasses' probabilities", fontsize=LABEL)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(
-        handles[::-1], labels[::-1], loc="upper center", ncol=len(_KINDS), fontsize=_LABEL,
+        handles[::-1], labels[::-1], loc="upper center", ncol=len(_KINDS), fontsize=LABEL,
         frameon=False, handlelength=2.6,
     )  # fmt: skip
     figure.subplots_adjust(left=0.075, right=0.99, top=0.88, bottom=0.09, wspace=0.1, hspace=0.34)
@@ -269,10 +233,10 @@ def _curve(axes: Axes, across: list[float], up: list[Results], kind: str) -> Non
     )  # fmt: skip
 
 
-def _plain(axes: Axes, top: float) -> None:
+def plain(axes: Axes, top: float) -> None:
     """Two spines, small ticks, a faint grid."""
     axes.set_xlim(0, 1.03 * top)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(length=2.5, width=0.6, labelsize=_SMALL, pad=2, color=_FAINT, labelcolor=_INK)
+    axes.tick_params(length=2.5, width=0.6, labelsize=_SMALL, pad=2, color=FAINT, labelcolor=_INK)
     axes.grid(color="#e6e9ed", linewidth=0.6)
     axes.set_axisbelow(True)
