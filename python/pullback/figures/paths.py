@@ -106,8 +106,6 @@ def path_images(
     rule = "What each point leads to."
     for kind, gap in (gaps or {}).items():
         if gap > _NO_GAP:
-            rule += (
-                f" The last one of {kind} is {gap:.2f} of the distance of the ends from the end."
-            )
+            rule += f" The last one of {kind} misses the end by {gap:.2f} of the ends' distance."
     heads = [f"{place:.2g}" for place in found]
     return table(title or "Paths between two samples", rule, rows, heads, None, "along the path")
