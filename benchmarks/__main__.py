@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: `python -m benchmarks [basis|edits|gram|orthonormalize|all]`."""
+"""Command line of the benchmarks: `python -m benchmarks WHAT`; `--help` tells what there is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks import basis, edits, environment, gram, orthonormalize, report
+from benchmarks import basis, edits, environment, gram, orthonormalize, pairs, report, transport
 from pullback._files import write_json
 
 _RESULTS = Path(__file__).parent / "results"
@@ -24,6 +24,8 @@ class What(str, Enum):
     edits = "edits"
     gram = "gram"
     orthonormalize = "orthonormalize"
+    pairs = "pairs"
+    transport = "transport"
     all = "all"
 
 
@@ -42,7 +44,8 @@ def main(
     what: Annotated[
         What,
         typer.Argument(
-            help="basis, edits: against the published loops; gram, orthonormalize: the kernels."
+            help="basis, edits, transport: against the published loops; pairs: distances of many "
+            "subspaces; gram, orthonormalize: the kernels."
         ),
     ] = What.basis,
     samples: Annotated[int | None, typer.Option(min=1, help="Latents of basis (8).")] = None,
@@ -94,6 +97,12 @@ def main(
             blocks = orthonormalize.Settings
             extent = blocks.quick() if quick else blocks.on(place)
             results["orthonormalize"] = orthonormalize.run(extent, place, status.update)
+        if what in (What.pairs, What.all):
+            many = pairs.Settings.quick() if quick else pairs.Settings()
+            results["pairs"] = pairs.run(many, place, status.update)
+        if what in (What.transport, What.all):
+            carried = transport.Settings.quick() if quick else transport.Settings()
+            results["transport"] = transport.run(carried, place, status.update)
     results["environment"]["load_average_at_end"] = environment.load_average()
     if "basis" in results:
         report.print_basis(console, results["basis"])
@@ -103,6 +112,10 @@ def main(
         report.print_gram(console, results["gram"])
     if "orthonormalize" in results:
         report.print_orthonormalize(console, results["orthonormalize"])
+    if "pairs" in results:
+        report.print_pairs(console, results["pairs"])
+    if "transport" in results:
+        report.print_transport(console, results["transport"])
     if quick:
         console.print("This was a quick run: it shows that all runs, and its figures mean nothing.")
     if output is None and not quick:

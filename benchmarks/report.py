@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,6 +100,61 @@ def print_edits(console: Console, results: dict[str, Any]) -> None:
             f"{method['largest_difference']:.1e}",
         )
     console.print(table)
+
+
+def print_pairs(console: Console, results: dict[str, Any]) -> None:
+    """The table of sizes."""
+    settings = results["settings"]
+    table = _table(
+        f"all pairs of {settings['subspaces']} subspaces of {settings['rank']} float32 rows; "
+        f"medians of {settings['rounds']} rounds, in seconds",
+        ("entries of a row",),
+        ("ours", "products", "of the GEMM rate", "angles, µs a pair", "loop / ours (least, most)"),
+        wrap=True,
+    )
+    for row in results["sizes"]:
+        ratio, seconds = row["ratio_of_the_loop"], row["seconds"]
+        table.add_row(
+            str(row["n"]),
+            f"{seconds['ours']:.2f}",
+            f"{seconds['products']:.2f}",
+            f"{row['product_rate_of_gemm']:.0%}",
+            f"{row['microseconds_of_angles']:.2f}",
+            f"{ratio['median']:.1f} ({ratio['min']:.1f}, {ratio['max']:.1f})",
+        )
+    console.print(table)
+    _print_targets(console, results["targets"])
+
+
+def print_transport(console: Console, results: dict[str, Any]) -> None:
+    """The table of both ways."""
+    settings, ratio = results["settings"], results["ratio"]
+    table = _table(
+        f"{settings['model']}: one direction to {settings['targets']} targets, t = "
+        f"{settings['t']}, rank {settings['rank']}; the loop on {settings['one_by_one']} of them; "
+        f"medians of {settings['rounds']} rounds",
+        ("method",),
+        ("ms / target", "ratio to ours (least, most)", "products / target"),
+        wrap=True,
+    )
+    ratios = {
+        "published": f"{ratio['median']:.1f} ({ratio['min']:.1f}, {ratio['max']:.1f})",
+        "ours": "1",
+    }
+    for name, told in ratios.items():
+        method = results[name]
+        table.add_row(
+            method["label"],
+            f"{statistics.median(method['seconds_per_target']) * 1e3:.1f}",
+            told,
+            f"{method['products_per_target']:.1f}",
+        )
+    console.print(table)
+    cosine = results["cosine_of_directions"]
+    console.print(
+        f"|cos| between the directions of both: median {cosine['median']:.4f}, least "
+        f"{cosine['min']:.4f}"
+    )
 
 
 def _print_targets(console: Console, targets: list[dict[str, Any]]) -> None:

@@ -245,8 +245,8 @@ def squared_singular_values(c: torch.Tensor) -> torch.Tensor:
     once. Matrices are read through any strides, so that c may be pieces of one large product of all
     frames with all: no copy is made.
 
-    The Gram matrix of the shorter side, in float64, of entries scaled by a power of two; Householder
-    reflections to tridiagonal form; and the root-free QL iteration of Pal, Walker and Kahan. On the
+    The Gram matrix of the shorter side, in float64, of entries scaled by a power of two;
+    Householder reflections to tridiagonal form; and the root-free QL iteration of Pal, Walker and Kahan. On the
     CPU a vector of doubles holds one matrix per lane, for a shorter side up to 128; on CUDA a warp
     has a matrix to itself up to 32, a thread block up to 64. Larger matrices go to
     ``torch.linalg.svdvals``, on the CPU one at a time. A matrix's values are the same, to the bit,

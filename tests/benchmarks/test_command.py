@@ -184,3 +184,17 @@ def test_a_missing_gpu_is_said_in_a_sentence():
     result = CliRunner().invoke(app, ["gram", "--device", "cuda"])
     assert result.exit_code == 2
     assert "no usable NVIDIA GPU" in result.output
+
+
+def test_pairs_and_transport_have_their_figures(quick):
+    output, results = quick
+    [size] = results["pairs"]["sizes"]
+    assert size["pairs"] == 66
+    assert all(seconds > 0 for seconds in size["seconds"].values())
+    assert 0 < size["ratio_of_the_loop"]["min"] <= size["ratio_of_the_loop"]["max"]
+    carried = results["transport"]
+    assert carried["published"]["products_per_target"] == 2 * 3 * 3 + 3
+    assert carried["ratio"]["min"] > 0
+    # Three iterations of the loop do not make a basis; both must look the same way all the same.
+    assert carried["cosine_of_directions"]["min"] > 0.3
+    assert "one direction to 4 targets" in output

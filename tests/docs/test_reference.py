@@ -12,8 +12,8 @@ import pytest
 
 from tests.docs.documents import PAGES, ROOT
 
-#: A shape such as [B, k, n], [B], [B, *x_shape] or [B, ...].
-SHAPE = re.compile(r"\[[A-Za-z0-9*][^\[\]]*\]")
+#: A shape such as [B, k, n], [B], [B, *x_shape], [B, ...] or [..., k, N].
+SHAPE = re.compile(r"\[(?:\.\.\.|[A-Za-z0-9*])[^\[\]]*\]")
 UNITS = re.compile(r"training\s+(units|timesteps?)")
 TIMESTEPS = {"t", "timestep", "timesteps", "start", "stop"}
 SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Yields|Cost|Source|Sources):")

@@ -54,15 +54,16 @@ class Linear(nn.Module):
 
     def __init__(self, matrix):
         super().__init__()
-        self.first = nn.Linear(*matrix.shape[::-1], bias=False, dtype=torch.float64)
-        self.first.weight = nn.Parameter(matrix.clone(), requires_grad=False)
+        mix = nn.Linear(N, M, bias=False, dtype=torch.float64)
+        mix.weight = nn.Parameter(matrix.clone(), requires_grad=False)
+        self.first = nn.Sequential(nn.Flatten(), mix, nn.Unflatten(1, H))
 
     def forward(self, x, t):
-        self.first(x.flatten(1))
-        return x * 1.0
+        self.first(x)
+        return 1.0 * x
 
 
 def linear_model(spectrum=None):
     """A model with one Jacobian everywhere, and that Jacobian `[M, N]`."""
     matrix = jacobians(1, seed=7, spectrum=spectrum)[0]
-    return LatentModel(Linear(matrix), DDPMScheduler(), latent_shape=X), matrix
+    return LatentModel(Linear(matrix).eval(), DDPMScheduler(), latent_shape=X), matrix

@@ -1,6 +1,7 @@
 """Paths between latents: their points, and how far the tangent spaces turn on them."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -136,7 +137,7 @@ def test_every_point_starts_from_the_one_before_and_progress_says_so(linear, mon
         assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
         assert len(made) == 4
         assert made[0][0] is None
-        for (_, before), (init, _) in zip(made, made[1:], strict=False):
+        for (_, before), (init, _) in pairwise(made):
             assert torch.equal(init, before.v)
 
 
@@ -152,7 +153,7 @@ def test_bases_that_did_not_converge_are_warned_of(linear):
 def test_tangent_spaces_of_lower_rank_have_no_distance():
     flat = linear_model(spectrum=[3.0, 2.0])[0]
     with pytest.raises(
-        ValueError, match="point 0 of pair 0 the numerical rank is 2. Choose rank=2"
+        ValueError, match=r"point 0 of pair 0 the numerical rank is 2. Choose rank=2"
     ):
         path(flat, latents(), latents(seed=1))
     assert path(flat, latents(), latents(seed=1), rank=2).length.max() < 1e-2
@@ -171,7 +172,7 @@ BAD = [
     ({"rank": 0}, ValueError, "between 1 and min"),
     ({"quality": "best"}, ValueError, "draft"),
     ({"max_product": 3}, TypeError, r"latent_path\(\) got an unexpected .*'max_product'"),
-    ({"model": None}, TypeError, "model"),
+    ({"model": None}, TypeError, "Expected a LatentModel, got NoneType"),
 ]
 
 

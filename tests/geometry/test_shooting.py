@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from itertools import pairwise
 
 import pytest
 import torch
@@ -155,7 +156,7 @@ def test_later_bases_start_from_those_before(digits, x, monkeypatch):
     monkeypatch.setattr("pullback.geometry.transport.following.local_basis", counted)
     shoot(digits, x, 500, torch.ones(digits.latent_shape), length=1.0, steps=3, rank=4)
     assert made[0][0] is None
-    for (_, before), (init, _) in zip(made, made[1:], strict=False):
+    for (_, before), (init, _) in pairwise(made):
         assert torch.equal(init, before.v)
     cold, *warm = [int(basis.products.sum()) for _, basis in made]
     assert max(warm) < cold
@@ -167,8 +168,8 @@ def test_a_direction_is_checked_and_its_unit_is_left_out(linear):
     found = straight(model, latents(), direction, length=2.0, steps=1)
     expected = latents() + 2.0 * v[0].reshape(X)
     torch.testing.assert_close(found.points[1], expected, rtol=0, atol=1e-6)
+    other = Direction.of(v[0].reshape(X), "x", t=300)
     with pytest.warns(UserWarning, match="meant for t=300, and is to be applied at t=400"):
-        other = Direction.of(v[0].reshape(X), "x", t=300)
         straight(model, latents(), other, length=2.0, steps=1)
 
 
@@ -200,8 +201,12 @@ def test_progress_and_bases_that_did_not_converge(linear):
         warnings.simplefilter("error", UserWarning)
         straight(model, latents(), v[0].reshape(X), **options)
     assert seen == [(1, 2), (2, 2)]
-    with pytest.warns(UserWarning, match="4 bases of the way did not converge to 1e-09"):
-        straight(model, latents(), v[0].reshape(X), max_products=K, **options)
+    with pytest.warns(UserWarning, match="4 bases of the way did not converge to 1e-09") as told:
+        shoot(
+            model, latents(), T, v[0].reshape(X), rank=K, tap="first", tol=1e-9, max_products=K,
+            **options,
+        )  # fmt: skip
+    assert told[0].filename == __file__
 
 
 ONES = torch.ones(X, dtype=torch.float64)
@@ -224,7 +229,7 @@ BAD = [
     ({"rank": 0}, ValueError, "between 1 and min"),
     ({"tap": "middle"}, ValueError, "first"),
     ({"quality": "best"}, ValueError, "draft"),
-    ({"model": "digits"}, TypeError, "model"),
+    ({"model": "digits"}, TypeError, "Expected a LatentModel, got str"),
     ({"init": latents()}, TypeError, r"shoot\(\) got an unexpected .*'init'.*tol, seed"),
 ]
 
@@ -240,13 +245,15 @@ def test_what_does_not_fit_is_refused(linear, change, kind, message):
 
 
 def test_a_direction_without_a_part_in_the_basis_is_refused(linear):
-    model, v, _ = linear
-    outside = torch.linalg.svd(v).Vh[K].reshape(X)
+    model = linear[0]
+    start, options = latents(1), {"rank": K, "tap": "first", "quality": "tight"}
+    found = local_basis(model, start, T, **options).v[0].flatten(1)
+    outside = torch.linalg.svd(found).Vh[K].reshape(X)
     with pytest.raises(ValueError, match=r"no part in the local basis .* higher rank than 5"):
-        straight(model, latents(), outside, length=1.0, steps=1)
+        shoot(model, start, T, outside, length=1.0, steps=1, **options)
+    way, direction = Shooting(1, **options), Direction.of(outside, "x")
     with pytest.raises(ValueError, match="another way than Shooting"):
-        way = Shooting(1, rank=K, tap="first", quality="tight")
-        edit(model, latents(), T, Direction.of(outside, "x"), 1.0, way=way, stop=T)
+        edit(model, start, T, direction, 1.0, way=way, stop=T)
 
 
 def test_rows_beyond_the_numerical_rank_are_left_out():

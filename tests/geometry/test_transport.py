@@ -329,8 +329,9 @@ def test_little_that_is_retained_is_warned_of_with_the_least(target):
     tangent = (share * inside + math.sqrt(1 - share**2) * outside).reshape(H)
     with pytest.warns(
         UserWarning, match=rf"1 of 1 .* less than {bar:.3g} .* chance .* the least is {share:.3g}"
-    ):
+    ) as told:
         found = transport(tangent, None, target[0])
+    assert told[0].filename == __file__
     assert float(found.retained) == pytest.approx(share)
     more = ((bar + 0.01) * inside + math.sqrt(1 - (bar + 0.01) ** 2) * outside).reshape(H)
     with warnings.catch_warnings():
@@ -342,13 +343,17 @@ def test_a_basis_that_did_not_converge_is_warned_of_with_its_bound(source, targe
     not_there = torch.tensor([True, False])
     bounds = torch.tensor([1e-6, 0.25], dtype=torch.float64)
     loose = replace(target, converged=not_there, angle_bound=bounds)
-    with pytest.warns(UserWarning, match=r"1 bases of the target .* may be 0.25 .* up to 0.25"):
+    with pytest.warns(
+        UserWarning, match=r"1 bases of the target .* may be 0.25 .* up to 0.25"
+    ) as told:
         transport(0, source, loose)
+    assert told[0].filename == __file__
     with pytest.warns(UserWarning, match="of the source did not converge to 1e-05"):
         transport(0, loose, target)
     unknown = replace(loose, angle_bound=torch.full((2,), math.inf, dtype=torch.float64))
-    with pytest.warns(UserWarning, match="any amount, since no bound was found"):
+    with pytest.warns(UserWarning, match="any amount, since no bound was found") as told:
         transport_frame(unknown, target)
+    assert told[0].filename == __file__
 
 
 def test_a_direction_of_which_nothing_lies_in_the_tangent_space_is_refused(target):

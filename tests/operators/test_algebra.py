@@ -100,6 +100,19 @@ def test_release_reaches_every_part(rng):
     assert a._passes._closure is None
 
 
+@pytest.mark.parametrize(("samples", "prepared"), [(None, True), (B, True), (1, False)])
+def test_a_stack_prepares_its_operator_where_all_samples_go_through_at_once(rng, samples, prepared):
+    a, A = smooth_operator(rng)
+    stack = a.stacked(samples)
+    stack.gram().prepare(2)
+    assert (a._graph is not None) == prepared
+    metric = (A.mT @ A).mean(0)
+    v = torch.randn(1, 2, 3, 4, dtype=torch.float64)
+    close(stack.gram().matmat(v).flatten(2)[0], v.flatten(2)[0] @ metric)
+    stack.release()
+    assert a._graph is None
+
+
 @pytest.mark.parametrize("samples", [None, 1, 2, 5, 100])
 def test_the_stack_has_the_eigenvectors_of_the_mean_metric(make, rng, samples):
     count = 5

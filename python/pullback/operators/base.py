@@ -343,6 +343,11 @@ class Stacked(BlockOperator):
         other = self.operator.nearby(draw)
         return None if other is None else Stacked(other, self.samples)
 
+    def prepare(self, columns: int) -> None:
+        """Let the operator get ready for many products, where all samples go through at once."""
+        if len(self._parts) == 1:
+            self._parts[0].prepare(columns)
+
     def release(self) -> None:
         """Free what the operators keep between products."""
         for part in self._parts:

@@ -50,8 +50,9 @@ def mean_metric(
         samples: None multiplies with the stack of the Jacobians, whose images of all samples are
             kept, (rank + 10 b) B m numbers for features of m entries and blocks of b rows. A number
             multiplies with E[JᵀJ] instead, that many samples at a time, and never holds the images
-            of more. It takes about half as many products again, and in float32 resolves singular
-            values down to a hundredth of the largest only.
+            or activations of more. It takes about half as many products again, each of them dearer
+            since activations are made anew, and in float32 resolves singular values down to a
+            hundredth of the largest only.
         **options: as for `local_basis`; `init` is `[1, p, *x_shape]`.
 
     Returns:
@@ -94,6 +95,7 @@ def mean_metric(
     finally:
         stack.release()
         operator.release()
+    # The singular values of E[JᵀJ] itself are the squares of those of the stack.
     s = found.s[0].double() if samples is None else found.s[0].double().sqrt()
     known = {
         **provenance.of_map(map, seed),
@@ -101,7 +103,7 @@ def mean_metric(
         "samples": len(x),
         "products": operator.count.total,
     }
-    return _directions(map, found, s, operator.x_shape, known)
+    return _directions(map, found, s, operator.x_shape, known, streamed=samples is not None)
 
 
 def _directions(
@@ -110,6 +112,8 @@ def _directions(
     s: torch.Tensor,
     shape: tuple[int, ...],
     known: dict[str, Any],
+    *,
+    streamed: bool,
 ) -> GlobalDirections:
     """The result of the solver as directions, with warnings where it falls short."""
     rank, asked = int(found.rank[0]), len(s)
@@ -119,9 +123,10 @@ def _directions(
             "at all samples."
         )
     if rank < asked:
+        why = "samples= resolves no smaller ones" if streamed else "further ones move no feature"
         warnings.warn(
             f"The mean metric has a numerical rank of {rank}, below the {asked} directions asked "
-            f"for: {rank} are given, since further ones move no feature.",
+            f"for: {rank} are given, since {why}.",
             stacklevel=3,
         )
     bound, stopped = float(found.angle_bound[0]), found.stopped[0]

@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -15,12 +15,15 @@ import pullback
 from pullback._numbers import whole
 from pullback.geometry.averaging import stored
 from pullback.geometry.bases import LocalBasis
-
-if TYPE_CHECKING:
-    from pullback.geometry.transport import Transported
-
-#: What is left of a direction in a sample's space is rounding where its norm is below this.
-_NOTHING = 1e-6
+from pullback.geometry.transport import Transported, transport
+from pullback.geometry.transport.checks import (
+    check_basis,
+    check_something,
+    unconverged,
+    warn_little,
+    warn_unconverged,
+)
+from pullback.geometry.transport.tangents import in_frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,37 +91,27 @@ class GlobalDirections:
 
         Raises:
             TypeError: the target is no basis.
-            ValueError: it is of another model, variable, map, tap or size, or holds NaN or Inf; or
-                a direction is orthogonal to all that a sample knows.
+            ValueError: it is of another model, variable, map, tap or size, or holds NaN or Inf; a
+                sample has numerical rank 0; or nothing of a direction lies in a sample's space.
 
-        Cost: 2 D B k N operations, no products.
+        Warns:
+            UserWarning: so little of a direction is retained that it may mean something else, or
+                the target has not converged.
+
+        Cost: B decompositions of k rows, and no products.
 
         Source: Park et al. 2023, arXiv:2307.12868.
         """
-        from pullback.geometry.transport import Transported, transport
-
         self._check_target(target)
         if self.provenance["vector"] == "u":
-            # TODO placeholder
-            return transport(self.vectors.to(target.u), None, target, back=back)
+            found = transport(self.vectors.to(target.u.device), None, target, back=back)
+            return replace(found, origins=self._origins())
         if back != "isometric":
             raise ValueError(
-                f'Expected back="isometric", got {back!r:.60}: directions in {self.space!r} are '
+                f'Expected back="isometric", got {back!r:.60}: directions in "{self.space}" are '
                 "not brought back from features."
             )
-        rows = target.v.flatten(2).double()  # [B, k, n]
-        place = torch.arange(rows.shape[1], device=rows.device)
-        rows = rows * (place < target.rank.unsqueeze(1)).unsqueeze(2)
-        coordinates = torch.einsum("dn,bkn->dbk", self.vectors.flatten(1).to(rows), rows)
-        retained = coordinates.norm(dim=-1)
-        if bool((retained <= _NOTHING).any()):
-            direction, sample = torch.nonzero(retained <= _NOTHING)[0].tolist()
-            raise ValueError(
-                f"Direction {direction} is orthogonal to the basis of sample {sample}, which knows "
-                "nothing of it. Compute a basis of higher rank, or leave the sample or the "
-                "direction out."
-            )
-        return Transported(coordinates / retained.unsqueeze(-1), retained, target, back)
+        return self._on_rows(target)
 
     def direction(self, index: int) -> pullback.Direction:
         """One of the directions as it is, to be applied to any sample: see `pullback.Direction`.
@@ -142,12 +135,7 @@ class GlobalDirections:
             pool=known["pool"],
             t=known["t"],
             name=f"{self.how} {index} of {known['samples']} samples",
-            provenance={
-                **known,
-                "index": index,
-                "agreement": float(self.agreement[index]),
-                "s": None if self.s is None else float(self.s[index]),
-            },
+            provenance=self._origins()[index],
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -177,11 +165,7 @@ class GlobalDirections:
 
     def _check_target(self, target: LocalBasis) -> None:
         """Raise unless the directions and a basis lie in one space of one model."""
-        if not isinstance(target, LocalBasis):
-            raise TypeError(
-                f"Expected the target as a LocalBasis, got {type(target).__name__}. "
-                "pullback.local_basis makes one of the latents that are to be edited."
-            )
+        check_basis("target", target)
         side = self.provenance["vector"]
         # Latents are those of the model, whatever features a map goes on to; features are not.
         names = ("fingerprint", "wrt", "map", "tap") if side == "u" else ("fingerprint", "wrt")
@@ -198,11 +182,28 @@ class GlobalDirections:
                 f"Expected a basis whose {side} are of shape {list(shape)} each, got {list(found)}."
                 " Use latents of the size that the directions were found at."
             )
-        for name in ("u", "v"):
-            if not bool(getattr(target, name).isfinite().all()):
-                raise ValueError(
-                    f"Expected finite {name} in the target, got NaN or Inf. Compute it again."
-                )
+
+    def _on_rows(self, target: LocalBasis) -> Transported:
+        """The directions projected on the rows v of each sample, up to its numerical rank."""
+        vectors = self.vectors.flatten(1).double().to(target.v.device)
+        vectors = vectors / vectors.norm(dim=1, keepdim=True)
+        kept = vectors.new_zeros(len(self), *target.s.shape)
+        for sample, rank in enumerate(target.rank.tolist()):
+            kept[:, sample, :rank] = in_frame(target.v[sample, :rank], vectors)
+        retained = kept.norm(dim=2)
+        check_something(retained, target.v.dtype, "the span of v")
+        warn_unconverged("the target", unconverged(target), target.tol)
+        warn_little(retained, target.rank, vectors.shape[1], "the span of v")
+        coordinates = kept / retained.unsqueeze(2)
+        return Transported(coordinates, retained.clamp(max=1), target, "isometric", self._origins())
+
+    def _origins(self) -> tuple[dict[str, Any], ...]:
+        """What is known of each of the directions."""
+        s = [None] * len(self) if self.s is None else self.s.tolist()
+        return tuple(
+            {**self.provenance, "index": index, "agreement": agreement, "s": s[index]}
+            for index, agreement in enumerate(self.agreement.tolist())
+        )
 
     def __repr__(self) -> str:
         known = self.provenance

@@ -9,10 +9,13 @@ from pullback.geometry.grassmann.chance import random_distance
 from pullback.geometry.grassmann.frames import frame
 from pullback.geometry.grassmann.matching import Matching, match
 from pullback.geometry.grassmann.means import chordal_mean, frame_mean, karcher_mean
+from pullback.geometry.grassmann.pairs import Pairs, all_pairs
 from pullback.geometry.grassmann.tangents import exp, log, polar
 
 __all__ = [
     "Matching",
+    "Pairs",
+    "all_pairs",
     "chordal_mean",
     "distance",
     "exp",

@@ -35,7 +35,7 @@ def chordal_mean(frames: torch.Tensor) -> torch.Tensor:
     return frame(v[:k])
 
 
-def karcher_mean(frames: torch.Tensor, *, tol: float = 1e-10, steps: int = 200) -> torch.Tensor:
+def karcher_mean(frames: torch.Tensor, *, tol: float = 1e-10, steps: int = 1000) -> torch.Tensor:
     """The subspace with the least sum of squared geodesic distances, from the chordal mean on.
 
     Args:
@@ -52,7 +52,8 @@ def karcher_mean(frames: torch.Tensor, *, tol: float = 1e-10, steps: int = 200) 
         RuntimeError: it has not arrived after the steps, as subspaces that are spread too far
             may not have one.
 
-    Cost: S logarithms a step; a handful of steps for subspaces within π/4 of each other.
+    Cost: S logarithms a step; a handful of steps for subspaces within π/4 of each other. Tangent
+    spaces of the digit model at t = 500, 1.4 rad apart, take 100 to 400.
     Source: Karcher 1977; Absil, Mahony and Sepulchre 2004 for the logarithm.
     """
     rows = _stack(frames)

@@ -16,9 +16,8 @@ from pullback.geometry.transport.checks import (
     check_alike,
     check_basis,
     check_something,
-    unconverged,
     warn_little,
-    warn_unconverged,
+    warn_of_bases,
 )
 from pullback.geometry.transport.tangents import Origins, in_frame, tangents_of
 
@@ -181,19 +180,12 @@ def transport(
         kept[:, sample, :rank] = in_frame(target.u[sample, :rank], tangents)
     retained = kept.norm(dim=2)
     check_something(retained, target.u.dtype, "the tangent space")
-    _warn(source, target, retained)
+    warn_of_bases(source, target)
+    warn_little(retained, target.rank, target.u[0, 0].numel(), "the target's tangent spaces")
     s = torch.where(target.s > 0, target.s.double(), 1.0)
     scaled = kept * (s / s[:, :1]) ** BACK[back]
     coordinates = scaled / scaled.norm(dim=2, keepdim=True)
     return Transported(coordinates, retained.clamp(max=1), target, back, origins)
-
-
-def _warn(source: LocalBasis | None, target: LocalBasis, retained: torch.Tensor) -> None:
-    for name, basis in (("source", source), ("target", target)):
-        if basis is not None:
-            warn_unconverged(f"the {name}", unconverged(basis), basis.tol)
-    size = target.u[0, 0].numel()
-    warn_little(retained, target.rank, size, "the target's tangent spaces")
 
 
 def _check_invertible(target: LocalBasis) -> None:

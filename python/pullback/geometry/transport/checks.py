@@ -68,6 +68,13 @@ def check_alike(source: LocalBasis, target: LocalBasis) -> None:
         )
 
 
+def warn_of_bases(source: LocalBasis | None, target: LocalBasis) -> None:
+    """Warn the caller of a public function of samples that did not converge."""
+    for name, basis in (("source", source), ("target", target)):
+        if basis is not None:
+            warn_unconverged(f"the {name}", unconverged(basis), basis.tol)
+
+
 def warn_unconverged(names: str, bounds: Sequence[float], asked: float) -> None:
     """Warn of bases that did not reach the bound that was asked for; nothing where there are none.
 
@@ -75,6 +82,8 @@ def warn_unconverged(names: str, bounds: Sequence[float], asked: float) -> None:
         names: what they are, such as "the target".
         bounds: `angle_bound` of those that did not converge.
         asked: their `tol`.
+
+    The function that calls this is called by a public one, whose caller is told.
     """
     if not bounds:
         return
@@ -116,7 +125,9 @@ def least_of(rank: int, size: int) -> float:
     return max(LEAST, math.sqrt(betaincinv(rank / 2, (size - rank) / 2, 1 - _CHANCE)))
 
 
-def warn_little(kept: torch.Tensor, ranks: torch.Tensor, size: int, space: str) -> None:
+def warn_little(
+    kept: torch.Tensor, ranks: torch.Tensor, size: int, space: str, *, depth: int = 0
+) -> None:
     """Warn where so little is kept that it may be chance, or too little to mean the same.
 
     The rule is `least_of`. It asks for two things. The direction has to be told from noise, for
@@ -129,6 +140,7 @@ def warn_little(kept: torch.Tensor, ranks: torch.Tensor, size: int, space: str) 
         ranks: `[B]`, of the spaces that they were projected on.
         size: N, of the space that they lie in.
         space: the spaces in words.
+        depth: functions between this one and the public one, whose caller is told.
     """
     bars = torch.tensor([least_of(rank, size) for rank in ranks.tolist()], dtype=torch.float64)
     below = kept < bars.to(kept.device)
@@ -143,7 +155,7 @@ def warn_little(kept: torch.Tensor, ranks: torch.Tensor, size: int, space: str) 
         f"in {space}, where {reason}: the least is {float(kept.min()):.3g}, of direction "
         f"{direction} at sample {sample}. What is carried there may mean something else. Take a "
         "higher rank, a noisier timestep, or samples that are more alike.",
-        stacklevel=4,
+        stacklevel=3 + depth,
     )
 
 

@@ -6,12 +6,7 @@ import torch
 
 from pullback.geometry.bases import LocalBasis
 from pullback.geometry.grassmann import frame, polar, principal_angles
-from pullback.geometry.transport.checks import (
-    check_alike,
-    check_basis,
-    unconverged,
-    warn_unconverged,
-)
+from pullback.geometry.transport.checks import check_alike, check_basis, warn_of_bases
 
 
 def transport_frame(source: LocalBasis, target: LocalBasis) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,8 +47,7 @@ def transport_frame(source: LocalBasis, target: LocalBasis) -> tuple[torch.Tenso
             f"Expected source and target of one rank, got {k} and {target.s.shape[1]}. Compute "
             "them at the same rank; transport() carries single directions between any two."
         )
-    for name, basis in (("source", source), ("target", target)):
-        warn_unconverged(f"the {name}", unconverged(basis), basis.tol)
+    warn_of_bases(source, target)
     device = target.u.device
     rows = frame(source.u.flatten(2).to(device))
     frames, angles = [], []

@@ -86,8 +86,8 @@ def latent_path(
 
     Args:
         model: the model.
-        start: latents at the timestep t in training units, `[B, *x_shape]`, in the model's dtype and
-            on its device.
+        start: latents at the timestep t in training units, `[B, *x_shape]`, in the model's dtype
+            and on its device.
         end: latents at t, `[B, *x_shape]`, other than those of start.
         t: their timestep in training units: one for all, or int64 `[B]`, of both ends.
         kind: "slerp", "lerp" or "shooting".

@@ -162,7 +162,7 @@ def _of_direction(
     along = in_frame(source.v[0, :rank], units(vector.to(source.v.device), "the direction"))
     kept, space = along.norm(dim=1, keepdim=True), "the span of v of the source"
     check_something(kept, source.v.dtype, space)
-    warn_little(kept, source.rank, source.v[0, 0].numel(), space)
+    warn_little(kept, source.rank, source.v[0, 0].numel(), space, depth=2)
     return units(along @ source.u[0, :rank].double().flatten(1), "the direction"), origin
 
 
