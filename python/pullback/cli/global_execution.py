@@ -93,7 +93,8 @@ def _draw(
         done.localised.retained[:, list(shown)],
         samples=[f"seed {seed}" for seed in plan.bases.seeds[: len(shown)]],
         strength=strength,
-        title=f"Global directions of {Path(model.name).name} at t = {done.bases.t}, {plan.how}",
+        title=f"Global directions of {Path(model.name).name} at t = {done.bases.t} ({plan.how}), "
+        f"{len(shown)} of {len(done.bases.x)} samples",
     )
     figures.save(page, delivery.folder / "global.png")
     step()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pullback.runs import SampleEdits
 
 
-_MOST_COLUMNS = 8  # samples side by side
+_MOST_COLUMNS = 6  # samples side by side
 
 
 def print_json(value: Any) -> None:
@@ -71,8 +71,8 @@ def print_transport(summary: dict[str, Any], folder: Path, written: dict[str, st
     chance = summary["chance"]
     by_chance = f"{chance['retained']:.2f}"
     table.add_row("chance", *[by_chance] * len(least), f"{chance['distance']:.2f}", "", style="dim")
-    more = "" if len(targets) == len(least) else f" (the first {len(least)} targets)"
-    Console().print(f"retained of the direction by target{more}, and mean distance of the spaces")
+    more = "" if len(targets) == len(least) else f" (the first {len(least)})"
+    Console().print(f"retained by target{more}, and mean distance of the tangent spaces")
     _print_with_files(table, folder, written)
 
 

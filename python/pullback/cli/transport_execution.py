@@ -90,12 +90,14 @@ def _drawn(
         kept = one.carried.retained[0, :_SHOWN]
         blocks.append(figures.TransportBlock(one.t, images, kept))
         step()
+    count = len(called) - 1
+    others = "other samples" if count < _SHOWN else f"the first {_SHOWN - 1} of {count} samples"
     page = figures.transport_grid(
         blocks,
         samples=called[:_SHOWN],
         strength=strength,
         chance=summary["chance"]["retained"],
-        title=f"$v_{{{plan.index + 1}}}$ of {called[0]} of {name}, carried to other samples",
+        title=f"$v_{{{plan.index + 1}}}$ of {called[0]} of {name}, carried to {others}",
     )
     figures.save(page, delivery.folder / "transport.png")
     matrix = figures.distance_matrix(

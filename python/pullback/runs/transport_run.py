@@ -186,10 +186,8 @@ def _summary_of(one: TimestepTransport) -> dict[str, Any]:
 def _carried(plan: TransportPlan, item: TimestepBases) -> TimestepTransport:
     source: LocalBasis = item.basis[[0]]
     carried = transport(plan.index, source, item.basis, back=plan.back)
-    rows = item.basis.u.flatten(2)
-    # Row by row, so that the rows of one sample beside those of all are held at a time.
-    distances = torch.stack([grassmann.distance(one, rows) for one in rows])
-    return TimestepTransport(item.t, item, carried, distances)
+    pairs = grassmann.all_pairs(item.basis.u.flatten(2))
+    return TimestepTransport(item.t, item, carried, pairs.distance)
 
 
 def _write(
