@@ -10,6 +10,11 @@ QUICK = ("--samples", "2", "--rank", "3", "--quality", "draft")
 #: Options of `pullback edit` that make it fast.
 QUICK_EDIT = ("--seeds", "0", "-t", "100", "--rank", "2", "--strengths", "-4,0,4")
 
+#: Options of `pullback transport`, `path` and `global` that make them fast.
+QUICK_TRANSPORT = ("--seeds", "1,2", "-t", "900", "--rank", "3", "--quality", "draft")
+QUICK_PATH = ("-t", "900", "--segments", "2", "--rank", "3", "--quality", "draft")
+QUICK_GLOBAL = ("--seeds", "0-2", "--rank", "2", "--quality", "draft")
+
 
 def refused(result, code, *words):
     """An error: its exit code, one paragraph on stderr with these words, nothing on stdout."""
@@ -32,3 +37,12 @@ def edits(folder, name="seed0"):
 def done(result):
     assert result.exit_code == 0, result.output
     return result
+
+
+def snapshot(folder):
+    """The bytes of all files of a folder and those below it, by name."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

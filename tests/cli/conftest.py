@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 import pullback
 from pullback import Direction, cli, models
-from tests.cli.calls import QUICK
+from tests.cli.calls import QUICK, QUICK_GLOBAL, QUICK_PATH, QUICK_TRANSPORT
 
 
 @pytest.fixture
@@ -80,3 +80,33 @@ def half(tmp_path):
     mask.paste(255, (16, 0, 32, 32))
     mask.save(tmp_path / "half.png")
     return tmp_path / "half.png"
+
+
+@pytest.fixture
+def transport(call, tmp_path):
+    """Runs `pullback transport digits` on few samples into a folder, without figures."""
+
+    def run(*args, output=tmp_path / "out"):
+        return call("transport", "digits", *QUICK_TRANSPORT, "--no-figures", "-o", output, *args)
+
+    return run
+
+
+@pytest.fixture
+def path(call, tmp_path):
+    """Runs `pullback path digits` with few segments into a folder, without figures."""
+
+    def run(*args, output=tmp_path / "out"):
+        return call("path", "digits", *QUICK_PATH, "--no-figures", "-o", output, *args)
+
+    return run
+
+
+@pytest.fixture
+def shared(call, tmp_path):
+    """Runs `pullback global digits` on few samples into a folder, without figures."""
+
+    def run(*args, output=tmp_path / "out"):
+        return call("global", "digits", *QUICK_GLOBAL, "--no-figures", "-o", output, *args)
+
+    return run

@@ -8,12 +8,22 @@ import pytest
 
 def test_no_command_shows_the_commands(call):
     text = call().output
-    for command in ("demo", "basis", "edit", "info", "taps"):
+    for command in ("demo", "basis", "edit", "transport", "path", "global", "info", "taps"):
         assert command in text
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], ["basis", "--help"], ["edit", "--help"], ["basis", "a", "-t", "0.5"]]
+    "args",
+    [
+        ["--help"],
+        ["basis", "--help"],
+        ["edit", "--help"],
+        ["transport", "--help"],
+        ["path", "--help"],
+        ["global", "--help"],
+        ["basis", "a", "-t", "0.5"],
+        ["transport", "a", "-t", "0.5"],
+    ],
 )
 def test_help_and_wrong_usage_do_not_wait_for_what_computes(args):
     program = (

@@ -7,19 +7,34 @@ usage, 130 for Ctrl-C, 143 for SIGTERM.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from pullback.cli.basis import basis, demo
 from pullback.cli.edit import edit
 from pullback.cli.errors import reported
+from pullback.cli.global_directions import global_directions
 from pullback.cli.info import info, taps
+from pullback.cli.path import path
+from pullback.cli.transport import transport
 
 app = typer.Typer(
     name="pullback",
-    help="Local latent bases of diffusion models, and edits along them.",
+    help="Local latent bases of diffusion models, edits along them, and what lies between them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (basis, edit, demo, taps, info):
-    app.command()(reported(command))
+COMMANDS: dict[str, Callable[..., None]] = {
+    "basis": basis,
+    "edit": edit,
+    "transport": transport,
+    "path": path,
+    "global": global_directions,
+    "demo": demo,
+    "taps": taps,
+    "info": info,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(reported(command))

@@ -35,7 +35,7 @@ def execute(request: Request, delivery: Delivery, read: Callable[[], LatentModel
     reporter = Reporter(delivery.quiet)
     with reporter.waiting("loading the model"):
         model = read()
-        plan = _plan(request, model)
+        plan = plan_of(request, model)
         plan.check(model)
     with reporter.bases(plan) as watch:
         bases = runs.discover(
@@ -60,7 +60,7 @@ def execute(request: Request, delivery: Delivery, read: Callable[[], LatentModel
         print_results(summary, delivery.folder, written)
 
 
-def _plan(request: Request, model: LatentModel) -> Plan:
+def plan_of(request: Request, model: LatentModel) -> Plan:
     """The plan of a request for a model."""
     count = len(request.seeds)
     tap = request.tap

@@ -30,6 +30,17 @@ ClassLabel = Annotated[
     str | None,
     typer.Option(help="Class of all samples, or one for each: 3 or 0,1,2; none if unset."),
 ]
+Tap = Annotated[
+    str | None,
+    typer.Option(help="Where h is read, as path or path:index; see `pullback taps MODEL`."),
+]
+Quality = Annotated[
+    str, typer.Option(help="draft, standard or tight: bound 5e-2, 2e-3 or 1e-4 on the sine.")
+]
+Figures = Annotated[bool, typer.Option(help="Draw figures beside the results.")]
+Strength = Annotated[
+    float, typer.Option("--strength", "-a", help="How far the figures move along directions.")
+]
 Memory = Annotated[
     str | None,
     typer.Option(help="Memory budget of a pass, such as 4GiB; a share of what is free if unset."),

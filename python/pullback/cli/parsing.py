@@ -77,6 +77,11 @@ def parse_numbers(text: str, option: str) -> tuple[float, ...]:
     return numbers
 
 
+def parse_words(text: str) -> tuple[str, ...]:
+    """Words separated by commas."""
+    return tuple(part.strip() for part in text.split(","))
+
+
 def parse_window(text: str) -> tuple[int, int]:
     """Two timesteps in training units, from the larger to the smaller, such as 500,300.
 

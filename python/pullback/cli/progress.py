@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from pullback import krylov
-from pullback.runs import EditWatch, Plan, SampleEdits, TimestepBases, Watch
+from pullback.runs import EditWatch, PathWatch, Plan, SampleEdits, TimestepBases, Watch
 
 
 class Reporter:
@@ -46,6 +46,14 @@ class Reporter:
         )
         with bars:
             yield _Samples(bars, count)
+
+    @contextmanager
+    def paths(self, kinds: Sequence[str]) -> Iterator[PathWatch]:
+        """A bar per kind of path: how many of its points are done."""
+        bars = self._bars(TextColumn("{task.completed:.0f}/{task.total:.0f} points"))
+        with bars:
+            tasks = {kind: bars.add_task(kind, total=1, completed=0) for kind in kinds}
+            yield lambda kind, done, total: bars.update(tasks[kind], completed=done, total=total)
 
     @contextmanager
     def warnings(self) -> Iterator[None]:

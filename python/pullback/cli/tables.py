@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
@@ -16,6 +17,9 @@ from pullback._memory import told
 
 if TYPE_CHECKING:
     from pullback.runs import SampleEdits
+
+
+_MOST_COLUMNS = 6  # samples side by side
 
 
 def print_json(value: Any) -> None:
@@ -51,6 +55,50 @@ def print_edits(edits: Sequence[SampleEdits], folder: Path, written: dict[str, s
         names = ", ".join(map(escape, one.names))
         strengths = str(one.latents.shape[1])
         table.add_row(escape(one.name), names, strengths, quality, "reused" * one.reused)
+    _print_with_files(table, folder, written)
+
+
+def print_transport(summary: dict[str, Any], folder: Path, written: dict[str, str]) -> None:
+    """What each target retained at each timestep, and how far the tangent spaces are."""
+    targets = summary["targets"]
+    least = [(f"seed {seed}", "right") for seed in targets[:_MOST_COLUMNS]]
+    table = _columns(("t", "right"), *least, ("distance", "right"), ("", "left"))  # type: ignore[arg-type]
+    for row in summary["transports"]:
+        kept = [f"{part:.2f}" for part in row["retained"][:_MOST_COLUMNS]]
+        pairs = [one for i, line in enumerate(row["distances"]) for one in line[i + 1 :]]
+        mean = sum(pairs) / len(pairs)
+        table.add_row(str(row["t"]), *kept, f"{mean:.2f}", "reused" * row["reused"])
+    chance = summary["chance"]
+    by_chance = f"{chance['retained']:.2f}"
+    table.add_row("chance", *[by_chance] * len(least), f"{chance['distance']:.2f}", "", style="dim")
+    more = "" if len(targets) == len(least) else f" (the first {len(least)})"
+    Console().print(f"retained by target{more}, and mean distance of the tangent spaces")
+    _print_with_files(table, folder, written)
+
+
+def print_paths(summary: dict[str, Any], folder: Path, written: dict[str, str]) -> None:
+    """A line per pair and kind of path."""
+    table = _columns(
+        ("seeds", "left"), ("kind", "left"), ("length", "right"), ("in latents", "right"),
+        ("gap", "right"), ("", "left"),
+    )  # fmt: skip
+    for place, (start, end) in enumerate(summary["pairs"]):
+        for row in summary["paths"]:
+            numbers = [f"{row[name][place]:.2f}" for name in ("length", "latent_length", "gap")]
+            table.add_row(f"{start}, {end}", row["kind"], *numbers, "reused" * row["reused"])
+    _print_with_files(table, folder, written)
+
+
+def print_global(summary: dict[str, Any], folder: Path, written: dict[str, str]) -> None:
+    """A line per global direction."""
+    table = _columns(
+        ("direction", "right"), ("agreement", "right"), ("retained: median", "right"),
+        ("least", "right"), ("", "left"),
+    )  # fmt: skip
+    for number, row in enumerate(summary["directions"]):
+        kept = row["retained"]
+        numbers = [f"{one:.2f}" for one in (row["agreement"], median(kept), min(kept))]
+        table.add_row(str(number + 1), *numbers, "reused" * summary["reused"])
     _print_with_files(table, folder, written)
 
 

@@ -141,9 +141,11 @@ class Gallery:
 
 
 def clear(folder: Path) -> None:
-    """Remove the figures of a folder, which show bases or edits that have been replaced."""
+    """Remove the figures of a folder, which show results that have been replaced."""
     of_bases = ("overview.png", "spectrum.png", "directions_t*.png", "strips_sample*.png")
-    for pattern in (*of_bases, "edits.png", "edits.gif", "edits_direction*.png"):
+    of_edits = ("edits.png", "edits.gif", "edits_direction*.png")
+    of_geometry = ("transport.png", "angles.png", "path.png", "images.png", "global.png")
+    for pattern in (*of_bases, *of_edits, *of_geometry):
         for path in folder.glob(pattern):
             path.unlink()
 

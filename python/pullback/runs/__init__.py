@@ -1,30 +1,78 @@
-"""From a plan to a folder of local bases or of edits, file by file, resumable."""
+"""From a plan to a folder of local bases or of what is made of them, file by file, resumable."""
 
 from pullback.runs.edit_plan import WAYS, EditPlan, EditSample, way_of
 from pullback.runs.edit_run import EditWatch, edit_samples, summarize_edits
 from pullback.runs.edit_store import SampleEdits, edit_basis_path, edits_path
+from pullback.runs.global_run import (
+    HOWS,
+    GlobalPlan,
+    SharedDirections,
+    direction_path,
+    global_path,
+    share_directions,
+    summarize_global,
+)
+from pullback.runs.path_run import (
+    KINDS,
+    PathPlan,
+    PathWatch,
+    SamplePaths,
+    path_path,
+    sample_paths,
+    summarize_paths,
+)
 from pullback.runs.plan import Plan
 from pullback.runs.run import Watch, discover
 from pullback.runs.store import TimestepBases, basis_path, latents_path, summary_path
 from pullback.runs.summary import summarize
+from pullback.runs.transport_run import (
+    BACKS,
+    BASES,
+    TimestepTransport,
+    TransportPlan,
+    summarize_transport,
+    transport_path,
+    transport_samples,
+)
 
 __all__ = [
+    "BACKS",
+    "BASES",
+    "HOWS",
+    "KINDS",
     "WAYS",
     "EditPlan",
     "EditSample",
     "EditWatch",
+    "GlobalPlan",
+    "PathPlan",
+    "PathWatch",
     "Plan",
     "SampleEdits",
+    "SamplePaths",
+    "SharedDirections",
     "TimestepBases",
+    "TimestepTransport",
+    "TransportPlan",
     "Watch",
     "basis_path",
+    "direction_path",
     "discover",
     "edit_basis_path",
     "edit_samples",
     "edits_path",
+    "global_path",
     "latents_path",
+    "path_path",
+    "sample_paths",
+    "share_directions",
     "summarize",
     "summarize_edits",
+    "summarize_global",
+    "summarize_paths",
+    "summarize_transport",
     "summary_path",
+    "transport_path",
+    "transport_samples",
     "way_of",
 ]

@@ -5,6 +5,7 @@ All small algebra is in float64.
 """
 
 from pullback.geometry.grassmann.angles import distance, principal_angles
+from pullback.geometry.grassmann.chance import random_distance
 from pullback.geometry.grassmann.frames import frame
 from pullback.geometry.grassmann.matching import Matching, match
 from pullback.geometry.grassmann.means import chordal_mean, frame_mean, karcher_mean
@@ -25,4 +26,5 @@ __all__ = [
     "match",
     "polar",
     "principal_angles",
+    "random_distance",
 ]
