@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -27,8 +28,20 @@ from pullback._files import write_json
 _RESULTS = Path(__file__).parent / "results"
 
 
+#: What can be measured, each with what prints its table.
+_BENCHES: dict[str, tuple[Any, Callable[[Console, dict[str, Any]], None]]] = {
+    "basis": (basis, report.print_basis),
+    "edits": (edits, report.print_edits),
+    "transport": (transport, report.print_transport),
+    "pairs": (pairs, report.print_pairs),
+    "angles": (angles, report.print_angles),
+    "gram": (gram, report.print_gram),
+    "orthonormalize": (orthonormalize, report.print_orthonormalize),
+}
+
+
 class What(str, Enum):
-    """What can be measured."""
+    """What can be measured: a name of `_BENCHES`, or all of them."""
 
     angles = "angles"
     basis = "basis"
@@ -89,49 +102,21 @@ def main(
     # Rounding to TF32 would keep every method from the accuracy that is asked for.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     place = torch.device(device.value)
+    chosen = {name: both for name, both in _BENCHES.items() if what.value in (name, "all")}
     console, err = report.console(), Console(stderr=True)
     results: dict[str, Any] = {"environment": environment.describe(place), "quick": quick}
     report.print_environment(console, results["environment"])
     with err.status("starting") as status:
-        if what in (What.basis, What.all):
-            settings = basis.Settings.quick() if quick else basis.Settings()
-            if samples is not None:
+        for name, (bench, _) in chosen.items():
+            settings = bench.Settings.quick() if quick else bench.Settings()
+            if bench is orthonormalize and not quick:
+                settings = orthonormalize.Settings.on(place)
+            if bench is basis and samples is not None:
                 settings = replace(settings, samples=samples)
-            results["basis"] = basis.run(settings, place, status.update)
-        if what in (What.edits, What.all):
-            sweeps = edits.Settings.quick() if quick else edits.Settings()
-            results["edits"] = edits.run(sweeps, place, status.update)
-        if what in (What.angles, What.all):
-            pairs = angles.Settings.quick() if quick else angles.Settings()
-            results["angles"] = angles.run(pairs, place, status.update)
-        if what in (What.gram, What.all):
-            size = gram.Settings.quick() if quick else gram.Settings()
-            results["gram"] = gram.run(size, place, status.update)
-        if what in (What.orthonormalize, What.all):
-            blocks = orthonormalize.Settings
-            extent = blocks.quick() if quick else blocks.on(place)
-            results["orthonormalize"] = orthonormalize.run(extent, place, status.update)
-        if what in (What.pairs, What.all):
-            many = pairs.Settings.quick() if quick else pairs.Settings()
-            results["pairs"] = pairs.run(many, place, status.update)
-        if what in (What.transport, What.all):
-            carried = transport.Settings.quick() if quick else transport.Settings()
-            results["transport"] = transport.run(carried, place, status.update)
+            results[name] = bench.run(settings, place, status.update)
     results["environment"]["load_average_at_end"] = environment.load_average()
-    if "basis" in results:
-        report.print_basis(console, results["basis"])
-    if "edits" in results:
-        report.print_edits(console, results["edits"])
-    if "angles" in results:
-        report.print_angles(console, results["angles"])
-    if "gram" in results:
-        report.print_gram(console, results["gram"])
-    if "orthonormalize" in results:
-        report.print_orthonormalize(console, results["orthonormalize"])
-    if "pairs" in results:
-        report.print_pairs(console, results["pairs"])
-    if "transport" in results:
-        report.print_transport(console, results["transport"])
+    for name, (_, show) in chosen.items():
+        show(console, results[name])
     if quick:
         console.print("This was a quick run: it shows that all runs, and its figures mean nothing.")
     if output is None and not quick:
