@@ -5,9 +5,10 @@ import re
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import pullback
-from pullback import Direction, GlobalDirections, LocalBasis
+from pullback import Direction, GlobalDirections, LocalBasis, figures
 from tests.cli.calls import QUICK_GLOBAL, done, refused, snapshot
 
 
@@ -143,3 +144,24 @@ def test_bad_input_is_told_and_leaves_nothing(shared, tmp_path, args, code, word
     refused(shared(*args), code, *words)
     out = tmp_path / "out"
     assert not (files(out) if out.exists() else None)
+
+
+def test_the_grid_shows_the_localised_directions_both_ways(call, tmp_path, digits, monkeypatch):
+    draw, seen = figures.global_grid, []
+
+    def watched(images, retained, **options):
+        seen.append((images, retained))
+        return draw(images, retained, **options)
+
+    monkeypatch.setattr(figures, "global_grid", watched)
+    folder = tmp_path / "out"
+    done(call("global", "digits", *QUICK_GLOBAL, "--strength", "6", "-o", folder, "--quiet"))
+    ((images, retained),) = seen
+    localised = saved(folder).localise(LocalBasis.load(folder / "bases/basis_t0900.safetensors"))
+    x = load_file(folder / "bases/latents_t0900.safetensors")["x"]
+    assert torch.equal(retained, localised.retained)
+    for index in range(2):
+        for place, strength in enumerate((-6, 0, 6)):
+            moved = x + strength * localised.v[index]
+            expected = pullback.denoise(digits, moved, 900, steps=25)
+            torch.testing.assert_close(images[index, :, place], expected, atol=1e-3, rtol=0)

@@ -6,9 +6,10 @@ import re
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 import pullback
-from pullback import LocalBasis
+from pullback import LocalBasis, figures
 from pullback.geometry import grassmann
 from tests.cli.calls import QUICK_TRANSPORT, done, refused, snapshot
 
@@ -225,3 +226,27 @@ def test_a_direction_of_which_nothing_is_left_is_told(transport, tmp_path, monke
     monkeypatch.setattr(transport_run, "transport", nothing)
     refused(transport(), 1, "Nothing of direction 0")
     assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def test_the_grid_shows_the_carried_direction_both_ways_and_the_copy(
+    call, tmp_path, digits, monkeypatch
+):
+    draw, seen = figures.transport_grid, []
+
+    def watched(blocks, **options):
+        seen.extend(blocks)
+        return draw(blocks, **options)
+
+    monkeypatch.setattr(figures, "transport_grid", watched)
+    args = ("transport", "digits", *QUICK_TRANSPORT, "--strength", "6", "--index", "1", "--quiet")
+    done(call(*args, "-o", tmp_path / "out"))
+    (block,) = seen
+    found = carried(tmp_path / "out")[0]
+    x = load_file(tmp_path / "out" / "bases" / "latents_t0900.safetensors")["x"]
+    own = torch.cat([found["source_v"][None], found["v"]])
+    copied = found["source_v"].expand_as(own)
+    for row, moved in enumerate((x, x + 6 * own, x - 6 * own, x + 6 * copied)):
+        expected = pullback.denoise(digits, moved, 900, steps=25)
+        torch.testing.assert_close(block.images[row], expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(block.retained[1:], found["retained"])
+    assert float(block.retained[0]) == pytest.approx(1, abs=1e-5)
