@@ -30,7 +30,7 @@ def test_the_folder_holds_what_is_listed_and_the_summary_is_printed(call, tmp_pa
         "direction-2.safetensors", "bases/latents_t0900.safetensors",
         "bases/basis_t0900.safetensors",
     }  # fmt: skip
-    assert summary["format"] == "pullback-global/1"
+    assert summary["format"] == "pullback.global/1"
     assert summary["settings"]["fingerprint"] == digits.fingerprint
     assert summary["settings"]["how"] == "frechet"
     assert (summary["space"], summary["samples"]) == ("h", [0, 1, 2])

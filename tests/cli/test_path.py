@@ -27,7 +27,7 @@ def test_the_folder_holds_what_is_listed_and_the_summary_is_printed(call, tmp_pa
         "summary.json", "path.png", "images.png", "path-lerp.safetensors",
         "path-slerp.safetensors", "path-shooting.safetensors",
     }  # fmt: skip
-    assert summary["format"] == "pullback-path/1"
+    assert summary["format"] == "pullback.path/1"
     assert summary["pairs"] == [[0, 1]]
     assert summary["settings"]["fingerprint"] == digits.fingerprint
     assert (summary["settings"]["t"], summary["settings"]["segments"]) == (900, 2)

@@ -37,7 +37,7 @@ def test_the_folder_holds_what_is_listed_and_the_summary_is_printed(call, tmp_pa
         "bases/latents_t0900.safetensors", "bases/basis_t0900.safetensors",
         "bases/latents_t0200.safetensors", "bases/basis_t0200.safetensors",
     }  # fmt: skip
-    assert summary["format"] == "pullback-transport/1"
+    assert summary["format"] == "pullback.transport/1"
     assert (summary["source"], summary["targets"], summary["strength"]) == (0, [1, 2], 8.0)
     assert summary["settings"]["fingerprint"] == digits.fingerprint
     assert summary["settings"]["sample_seeds"] == [0, 1, 2]
@@ -72,7 +72,7 @@ def test_what_is_written_is_what_transport_gives(transport, tmp_path, digits, ba
     saved = LocalBasis.load(tmp_path / "out" / "bases" / "basis_t0900.safetensors")
     sums = torch.einsum("bk,bk...->b...", found["coordinates"], saved.v[1:].double())
     torch.testing.assert_close(sums.float(), found["v"], atol=1e-5, rtol=0)
-    assert header["format"] == "pullback-transport/1"
+    assert header["format"] == "pullback.transport/1"
     assert (header["settings"]["back"], header["settings"]["index"]) == (back, 1)
     assert header["settings"]["t"] == 900
     assert header["provenance"]["tap"] == "mid_block"
@@ -175,7 +175,7 @@ def test_a_damaged_file_and_the_folder_of_another_command(transport, edit, basis
     file.write_bytes(file.read_bytes()[:40])
     refused(transport(), 1, "transport-t0900.safetensors is damaged", "--overwrite")
     done(transport("--overwrite", "--quiet"))
-    words = ("is of another command (pullback-transport/1)", "another --output")
+    words = ("is of another command (pullback.transport/1)", "another --output")
     refused(basis("-t", "900"), 1, *words)
     done(basis("-t", "900", output=tmp_path / "bases"))
     words = ("is of another command (pullback.summary/1)", "another --output")

@@ -23,7 +23,7 @@ from pullback.runs.store import TimestepBases, basis_path
 from pullback.runs.transport_run import BASES
 
 #: Of summary.json.
-GLOBAL_FORMAT = "pullback-global/1"
+GLOBAL_FORMAT = "pullback.global/1"
 
 #: Ways to average.
 HOWS = ("nearest", "hungarian", "frechet", "metric")

@@ -21,7 +21,7 @@ from pullback.runs.plan import SAMPLING_STEPS, Plan
 from pullback.runs.results import check_summary, read_result, write_result
 
 #: Of summary.json, and of the files of single kinds.
-PATH_FORMAT = "pullback-path/1"
+PATH_FORMAT = "pullback.path/1"
 
 #: Kinds of paths.
 KINDS = ("lerp", "slerp", "shooting")

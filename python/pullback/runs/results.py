@@ -39,7 +39,7 @@ def write_result(
 
     Args:
         path: the file, in a folder that exists.
-        form: its format, such as "pullback-path/1".
+        form: its format, such as "pullback.path/1".
         tensors: by name.
         settings: all that the numbers depend on.
         provenance: how they were found, as JSON has it.

@@ -72,7 +72,7 @@ def settings_of_summary(path: Path, form: str) -> dict[str, Any]:
         raise damaged(path, f"no JSON: {error}") from None
     found = told.get("format") if isinstance(told, dict) else None
     kind = str(found).partition("/")[0]
-    if kind.startswith(("pullback.", "pullback-")) and kind != form.partition("/")[0]:
+    if kind.startswith("pullback.") and kind != form.partition("/")[0]:
         raise ValueError(
             f"{path} is of another command ({found}), whose files lie beside it. Choose another "
             "--output folder."

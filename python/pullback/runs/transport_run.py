@@ -26,7 +26,7 @@ from pullback.runs.run import Watch, discover
 from pullback.runs.store import TimestepBases, basis_path
 
 #: Of summary.json, and of the files of single timesteps.
-TRANSPORT_FORMAT = "pullback-transport/1"
+TRANSPORT_FORMAT = "pullback.transport/1"
 
 #: Ways back from a tangent of h to one of x.
 BACKS = ("isometric", "pullback", "vjp")
