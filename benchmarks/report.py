@@ -109,7 +109,14 @@ def print_pairs(console: Console, results: dict[str, Any]) -> None:
         f"all pairs of {settings['subspaces']} subspaces of {settings['rank']} float32 rows; "
         f"medians of {settings['rounds']} rounds, in seconds",
         ("entries of a row",),
-        ("ours", "products", "of the GEMM rate", "angles, µs a pair", "loop / ours (least, most)"),
+        (
+            "ours",
+            "products",
+            "of the GEMM rate",
+            "by matmul",
+            "angles, µs a pair",
+            "loop / ours (least, most)",
+        ),
         wrap=True,
     )
     for row in results["sizes"]:
@@ -119,6 +126,7 @@ def print_pairs(console: Console, results: dict[str, Any]) -> None:
             f"{seconds['ours']:.2f}",
             f"{seconds['products']:.2f}",
             f"{row['product_rate_of_gemm']:.0%}",
+            f"{seconds['products_by_matmul']:.2f}",
             f"{row['microseconds_of_angles']:.2f}",
             f"{ratio['median']:.1f} ({ratio['min']:.1f}, {ratio['max']:.1f})",
         )

