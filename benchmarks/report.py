@@ -237,8 +237,8 @@ def print_angles(console: Console, results: dict[str, Any]) -> None:
         )
     console.print(table)
     table = _table(
-        "Products of all pairs of float32 rows, X X^T, of which gram takes one half; fastest of the "
-        "rounds, in milliseconds",
+        "Products of all pairs of float32 rows, X X^T, of which gram takes one half; fastest of "
+        "the rounds, in milliseconds",
         ("rows x N",),
         ("gram", "matmul float32", "matmul float64", "error", "of float32"),
     )
