@@ -10,6 +10,7 @@ import torch
 
 import pullback_ext
 from benchmarks.timing import interleaved
+from pullback.geometry.grassmann.pairs import blocks
 
 
 @dataclass(frozen=True)
@@ -104,26 +105,13 @@ def _values(
     }
 
 
-#: Rows of a tile: `gram` sums every entry in as many lanes as a vector has, so that one call for
-#: all rows would need gigabytes and have one thread.
-_TILE = 250
-
-
-def _gram_by_tiles(rows: torch.Tensor) -> list[torch.Tensor]:
-    """The upper triangle of X X^T in tiles: one row of tiles a call, a tile to a thread."""
-    tiles = rows.view(-1, min(_TILE, len(rows)), rows.shape[1])
-    return [
-        pullback_ext.gram(tiles[i].expand(len(tiles) - i, -1, -1), tiles[i:])
-        for i in range(len(tiles))
-    ]
-
-
 def _products(
     settings: Settings, columns: int, device: torch.device, generator: torch.Generator
 ) -> dict[str, Any]:
-    rows = torch.randn(settings.frames * settings.rank, columns, generator=generator).to(device)
+    frames = torch.randn(settings.frames, settings.rank, columns, generator=generator).to(device)
+    rows = frames.flatten(0, 1)
     cases: dict[str, Callable[[], Any]] = {
-        "gram": lambda: _gram_by_tiles(rows),
+        "gram": lambda: [part for _, _, part in blocks(frames, len(frames))],
         "matmul_float32": lambda: rows @ rows.mT,
         "matmul_float64": lambda: rows.double() @ rows.double().mT,
     }
@@ -131,11 +119,12 @@ def _products(
     truth = cases["matmul_float64"]()
     norms = torch.linalg.vector_norm(rows.double(), dim=1)
     scale = norms.unsqueeze(1) * norms
-    first = cases["gram"]()[0]  # [tiles, rows of a tile, rows of a tile]
-    side = first.shape[1]
+    # The first tile with itself, [b, k, b k].
+    first = cases["gram"]()[0].flatten(0, 1)
+    side = len(first)
     got = {
-        "gram": first.movedim(0, 1).flatten(1),
-        "matmul_float32": cases["matmul_float32"]()[:side],
+        "gram": first,
+        "matmul_float32": cases["matmul_float32"]()[:side, :side],
     }
     return {
         "shape": list(rows.shape),
@@ -145,7 +134,7 @@ def _products(
             for name, t in times.items()
         },
         "error": {
-            name: float(((product - truth[:side]).abs() / scale[:side]).max())
+            name: float(((product - truth[:side, :side]).abs() / scale[:side, :side]).max())
             for name, product in got.items()
         },
     }
