@@ -89,7 +89,8 @@ namespace {
 // As by_svdvals(), and the values of a matrix that is not finite are NaN: cuSOLVER sees zeros in
 // its place, and nothing waits for the device to know of it.
 Tensor by_svdvals_or_nan(const Tensor& c) {
-  const std::array<int64_t, 2> sides{1, 2}, flat{c.size(0), 1};
+  const std::array<int64_t, 2> sides{1, 2};
+  const int64_t last = 2;
   const std::array<int64_t, 3> one{c.size(0), 1, 1};
   const torch::headeronly::IntHeaderOnlyArrayRef both(sides);
   const Tensor zero = torch::stable::new_zeros(c, one);
@@ -97,7 +98,7 @@ Tensor by_svdvals_or_nan(const Tensor& c) {
   const Tensor nothing = call("aten::mul", "Tensor", peak, zero)[0];  // NaN where not finite
   const Tensor finite = call("aten::eq", "Tensor", nothing, zero)[0];
   const Tensor values = by_svdvals(call("aten::where", "self", finite, c, zero)[0]);
-  const Tensor factor = torch::stable::reshape(call("aten::exp", "", nothing)[0], flat);
+  const Tensor factor = call("aten::squeeze", "dim", call("aten::exp", "", nothing)[0], last)[0];
   return call("aten::mul", "Tensor", values, factor)[0];
 }
 
