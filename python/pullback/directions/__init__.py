@@ -2,5 +2,16 @@
 
 from pullback.directions.direction import Direction
 from pullback.directions.features import Trajectory, trajectory
+from pullback.directions.pca import PrincipalComponents, pca, pca_of
+from pullback.directions.streaming import PrincipalAxes, StreamingPCA
 
-__all__ = ["Direction", "Trajectory", "trajectory"]
+__all__ = [
+    "Direction",
+    "PrincipalAxes",
+    "PrincipalComponents",
+    "StreamingPCA",
+    "Trajectory",
+    "pca",
+    "pca_of",
+    "trajectory",
+]
