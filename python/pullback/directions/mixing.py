@@ -139,7 +139,7 @@ def _grid(walker: Walker, times: tuple[int, ...], *, up: bool) -> list[float]:
     schedule, given = walker.model.schedule, walker.options["grid"]
     top = schedule.check_timestep(times[0])
     if not isinstance(given, str):
-        grid = walker.grid(given[0], given[-1])
+        grid = walker.grid(given[0], -1 if up else given[-1])
     elif up:
         grid = walker.grid(top)
     else:
@@ -261,6 +261,7 @@ def _converged(sampled: Radii, tol: float) -> MixingStep:
 
 
 def _most_separable(boundaries: Sequence[Boundary]) -> MixingStep:
+    found: dict[int, float] = {}
     for one in boundaries:
         if not isinstance(one, Boundary):
             raise TypeError(f"Expected boundaries, got {type(one).__name__}. `boundary` finds one.")
@@ -269,14 +270,14 @@ def _most_separable(boundaries: Sequence[Boundary]) -> MixingStep:
                 "Expected boundaries with their t and a cross-validated accuracy, got one without. "
                 "Give boundary(...) the timestep t, and folds of 2 or more."
             )
-    found = {one.t: one.accuracy for one in boundaries}
+        found[one.t] = one.accuracy
     if not found or len(found) < len(boundaries):
         raise ValueError(
             f"Expected boundaries at several timesteps, one at each, got t = "
             f"{[one.t for one in boundaries]}."
         )
-    times = times_of(sorted((t for t in found if t is not None), reverse=True))
-    seen = tuple(float(found[t] or 0.0) for t in times)
+    times = tuple(sorted(found, reverse=True))
+    seen = tuple(found[t] for t in times)
     best = seen.index(max(seen))  # the first is that of the largest t
     return MixingStep(times[best], "separability", times, seen, None)
 
