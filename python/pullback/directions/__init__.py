@@ -2,7 +2,7 @@
 
 from pullback.directions.direction import Direction
 from pullback.directions.features import Trajectory, trajectory
-from pullback.directions.pca import PrincipalComponents, pca, pca_of
+from pullback.directions.principal import PrincipalComponents, pca, pca_of
 from pullback.directions.streaming import PrincipalAxes, StreamingPCA
 
 __all__ = [
