@@ -6,7 +6,7 @@ from pullback.directions.disentangling import disentangle
 from pullback.directions.features import Trajectory, trajectory
 from pullback.directions.labelling import LabelledSamples, label_samples
 from pullback.directions.mixing import MixingStep, Radii, mixing_step, radii
-from pullback.directions.pca import PrincipalComponents, pca, pca_of
+from pullback.directions.principal import PrincipalComponents, pca, pca_of
 from pullback.directions.streaming import PrincipalAxes, StreamingPCA
 from pullback.directions.supervised import SupervisedDirection, from_pairs, supervised
 

@@ -99,7 +99,7 @@ def steps_of(walker: Walker, t: int, stop: int) -> list[int]:
     """Timesteps in training units that the steps of a walk begin at.
 
     Raises:
-        ValueError: there is none, one is a fraction, or stop lies elsewhere than where walks end.
+        ValueError: there is none, one is a fraction, or as `Walker.grid`.
     """
     grid = walker.grid(walker.model.schedule.check_timestep(t), stop)
     times = grid[:-1]

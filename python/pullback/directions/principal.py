@@ -195,10 +195,10 @@ def pca(
     def batches() -> Iterator[torch.Tensor]:
         size = min(batch, most)
         for first in range(0, count, size):
-            samples = range(first, min(first + size, count))
+            samples = list(range(first, min(first + size, count)))
             yield _features(walker.rows(samples), start, stop, site, pool)
             if progress is not None:
-                progress(samples.stop, count)
+                progress(samples[-1] + 1, count)
 
     known = {
         "model": model.name,
@@ -309,14 +309,12 @@ def _components(
     rows = torch.stack([one.components for one in found], 1).reshape(rank, len(times), *shape[1:])
     if not joint:
         _align(rows)
-    pick = (lambda values: values[0]) if joint else (lambda values: torch.stack(values, -1))
-    number = lambda values: torch.tensor(values, dtype=torch.float64, device="cpu")  # noqa: E731
     return PrincipalComponents(
         components=rows,
-        deviations=pick([one.deviations for one in found]),
-        ratios=pick([one.ratios for one in found]),
-        variance=pick([number(one.variance) for one in found]),
-        lost=pick([number(one.lost) for one in found]),
+        deviations=_over_steps([one.deviations for one in found], joint),
+        ratios=_over_steps([one.ratios for one in found], joint),
+        variance=_over_steps([_number(one.variance) for one in found], joint),
+        lost=_over_steps([_number(one.lost) for one in found], joint),
         mean=torch.stack([one.mean for one in found]).reshape(shape),
         times=tuple(times),
         stop=stop,
@@ -341,13 +339,23 @@ def _components(
 
 
 def _result(stream: StreamingPCA, t: int | None) -> PrincipalAxes:
-    """The axes of a stream; an error says of which timestep (training units), where it is of one."""
+    """The axes of a stream; an error says of which timestep, in training units, where given."""
     try:
         return stream.result()
     except ValueError as error:
         if t is None:
             raise
         raise ValueError(f"Of the features at t = {t}: {error}") from None
+
+
+def _over_steps(values: list[torch.Tensor], joint: bool) -> torch.Tensor:
+    """Values `[...]` of all steps together, or those of single steps as `[..., T]`."""
+    return values[0] if joint else torch.stack(values, -1)
+
+
+def _number(value: float) -> torch.Tensor:
+    """A number as a tensor `[]`, float64."""
+    return torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
 def _align(rows: torch.Tensor) -> None:
@@ -403,8 +411,13 @@ def _times_of(times: Sequence[int], stop: int) -> list[int]:
 
 def _settings(walker: Walker, cond: object) -> dict[str, Any]:
     """The options of a walk, but for its seeds, as JSON holds them."""
-    names = ("guidance", "negative", "steps", "solver", "eta", "grid", "clip")
-    return {"cond": told(cond), **{name: told(walker.options[name]) for name in names}}
+    names = ("guidance", "negative", "steps", "solver", "grid", "clip")
+    eta = walker.options["eta"]
+    return {
+        "cond": told(cond),
+        "eta": "a function of t" if callable(eta) else eta,
+        **{name: told(walker.options[name]) for name in names},
+    }
 
 
 def _told_seed(seed: Any) -> object:
