@@ -12,39 +12,41 @@ from tests.directions.planted import planted, sine
 WHERE = {"tap": "mid_block", "t": 500}
 
 
+# Far from the origin scikit-learn's own kernel, in float32, has fewer digits than one of centred rows.
+@pytest.mark.parametrize(("offset", "room"), [(0.0, 1e-6), (2.0, 1e-5)])
 @pytest.mark.parametrize(
     ("shape", "gap", "C"), [((5,), 2.0, 1.0), ((5,), 1.0, 0.01), ((40, 6), 3.0, 1.0)]
 )
-def test_the_dual_is_the_machine_on_the_rows(shape, gap, C):
+def test_the_dual_is_the_machine_on_the_rows(shape, gap, C, offset, room):
     from sklearn.svm import SVC
 
-    features, labels, _ = planted(60, shape, gap, offset=2.0)
+    features, labels, _ = planted(60, shape, gap, offset=offset)
     oracle = SVC(kernel="linear", C=C, tol=1e-10)
     oracle.fit(features.flatten(1).numpy(), labels.numpy())
-    exact = torch.from_numpy(oracle.coef_[0])
+    exact = torch.tensor(oracle.coef_[0])
     found = boundary(features, labels, C=C, **WHERE)
     assert found.normal.shape == shape
-    assert sine(found.normal, exact) < 1e-6
+    assert sine(found.normal, exact) < room
     assert found.intercept == pytest.approx(
-        float(oracle.intercept_[0]) / float(exact.norm()), abs=1e-5
+        float(oracle.intercept_[0]) / float(exact.norm()), abs=10 * room
     )
     far = torch.from_numpy(oracle.decision_function(features.flatten(1).numpy()))
     distance = found.distance(features) * found.deviation * float(exact.norm())
-    assert torch.allclose(distance, far, atol=1e-5)
+    assert torch.allclose(distance, far, atol=10 * room)
     assert found.support == len(oracle.support_)
 
 
 def test_a_planted_hyperplane_is_found_the_better_the_more_samples_there_are():
     angles = []
     for count in (60, 240, 960):
-        features, labels, normal = planted(count, (10, 12), 4.0, offset=1.0)
-        found = boundary(features, labels, C=0.01, folds=2, **WHERE)
+        features, labels, normal = planted(count, (5, 4), 3.0, offset=1.0)
+        found = boundary(features, labels, C=0.001, folds=2, **WHERE)
         angles.append(sine(found.normal, normal))
     assert angles[0] > 1.3 * angles[1] > 1.3**2 * angles[2]
-    assert angles[2] < 0.35
-    assert found.accuracy > 0.93
+    assert angles[2] < 0.2
+    assert found.accuracy > 0.9
     # The middle of the classes lies at ⟨offset, normal⟩.
-    middle = torch.ones(1, 10, 12, dtype=torch.float64)
+    middle = torch.ones(1, 5, 4, dtype=torch.float64)
     assert abs(float(found.distance(middle)) * found.deviation) < 0.5
 
 

@@ -107,8 +107,9 @@ def boundary(
 ) -> Boundary:
     """The hyperplane between two classes of features that a linear support vector machine finds.
 
-    The machine is solved in the dual, on the Gram matrix in float64, so that the number of entries
-    of a feature enters once. C is that of features as they are: where all are multiplied by a
+    The machine is solved in the dual, on the Gram matrix of the features around their mean, so that
+    the number of entries of a feature enters once. That is computed in float64; the solver rounds
+    it to float32, which leaves the normal about 1e-6 of accuracy. C is that of features as they are: where all are multiplied by a
     number, C is to be divided by its square for the same boundary.
 
     Args:
@@ -155,7 +156,8 @@ def boundary(
         raise ValueError(f"Expected C as a finite number above 0, got {C!r:.60}.")
     rows = samples.rows_of(features)
     mean = rows.mean(0)
-    # The machine does not see where the origin is; around the mean the least is lost in rounding.
+    # The machine does not see where the origin is, and scikit-learn rounds the kernel to float32:
+    # around the mean the least is lost.
     centred = rows - mean
     gram = (centred @ centred.T).cpu()
     if not bool((gram.diagonal() > 0).any()):

@@ -59,7 +59,9 @@ def disentangle(
     others = [from_] if isinstance(from_, Direction) else list(from_)
     _check(direction, others)
     if features is None and shrinkage is not None:
-        raise ValueError("Expected features with a shrinkage, whose covariance it is for, got none.")
+        raise ValueError(
+            "Expected features with a shrinkage, whose covariance it is for, got none."
+        )
     vector = _row(direction)
     rows = torch.stack([_row(one).to(vector.device) for one in others])
     steps = max(torch.finfo(one.vector.dtype).eps for one in (direction, *others))
@@ -118,10 +120,10 @@ def _check(direction: object, others: list[Direction]) -> None:
                 f"Expected directions of shape {list(direction.vector.shape)}, got "
                 f"{list(one.vector.shape)} (the other direction {place + 1})."
             )
-        prints = {d.provenance.get("fingerprint") for d in (direction, one)} - {None}
-        if len(prints) > 1:
+        prints = [d.provenance.get("fingerprint") for d in (direction, one)]
+        if None not in prints and prints[0] != prints[1]:
             raise ValueError(
-                f"Expected directions of one model, got fingerprints {sorted(prints)} (the other "
+                f"Expected directions of one model, got fingerprints {prints} (the other "
                 f"direction {place + 1}). Find them with the same model."
             )
 

@@ -284,7 +284,9 @@ def _most_separable(boundaries: Sequence[Boundary]) -> MixingStep:
 
 def _check_radii(kind: str, found: object) -> None:
     if not isinstance(found, Radii):
-        raise TypeError(f"Expected {kind} as Radii, got {type(found).__name__}. `radii` makes them.")
+        raise TypeError(
+            f"Expected {kind} as Radii, got {type(found).__name__}. `radii` makes them."
+        )
     if found.kind != kind:
         raise ValueError(
             f"Expected {kind} as radii of {kind} trajectories, got {found.kind} ones. Seeds give "

@@ -198,7 +198,7 @@ def from_pairs(
 
     Args:
         first: features without the attribute, `[N, *shape]`, or `[N, T, *shape]` of T timesteps.
-        second: those of the same subjects with it, of the same shape.
+        second: those of the same subjects with it, `[N, *shape]` or `[N, T, *shape]` likewise.
         folds: of the cross-validation, at most N; 0 for none.
         seed: of its division of the pairs.
         space: as for `supervised`.
