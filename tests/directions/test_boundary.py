@@ -12,7 +12,7 @@ from tests.directions.planted import planted, sine
 WHERE = {"tap": "mid_block", "t": 500}
 
 
-# Far from the origin scikit-learn's own kernel, in float32, has fewer digits than one of centred rows.
+# The kernel of scikit-learn is in float32, which far from the origin leaves fewer digits.
 @pytest.mark.parametrize(("offset", "room"), [(0.0, 1e-6), (2.0, 1e-5)])
 @pytest.mark.parametrize(
     ("shape", "gap", "C"), [((5,), 2.0, 1.0), ((5,), 1.0, 0.01), ((40, 6), 3.0, 1.0)]

@@ -27,7 +27,8 @@ def asked(model, x, cond=None, tap=None, pool=None, **options):
 
 
 @pytest.mark.parametrize(
-    "given", [{}, {"tap": "up_blocks.1"}, {"pool": "space"}, {"tap": "up_blocks.0", "pool": "space"}]
+    "given",
+    [{}, {"tap": "up_blocks.1"}, {"pool": "space"}, {"tap": "up_blocks.0", "pool": "space"}],
 )
 def test_a_trajectory_has_the_features_of_its_latents(digits, x, given):
     found = trajectory(digits, x, T, **given, **QUICK)

@@ -87,7 +87,7 @@ def test_an_entry_moves_by_one_deviation(request, kind):
         deviation = found.deviations[index]
         deviation = deviation if kind == "joint" else deviation[:, None, None, None]
         expected = deviation * found.components[index]
-        torch.testing.assert_close(moved.double(), expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(moved.double(), expected.double(), rtol=1e-4, atol=1e-6)
         assert {(one.space, one.tap) for one in entry} == {("h", "mid_block")}
     known = entry[1].provenance
     assert known["how"].startswith("PCA of features")
@@ -176,9 +176,9 @@ def test_of_features_of_ones_own(joint, single, features):
         )  # fmt: skip
         close(
             found.components.flatten(0, 1) if not expected.joint else found.components,
-            (
-                expected.components.flatten(0, 1) if not expected.joint else expected.components
-            ).flatten(1).double(),
+            (expected.components.flatten(0, 1) if not expected.joint else expected.components)
+            .flatten(1)
+            .double(),
         )
         torch.testing.assert_close(found.deviations, expected.deviations, rtol=1e-4, atol=0)
         assert found.entry(0)[0].provenance["model"] == "digits"
@@ -199,7 +199,7 @@ def test_a_step_that_a_component_does_not_move_is_left_out(rng):
     features[:, 1] = 5.0
     found = pca_of(features, 2, times=[9, 6, 3], tap="mid_block", stop=0)
     assert [one.window for one in found.entry(0)] == [(9, 7), (3, 1)]
-    with pytest.raises(ValueError, match="Of the features at t = 6: .*30 equal ones"):
+    with pytest.raises(ValueError, match=r"Of the features at t = 6: .*30 equal ones"):
         pca_of(features, 2, times=[9, 6, 3], tap="mid_block", joint=False)
 
 

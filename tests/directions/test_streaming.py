@@ -12,9 +12,7 @@ from pullback.operators.memory import measure
 def planted(rng, count, size, spectrum, mean=1.0):
     """Rows [count, size] in float32 that lie in as many dimensions as the spectrum has entries."""
     spectrum = torch.tensor(spectrum, dtype=torch.float64)
-    axes = torch.linalg.qr(
-        torch.randn(size, len(spectrum), generator=rng, dtype=torch.float64)
-    ).Q.T
+    axes = torch.linalg.qr(torch.randn(size, len(spectrum), generator=rng, dtype=torch.float64)).Q.T
     along = torch.randn(count, len(spectrum), generator=rng, dtype=torch.float64) * spectrum
     centre = mean * torch.randn(size, generator=rng, dtype=torch.float64)
     return (along @ axes + centre).float(), axes
@@ -185,8 +183,9 @@ def test_what_is_lost_bounds_the_error(rng):
     for extra in (0, 5, 20, 95):
         found = streamed(rows, 50, 5, extra=extra).result()
         told = found.deviations.square()
-        along = torch.einsum("kd,de,ke->k", *[found.components.double(), covariance], 
-                             found.components.double())
+        along = torch.einsum(
+            "kd,de,ke->k", *[found.components.double(), covariance], found.components.double()
+        )
         slack = 1e-6 * float(true[0])
         assert bool((told <= along + slack).all())
         assert bool((told <= true[:5] + slack).all())

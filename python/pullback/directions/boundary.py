@@ -109,8 +109,9 @@ def boundary(
 
     The machine is solved in the dual, on the Gram matrix of the features around their mean, so that
     the number of entries of a feature enters once. That is computed in float64; the solver rounds
-    it to float32, which leaves the normal about 1e-6 of accuracy. C is that of features as they are: where all are multiplied by a
-    number, C is to be divided by its square for the same boundary.
+    it to float32, which leaves the normal about 1e-6 of accuracy. C is that of features as they
+    are: where all are multiplied by a number, C is to be divided by its square for the same
+    boundary.
 
     Args:
         features: `[N, *shape]`: latents x_t, or features at a tap.

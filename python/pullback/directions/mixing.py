@@ -189,11 +189,12 @@ def mixing_step(
     the search: these are three readings of its text, and may well give other steps. Published for
     faces is t = 500.
 
-    "radius": the smallest of the times at which sampled and inverted trajectories have the same
-    mean radius up to tol. "convergence": the smallest from which on, towards noise, the mean radius
-    of sampled trajectories changes by less than tol from one of the times to the next: what is seen
-    depends on how far these are apart. "separability": the time of the boundary with the best
-    cross-validated accuracy, the largest where several are as good.
+    "radius": the largest of the times at which sampled and inverted trajectories have the same mean
+    radius up to tol, since inverted ones fall behind the further, the nearer they come to noise
+    (the smallest would always be the last of the times). "convergence": the smallest from which on,
+    towards noise, the mean radius of sampled trajectories changes by less than tol from one of the
+    times to the next: what is seen depends on how far these are apart. "separability": the time of
+    the boundary with the best cross-validated accuracy, the largest where several are as good.
 
     Args:
         rule: "radius", "convergence" or "separability".
@@ -242,7 +243,7 @@ def mixing_step(
     within = [t for t, gap in zip(sampled.times, gaps, strict=True) if gap <= tol]
     if not within:
         raise _none_within("gap", min(gaps), tol)
-    return MixingStep(within[-1], "radius", sampled.times, gaps, tol)
+    return MixingStep(within[0], "radius", sampled.times, gaps, tol)
 
 
 def _converged(sampled: Radii, tol: float) -> MixingStep:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -12,7 +11,7 @@ from typing_extensions import Unpack
 
 from pullback._numbers import is_several, seeds_of, whole
 from pullback._version import __version__
-from pullback.directions.direction import Direction
+from pullback.directions.components import PrincipalComponents
 from pullback.directions.features import recorded, site_of, steps_of
 from pullback.directions.streaming import PrincipalAxes, StreamingPCA
 from pullback.models import (
@@ -26,104 +25,6 @@ from pullback.models import (
     with_walk_options,
 )
 from pullback.operators import rows_at_once
-
-
-@dataclass(frozen=True, eq=False)
-class PrincipalComponents:
-    """Principal components of features along N trajectories of T steps: made by `pca`.
-
-    Attributes:
-        components: `[k, T, *h_shape]`, in float32 or float64, by falling deviation. Joint ones have
-            norm 1 over all steps together, and the entry of largest magnitude of each is positive.
-            Of those of single steps each has norm 1, that entry is positive at the first step, and
-            the sign at the others is that of the component of the step before.
-        deviations: standard deviations of the trajectories along them, `[k]`, or `[k, T]` for those
-            of single steps, float64.
-        ratios: their shares of the variance, `[k]` or `[k, T]`, float64.
-        variance: of the features, summed over their entries, `[]` or `[T]`, float64.
-        lost: share of the variance that was dropped on the way, `[]` or `[T]`, float64, which
-            bounds the error as `StreamingPCA` says.
-        mean: of the features, `[T, *h_shape]`.
-        times: timesteps in training units at which the steps begin, T of them, descending.
-        stop: the timestep in training units at which the last one ends.
-        joint: whether components are of all steps together.
-        tap: where h is read.
-        pool: "space" for pooled features, else None.
-        provenance: how it was found, with all settings, as JSON holds it.
-    """
-
-    components: torch.Tensor
-    deviations: torch.Tensor
-    ratios: torch.Tensor
-    variance: torch.Tensor
-    lost: torch.Tensor
-    mean: torch.Tensor
-    times: tuple[int, ...]
-    stop: int
-    joint: bool
-    tap: str
-    pool: str | None
-    provenance: dict[str, Any]
-
-    def __len__(self) -> int:
-        """Number of components k."""
-        return len(self.components)
-
-    def entry(self, index: int) -> tuple[Direction, ...]:
-        """A component as an edit, which `pullback.edit` takes: a direction for each step.
-
-        Strength 1 moves the features by one standard deviation. Each direction has the window of
-        its step, from where it begins down to just above where the next one does; so edit with the
-        steps of the trajectories.
-
-        Args:
-            index: which component, from 0.
-
-        Returns:
-            T directions; one at which a joint component does not move the feature is left out.
-
-        Raises:
-            ValueError: there is no such component.
-        """
-        index = whole("index", index, 0, len(self) - 1)
-        ends = [*self.times[1:], self.stop]
-        found = []
-        for step, (t, end) in enumerate(zip(self.times, ends, strict=True)):
-            vector = self.components[index, step]
-            norm = float(torch.linalg.vector_norm(vector.double()))
-            if not norm:
-                continue
-            at = (index,) if self.joint else (index, step)
-            deviation = float(self.deviations[at])
-            found.append(
-                Direction.of(
-                    vector,
-                    "h",
-                    tap=self.tap,
-                    pool=self.pool,
-                    t=t,
-                    window=(t, end + 1),
-                    unit=deviation * norm,
-                    name=f"pca {index}",
-                    provenance={
-                        **self.provenance,
-                        "t": t,
-                        "index": index,
-                        "deviation": deviation,
-                        "ratio": float(self.ratios[at]),
-                    },
-                )
-            )
-        return tuple(found)
-
-    def __repr__(self) -> str:
-        known = self.provenance
-        kind = "joint" if self.joint else "per timestep"
-        return (
-            f"PrincipalComponents({len(self)}, {kind}, of {known['samples']} trajectories, h at "
-            f"{self.tap}, {list(self.components.shape[2:])}, {len(self.times)} steps from "
-            f"t={self.times[0]} to {self.stop}, lost {float(self.lost.max()):.1e})"
-        )
 
 
 @with_walk_options
@@ -269,9 +170,7 @@ def pca_of(
     )
 
 
-def _features(
-    walker: Walker, start: int, stop: int, site: Site, pool: str | None
-) -> torch.Tensor:
+def _features(walker: Walker, start: int, stop: int, site: Site, pool: str | None) -> torch.Tensor:
     """Features `[n, T, *h_shape]` of the walks of all samples of a walker."""
     options = walker.options
     x = walker.model.sample_latents(
@@ -306,11 +205,13 @@ def _components(
         _result(stream, None if joint else t) for stream, t in zip(streams, times, strict=False)
     ]
     # Joint ones are rows of all steps, those of single steps are stacked behind one another.
-    rows = torch.stack([one.components for one in found], 1).reshape(rank, len(times), *shape[1:])
+    stacked = torch.stack([one.components for one in found], 1).reshape(
+        rank, len(times), *shape[1:]
+    )
     if not joint:
-        _align(rows)
+        _align(stacked)
     return PrincipalComponents(
-        components=rows,
+        components=stacked,
         deviations=_over_steps([one.deviations for one in found], joint),
         ratios=_over_steps([one.ratios for one in found], joint),
         variance=_over_steps([_number(one.variance) for one in found], joint),
@@ -366,9 +267,7 @@ def _align(rows: torch.Tensor) -> None:
         now.copy_(torch.where(products < 0, -now, now))
 
 
-def _shape_of(
-    features: object, steps: int, before: tuple[int, ...] | None
-) -> tuple[int, ...]:
+def _shape_of(features: object, steps: int, before: tuple[int, ...] | None) -> tuple[int, ...]:
     """The shape (T, *h_shape) of features, where it is what it must be."""
     if not isinstance(features, torch.Tensor):
         raise TypeError(

@@ -305,17 +305,13 @@ def _eigen(parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     return values.flip(0).clamp_min(0), vectors.flip(1)
 
 
-def _rotated(
-    by: torch.Tensor, parts: Sequence[torch.Tensor], dtype: torch.dtype
-) -> torch.Tensor:
+def _rotated(by: torch.Tensor, parts: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
     """Combinations `[r, d]` of stacked rows, by coefficients `[r, p]`."""
     first = parts[0]
     by = by.to(first.device)
     rows = first.new_empty(len(by), first.shape[1], dtype=dtype)
     for columns in _pieces(parts):
-        rows[:, columns] = (
-            by @ torch.cat([part[:, columns].double() for part in parts])
-        ).to(dtype)
+        rows[:, columns] = (by @ torch.cat([part[:, columns].double() for part in parts])).to(dtype)
     return rows
 
 
