@@ -110,14 +110,13 @@ def test_digits_become_others_along_what_their_features_say(digits, threes_and_e
     # Strength 1 of a discriminant is short, since it leads where the classes differ most clearly:
     # all are compared at one length.
     length = supervised(labelled.features, positive, folds=0, **labelled.place).direction().unit
-    direction = direction.with_unit(2 * length)
+    direction = direction.with_unit(4 * length)
     x = digits.sample_latents(24, T, seed=1000, steps=10, cond=digits.encode(class_label=[3] * 24))
     scores = [
         float(eightness(digits.images_of(edit(digits, x, T, direction, strength, **QUICK))).mean())
         for strength in (-1.0, 0.0, 1.0)
     ]
-    assert scores[0] < scores[2]
-    assert scores[2] - scores[1] > 0.2
+    assert scores[0] + 0.1 < scores[1] < scores[2] - 0.1
 
 
 def test_the_front_door_of_the_room_has_it():
