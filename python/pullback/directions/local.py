@@ -236,16 +236,14 @@ def toward(
         outside = region.leading_outside(operator)
         vectors, removed = projected(rows, [1] * len(x), outside)
         dtype = torch.float64 if operator.dtype == torch.float64 else torch.float32
-        how = "local, toward a condition"
+        v, how = units(vectors, dtype), "local, toward a condition"
         settings = {"target": told(dict(target_cond))}
-        return region.result(
-            operator, units(vectors, dtype), removed, None, outside, how, settings
-        )  # fmt: skip
+        return region.result(operator, v, removed, None, outside, how, settings)
     finally:
         operator.release()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Region:
     """The denoised map at some latents, the entries on both sides of a mask, and how to solve.
 
