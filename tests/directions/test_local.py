@@ -153,13 +153,16 @@ def test_a_direction_of_the_latents(full, x):
     _, model = full
     found = local(model, x, T, region(), RANK, seed=4)
     one = found.direction(1, 1)
-    assert torch.equal(one.vector, found.v[1, 1])
+    torch.testing.assert_close(one.vector, found.v[1, 1], rtol=0, atol=1e-15)
     assert (one.space, one.tap, one.t, one.window, one.unit) == ("x", None, T, None, 1.0)
     known = one.provenance
     assert known["how"] == "local, projected"
     assert (known["index"], known["sample"], known["t"]) == (1, 1, T)
     assert (known["null"], known["rank"], known["seed"], known["entries"]) == (NULL, RANK, 4, 10)
-    assert (known["gain"], known["leakage"]) == (float(found.gain[1, 1]), float(found.leakage[1, 1]))
+    assert (known["gain"], known["leakage"]) == (
+        float(found.gain[1, 1]),
+        float(found.leakage[1, 1]),
+    )
     assert known["fingerprint"] == model.fingerprint
     assert known["mask"].startswith("tensor 2 x 3 x 4")
     assert known["converged"] is True

@@ -88,13 +88,13 @@ def weighed(
     return found
 
 
-def units(rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """What is left of unit rows `[B, k, n]`, at norm 1 in a dtype.
+def units(rows: torch.Tensor, dtype: torch.dtype, least: float) -> torch.Tensor:
+    """What is left of unit rows `[B, k, n]`, at norm 1 in a dtype; zeros up to a norm of `least`.
 
-    It is zeros where only rounding of that dtype is left.
+    What is known to a sine of `least` alone says nothing of what is smaller.
     """
     norm = rows.norm(dim=2, keepdim=True)
-    left = norm > _NOTHING * torch.finfo(dtype).eps
+    left = norm > max(least, _NOTHING * torch.finfo(dtype).eps)
     return torch.where(left, rows / torch.where(left, norm, 1.0), 0.0).to(dtype)
 
 

@@ -27,7 +27,8 @@ class LocalDirections:
 
     Attributes:
         v: `[B, k, *x_shape]`, of norm 1, in float32 or float64; in each of `local` the entry of
-            largest magnitude is positive. Zeros where nothing is left of a direction.
+            largest magnitude is positive. Zeros beyond the numerical rank of J_Ω, and where the
+            projection left no more than `tol`, to which the bases are known.
         gain: `[B, k]`, float64, ‖J_Ω v‖: how much the region changes.
         leakage: `[B, k]`, float64, ‖J_Ωc v‖: how much the rest does.
         removed: `[B, k]`, float64, 0 to 1: norm of what the projection took from the unit vector
@@ -168,7 +169,7 @@ def local(
             vectors = weighed(operator, sides, inside, outside, mu)
         else:
             vectors, removed = projected(inside.v.double(), inside.rank.tolist(), outside)
-        v = signed(units(vectors, inside.v.dtype))
+        v = signed(units(vectors, inside.v.dtype, inside.tol))
         settings = {"rank": rank, **({"mu": mu} if joint else {})}
         how = "local, joint" if joint else "local, projected"
         return region.result(operator, v, removed, inside, outside, how, settings)
@@ -236,7 +237,7 @@ def toward(
         outside = region.leading_outside(operator)
         vectors, removed = projected(rows, [1] * len(x), outside)
         dtype = torch.float64 if operator.dtype == torch.float64 else torch.float32
-        v, how = units(vectors, dtype), "local, toward a condition"
+        v, how = units(vectors, dtype, region.solver["tol"]), "local, toward a condition"
         settings = {"target": told(dict(target_cond))}
         return region.result(operator, v, removed, None, outside, how, settings)
     finally:
@@ -304,7 +305,9 @@ class _Region:
         outside = torch.nonzero(~region.flatten()).flatten().to(x.device)
         null = whole("null", null, 0, len(outside))
         given: dict[str, Any] = {"seed": 0, **options}
-        passes = {key: given.pop(key) for key in ("chunk", "memory") if key in given}
+        passes: dict[str, Any] = {
+            key: given.pop(key) for key in ("chunk", "memory") if key in given
+        }
         solver = {**given, "tol": krylov.tolerance(quality, given.get("tol"))}
         times = model.schedule.timesteps(t, len(x)).tolist()
         model.check_mode()
