@@ -89,6 +89,10 @@ def test_where_null_covers_the_rank_of_the_rest_nothing_leaks(x):
     assert found.outside.rank.tolist() == [3, 3]
     assert float(found.leakage.max()) < 1e-10
     assert float(found.gain.min()) > 0.1
+    # What stands beyond the rank is arbitrary, and nothing may be taken off along it.
+    inside, outside = sides(matrix)
+    removed = off(leading(inside[None], RANK)[2][0], outside, null=3)[1]
+    torch.testing.assert_close(found.removed[0], removed, rtol=1e-3, atol=1e-3)
     less = local(denoiser_model(matrix), x, T, region(), RANK, null=2)
     assert float(less.leakage.min()) > 1e-3
 
@@ -189,6 +193,21 @@ def test_nothing_is_left_of_what_changes_the_rest_as_well(x):
     assert beyond.inside.rank.tolist() == [1, 1]
     with pytest.raises(ValueError, match="Nothing is left of direction 1"):
         beyond.direction(1)
+
+
+def test_what_is_left_is_nothing_up_to_the_tolerance_of_the_bases(x):
+    matrix = two_sided(rank=2)
+    where = entries(region())
+    rest = sides(matrix)[1]
+    matrix[where] = 0
+    unit = rest[0] / rest[0].norm()
+    other = torch.linalg.svd(rest).Vh[-1]  # of which the rest knows nothing
+    matrix[where[0]] = unit + 1e-3 * other
+    model = denoiser_model(matrix)
+    assert not bool(local(model, x, T, region(), 1, null=2).v.any())  # tol is 2e-3
+    closer = local(model, x, T, region(), 1, null=2, tol=1e-5)
+    assert apart(closer.v[0], other[None]) < 1e-3
+    assert float(closer.gain[0, 0]) == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_a_sample_does_not_depend_on_the_others(digits):

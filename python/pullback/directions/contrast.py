@@ -75,9 +75,8 @@ def weighed(
     found = torch.zeros_like(inside.v, dtype=torch.float64)
     for sample, frame in enumerate(frames):
         gain, leak = (image[sample, : len(frame)].index_select(1, side) for side in sides)
-        # In units of s_1: squares of what is far from 1 leave the range.
-        unit = inside.s[sample, 0].double()
-        gain, leak = gain / unit, leak / unit
+        # In units of s_1, of which μ is a share: squares of what is far from 1 leave the range.
+        leak = leak / inside.s[sample, 0].double()
         eye = torch.eye(len(frame), dtype=torch.float64, device=leak.device)
         factor = torch.linalg.cholesky(leak @ leak.mT + mu * eye)
         scaled = torch.linalg.solve_triangular(factor, gain, upper=False)
