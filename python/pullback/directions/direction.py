@@ -224,7 +224,7 @@ class Direction:
             TypeError: one of them is no direction.
             ValueError: they differ from it in space, tap, pool, shape or weights.
         """
-        return comparing.compare([self, *others])
+        return comparing.compare([self, *comparing.checked(others)])
 
     def __neg__(self) -> Direction:
         """The opposite direction; its name begins with "-", and its provenance says "negated"."""
