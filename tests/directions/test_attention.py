@@ -413,7 +413,7 @@ def test_a_layer_without_a_projection_back():
 
 @pytest.mark.parametrize("name", ["DiTTransformer2DModel", "SD3Transformer2DModel"])
 def test_a_norm_without_a_scale_of_its_own(name):
-    with pytest.raises(ValueError, match="norm with a scale γ before transformer_blocks.1.attn"):
+    with pytest.raises(ValueError, match=r"norm with a scale γ before transformer_blocks\.1\.attn"):
         attention(families.model_of(name), fold_norm=True)
 
 

@@ -61,7 +61,10 @@ def test_what_was_found_can_be_compared_as_it_is(digits):
     ("other", "words"),
     [
         ({"space": "prompt"}, "same space, got 'x' of smile and 'prompt' of other"),
-        ({"vector": torch.ones(1, 8, 8)}, r"same shape, got \[1, 16, 16\] of smile and \[1, 8, 8\]"),
+        (
+            {"vector": torch.ones(1, 8, 8)},
+            r"same shape, got \[1, 16, 16\] of smile and \[1, 8, 8\]",
+        ),
         ({"provenance": {"fingerprint": "11"}}, "same fingerprint, got '00ff' of smile and '11'"),
     ],
 )

@@ -51,9 +51,7 @@ def test_gains_in_tokens():
     found = attention(model, matrix="ov", rank=3)
     rows = found.vectors[:, None].expand(3, 16, 24) / 4
     table = rank_by(model, x, T, found, cond=cond)
-    torch.testing.assert_close(
-        table.gain, dense_gain(model, x, rows, cond=cond), rtol=1e-3, atol=0
-    )
+    torch.testing.assert_close(table.gain, dense_gain(model, x, rows, cond=cond), rtol=1e-3, atol=0)
 
 
 def test_a_pooled_direction_gains_what_the_same_whole_one_does(unet, x):
@@ -106,7 +104,7 @@ def test_what_does_not_fit_is_named(unet, x):
     latents = Direction.of(torch.randn(unet.latent_shape), "x")
     with pytest.raises(ValueError, match=r'directions in a feature \("h"\), got "x"'):
         rank_by(unet, x, T, [latents])
-    with pytest.raises(ValueError, match="same space, got 'h' of v 0 of .* and 'x'"):
+    with pytest.raises(ValueError, match=r"same space, got 'h' of v 0 of .* and 'x'"):
         rank_by(unet, x, T, [found.direction(0), latents])
     with pytest.raises(ValueError, match="same space"):
         rank_by(unet, x, T, found, subspace=[latents])

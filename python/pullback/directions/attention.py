@@ -161,10 +161,10 @@ def attention(
     values, vectors = _decomposed(weights, side, symmetric=symmetrise == "symmetric")
     above = int((values.abs() > channels * torch.finfo(values.dtype).eps * values[0].abs()).sum())
     if rank > above:
+        of_head = "" if head is None else f", head {head}"
         raise ValueError(
-            f"Expected rank to be at most {above}, the rank of {matrix!r} in {found.name}"
-            f"{'' if head is None else f', head {head}'}, got {rank}: other eigenvalues are zero up "
-            "to rounding, and their vectors arbitrary."
+            f"Expected rank to be at most {above}, the rank of {matrix!r} in {found.name}{of_head}"
+            f", got {rank}: other eigenvalues are zero up to rounding, and their vectors arbitrary."
         )
     settings = {
         "how": "attention",
@@ -209,7 +209,9 @@ def _middle(model: LatentModel, layers: list[AttentionLayer]) -> AttentionLayer:
         block = None
     inside = [one for one in layers if one.block == block]
     if not inside:
-        where = "and which block is the middle one is not known" if block is None else f"not {block}"
+        where = (
+            "and which block is the middle one is not known" if block is None else f"not {block}"
+        )
         raise ValueError(
             f"Expected layer to say which one: self-attention of {model.name} stands in "
             f"{', '.join(one.name for one in layers[:5])}"
@@ -227,9 +229,7 @@ def _check_options(matrix: str, side: str, symmetrise: str, site: str, tap: obje
     )
     for name, value, allowed in given:
         if value not in allowed:
-            raise ValueError(
-                f"Expected {name} as one of {', '.join(allowed)}, got {value!r:.60}."
-            )
+            raise ValueError(f"Expected {name} as one of {', '.join(allowed)}, got {value!r:.60}.")
     if tap is not None and site != "mid_output":
         raise ValueError(f"Expected either site or tap, got site={site!r} and tap={tap!r:.60}.")
     if matrix == "qkv" and side == "output":

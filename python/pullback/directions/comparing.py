@@ -181,9 +181,7 @@ def _of_basis(direction: pullback.Direction, basis: LocalBasis) -> list[torch.Te
     return [rows[sample, :rank] for sample, rank in enumerate(basis.rank.tolist())]
 
 
-def _of_span(
-    direction: pullback.Direction, others: Several
-) -> list[torch.Tensor]:
+def _of_span(direction: pullback.Direction, others: Several) -> list[torch.Tensor]:
     """The vectors of other directions, `[k, *shape]`, as the one span that they have."""
     found = checked(others)
     check_alike(found)
@@ -196,11 +194,13 @@ def _pairs(
     first: pullback.Direction, second: pullback.Direction
 ) -> dict[str, tuple[object, object]]:
     """What two directions must share to lie in one space, by its name."""
-    fingerprints = (one.provenance.get("fingerprint") for one in (first, second))
     return {
         "space": (first.space, second.space),
         "tap": (first.tap, second.tap),
-        "fingerprint": tuple(fingerprints),  # type: ignore[dict-item]
+        "fingerprint": (
+            first.provenance.get("fingerprint"),
+            second.provenance.get("fingerprint"),
+        ),
     }
 
 
