@@ -154,13 +154,15 @@ def test_one_head_of_a_product(matrix, head):
     check(found, a, s**4)
 
 
-def test_the_scale_of_the_norm_is_folded_in_where_it_is_asked_for():
+@pytest.mark.parametrize("matrix", ["v", "q", "k"])
+def test_the_scale_of_the_norm_is_folded_in_where_it_is_asked_for(matrix):
     v, scale = orthogonal(), torch.linspace(0.2, 3.0, C, dtype=torch.float64)
-    model = model_of({"v": spectral(orthogonal(), SHUFFLED, v) / scale}, norm=scale)
-    check(attention(model, **NAMED, fold_norm=True, rank=5), v, SHUFFLED**2)
-    plain = attention(model, **NAMED, rank=5)
+    model = model_of({matrix: spectral(orthogonal(), SHUFFLED, v) / scale}, norm=scale)
+    found = attention(model, **NAMED, matrix=matrix, fold_norm=True, rank=5)
+    check(found, v, SHUFFLED**2)
+    assert found.provenance["fold_norm"] is True
+    plain = attention(model, **NAMED, matrix=matrix, rank=5)
     assert (plain.values[0] / SHUFFLED.max() ** 2 - 1).abs() > 0.05
-    assert attention(model, **NAMED, fold_norm=True, rank=1).provenance["fold_norm"] is True
 
 
 def test_heads_that_share_keys_and_values():

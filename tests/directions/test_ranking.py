@@ -5,7 +5,7 @@ import torch
 
 import pullback
 from pullback import Direction, maps
-from pullback.directions import attention, rank_by, retained
+from pullback.directions import Ranking, attention, rank_by, retained
 from pullback.testing import in_float64, map_jacobian
 from tests.models import families
 
@@ -97,6 +97,13 @@ def test_overlap_with_other_directions(unet, x):
     table = rank_by(unet, x, T, found, subspace=[found.direction(0), found.direction(2)])
     truth = torch.tensor([[1.0], [0.0], [1.0]], dtype=torch.float64)
     torch.testing.assert_close(table.retained, truth, rtol=0, atol=1e-10)
+
+
+def test_eigenvalues_are_ordered_by_magnitude():
+    gain = torch.tensor([[1.0], [3.0], [2.0]], dtype=torch.float64)
+    table = Ranking(("a", "b", "c"), gain, torch.tensor([-3.0, 1.0, 2.0], dtype=torch.float64))
+    assert table.order("eigenvalue") == [0, 2, 1]
+    assert table.order() == [1, 2, 0]
 
 
 def test_what_does_not_fit_is_named(unet, x):
