@@ -1,6 +1,8 @@
 """Semantic directions: one vector with where and when it applies, and the ways to find them."""
 
+from pullback.directions.attention import VARIANTS, AttentionDirections, attention
 from pullback.directions.boundary import Boundary, boundary
+from pullback.directions.comparing import Comparison, compare, retained
 from pullback.directions.components import PrincipalComponents
 from pullback.directions.direction import Direction
 from pullback.directions.disentangling import disentangle
@@ -9,12 +11,18 @@ from pullback.directions.labelling import LabelledSamples, label_samples
 from pullback.directions.local import LocalDirections, local, toward
 from pullback.directions.mixing import MixingStep, Radii, mixing_step, radii
 from pullback.directions.principal import pca, pca_of
+from pullback.directions.ranking import Ranking, rank_by
 from pullback.directions.spectral import SpectralDirections, spectral
 from pullback.directions.streaming import PrincipalAxes, StreamingPCA
 from pullback.directions.supervised import SupervisedDirection, from_pairs, supervised
+from pullback.directions.weights_of_attention import AttentionLayer, attention_layers
 
 __all__ = [
+    "VARIANTS",
+    "AttentionDirections",
+    "AttentionLayer",
     "Boundary",
+    "Comparison",
     "Direction",
     "LabelledSamples",
     "LocalDirections",
@@ -22,11 +30,15 @@ __all__ = [
     "PrincipalAxes",
     "PrincipalComponents",
     "Radii",
+    "Ranking",
     "SpectralDirections",
     "StreamingPCA",
     "SupervisedDirection",
     "Trajectory",
+    "attention",
+    "attention_layers",
     "boundary",
+    "compare",
     "disentangle",
     "from_pairs",
     "label_samples",
@@ -35,6 +47,8 @@ __all__ = [
     "pca",
     "pca_of",
     "radii",
+    "rank_by",
+    "retained",
     "spectral",
     "supervised",
     "toward",

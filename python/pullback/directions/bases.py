@@ -27,7 +27,7 @@ def fields(basis: LocalBasis, index: int, sample: int, space: str | None) -> dic
     if space is None:
         space = known["wrt"]
     check_space(space)
-    side, pool = _side(known, space)
+    side, pool = side_of(known, space)
     rank = int(basis.rank[sample])
     if index >= rank:
         raise ValueError(
@@ -56,7 +56,7 @@ def fields(basis: LocalBasis, index: int, sample: int, space: str | None) -> dic
     }
 
 
-def _side(known: dict[str, Any], space: str) -> tuple[str, str | None]:
+def side_of(known: dict[str, Any], space: str) -> tuple[str, str | None]:
     """Whether v or u lies in the space, and how it is pooled."""
     if space == known["wrt"]:
         return "v", None

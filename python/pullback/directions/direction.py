@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 
 from pullback._numbers import whole
 from pullback._version import __version__
-from pullback.directions import bases, checks, fitting, hub, stored
+from pullback.directions import bases, checks, comparing, fitting, hub, stored
 from pullback.geometry import LocalBasis
 from pullback.models import LatentModel, TapName, check_model
 
@@ -216,6 +216,15 @@ class Direction:
         other = fitting.other_weights(model, self.provenance)
         if other is not None:
             warnings.warn(other, stacklevel=2)
+
+    def compare(self, others: Sequence[Direction]) -> comparing.Comparison:
+        """Its cosines with other directions, and theirs with one another; it comes first.
+
+        Raises:
+            TypeError: one of them is no direction.
+            ValueError: they differ from it in space, tap, pool, shape or weights.
+        """
+        return comparing.compare([self, *comparing.checked(others)])
 
     def __neg__(self) -> Direction:
         """The opposite direction; its name begins with "-", and its provenance says "negated"."""
