@@ -145,8 +145,9 @@ def test_each_trajectory_has_its_own_condition(digits):
         x = digits.sample_latents(1, 599, seed=sample, cond=own, steps=5)
         rows.append(trajectory(digits, x, 599, cond=own, **QUICK).features)
     expected = pca_of(torch.cat(rows), 2, times=found.times, tap="mid_block")
-    torch.testing.assert_close(found.mean, expected.mean, rtol=1e-4, atol=1e-4)
-    close(found.components, expected.components.flatten(1).double())
+    # The rounding of another batch grows along the steps; another condition changes entries by 1.
+    torch.testing.assert_close(found.mean, expected.mean, rtol=0, atol=5e-3)
+    close(found.components, expected.components.flatten(1).double(), tol=1e-3)
     assert found.provenance["cond"] is not None
 
 
