@@ -10,7 +10,7 @@ import secrets
 import shutil
 import socket
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -142,6 +142,50 @@ def write_safetensors(
             )
         except SafetensorError as error:  # which is how a full disk is told
             raise OSError(str(error)) from error
+
+
+def read_safetensors(
+    path: Path,
+    form: str,
+    fields: Callable[[dict[str, torch.Tensor], dict[str, str]], dict[str, Any]],
+    *,
+    otherwise: str,
+    again: str,
+) -> dict[str, Any]:
+    """What `fields` makes of the tensors, on the CPU, and of the header's entries of a file.
+
+    Args:
+        path: the file, which exists.
+        form: the entry "format" that it must have.
+        fields: raises ValueError with what is wrong, beginning with "expected".
+        otherwise: what a file with another format is, such as "is not a local basis".
+        again: how to get another one, such as "compute the basis again".
+
+    Raises:
+        ValueError: the file is damaged or of another kind; it says what is wrong.
+    """
+    # Imported here: who reads JSON alone does not wait for torch.
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != form:
+                raise ValueError(
+                    f"{path} {otherwise}: expected the format {form!r} in its header, got "
+                    f"{metadata.get('format')!r:.60}. Was it written by a later version, or by "
+                    "something else?"
+                )
+            # Copies: tensors lie in the file itself, and would follow what is written there.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is damaged or is no safetensors file ({error}). Copy it again, or {again}."
+        ) from error
+    try:
+        return fields(tensors, metadata)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}. Copy it again, or {again}.") from None
 
 
 def _check_regular(path: Path, target: Path) -> None:

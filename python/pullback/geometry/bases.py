@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from typing_extensions import Unpack
 
 # Directions stand above this room: they are reached by the front door, when they are asked for.
 import pullback
 from pullback import krylov, maps
-from pullback._files import write_safetensors
+from pullback._files import read_safetensors, write_safetensors
 from pullback.geometry import provenance, stored
 from pullback.geometry.options import OF_PRODUCTS, Options, check_options, with_options
 from pullback.models import Condition, LatentModel, TapName
@@ -176,27 +175,12 @@ class LocalBasis(krylov.SVDResult):
                 f"No basis file at {path}. Expected a .safetensors file that LocalBasis.save "
                 "wrote; `pullback basis` writes them."
             )
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    raise ValueError(
-                        f"{path} is not a local basis: expected the format {_FORMAT!r} in its "
-                        f"header, got {metadata.get('format')!r}. Was it written by a later "
-                        "version, or by something else?"
-                    )
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} is damaged or is no safetensors file ({error}). Copy it again, or "
-                "compute the basis again."
-            ) from error
-        try:
-            return cls(**stored.fields(tensors, metadata))
-        except ValueError as error:
-            raise ValueError(
-                f"{path} is damaged: {error}. Copy it again, or compute the basis again."
-            ) from None
+        return cls(
+            **read_safetensors(
+                path, _FORMAT, stored.fields, otherwise="is not a local basis",
+                again="compute the basis again",
+            )
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

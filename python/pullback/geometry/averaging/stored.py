@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from pullback._files import write_safetensors
+from pullback._files import read_safetensors, write_safetensors
 
 _FORMAT = "pullback.GlobalDirections/1"
 
@@ -54,28 +53,10 @@ def read(path: Path) -> dict[str, Any]:
             f"No file of global directions at {path}. Expected a .safetensors file that "
             "GlobalDirections.save wrote."
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
-                raise ValueError(
-                    f"{path} holds no global directions: expected the format {_FORMAT!r} in its "
-                    f"header, got {metadata.get('format')!r:.60}. Was it written by a later "
-                    "version, or by something else?"
-                )
-            # Copies: tensors lie in the file itself, and would follow what is written there.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} is damaged or is no safetensors file ({error}). Copy it again, or find the "
-            "directions again."
-        ) from error
-    try:
-        return _fields(tensors, metadata)
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged: {error}. Copy it again, or find the directions again."
-        ) from None
+    return read_safetensors(
+        path, _FORMAT, _fields, otherwise="holds no global directions",
+        again="find the directions again",
+    )  # fmt: skip
 
 
 def _fields(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> dict[str, Any]:
