@@ -117,19 +117,21 @@ def test_tables_are_written_between_their_marks(found, tmp_path):
     results, page, picture = (tmp_path / name for name in ("a.json", "a.md", "a.png"))
     results.write_text(json.dumps(found))
     page.write_text(PAGE.read_text("utf-8"))
-    edits_report.write(results, page, picture)
+    edits_report.REPORT.write(results, page, picture)
     once = page.read_text("utf-8")
     assert "| 500 | 16 (" in once
     assert picture.stat().st_size > 10_000
-    edits_report.write(results, page, None)
+    edits_report.REPORT.write(results, page, None)
     assert page.read_text("utf-8") == once
     with pytest.raises(ValueError, match="no table"):
-        tables.replaced("nothing", edits_report.COMMAND, edits_report.TABLES, found)
+        tables.replaced("nothing", edits_report.REPORT.command, edits_report.REPORT.tables, found)
 
 
 def test_the_page_shows_the_results_that_are_kept():
     kept = json.loads(KEPT.read_text("utf-8"))
     text = PAGE.read_text("utf-8")
-    assert tables.replaced(text, edits_report.COMMAND, edits_report.TABLES, kept) == text
+    assert (
+        tables.replaced(text, edits_report.REPORT.command, edits_report.REPORT.tables, kept) == text
+    )
     settings = json.loads(json.dumps(asdict(edits.Settings())))
     assert kept["settings"] == settings

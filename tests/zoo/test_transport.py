@@ -78,7 +78,7 @@ def test_tables_and_picture_are_written(found, tmp_path):
     results, page, picture = (tmp_path / name for name in ("a.json", "a.md", "a.png"))
     results.write_text(json.dumps(found))
     page.write_text(PAGE.read_text("utf-8"))
-    transport_report.write(results, page, picture)
+    transport_report.REPORT.write(results, page, picture)
     assert "| 480 | raw copy |" in page.read_text("utf-8")
     assert picture.stat().st_size > 10_000
 
@@ -86,6 +86,6 @@ def test_tables_and_picture_are_written(found, tmp_path):
 def test_the_page_shows_the_results_that_are_kept():
     kept = json.loads(KEPT.read_text("utf-8"))
     text = PAGE.read_text("utf-8")
-    command, names = transport_report.COMMAND, transport_report.TABLES
+    command, names = transport_report.REPORT.command, transport_report.REPORT.tables
     assert tables.replaced(text, command, names, kept) == text
     assert kept["settings"] == json.loads(json.dumps(asdict(transport.Settings())))

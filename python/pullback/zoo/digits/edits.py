@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import diffusers
 import torch
-import typer
 
 from pullback import LatentModel, LocalBasis, denoise, load, local_basis, maps, sweep
-from pullback._files import write_json
 from pullback._version import __version__
 from pullback.directions import Direction
 from pullback.editing import Guidance, Injection, Way
@@ -356,23 +354,5 @@ def _ways(
     return {"ways": lines, "differences": differences}
 
 
-def edits(
-    results: Annotated[Path, typer.Option(help="JSON file of the results.")] = _FOLDER
-    / "edits.json",
-    page: Annotated[
-        Path | None, typer.Option(help="Page whose tables are written anew; see its marks.")
-    ] = None,
-    picture: Annotated[Path | None, typer.Option(help="PNG file of the curves.")] = None,
-    again: Annotated[
-        bool, typer.Option(help="Measure; else the results are read and only shown.")
-    ] = True,
-) -> None:
-    """Measure edits, and write tables and a picture of what was found."""
-    if again:
-        write_json(results, measure(Settings(), typer.echo))
-    edits_report.write(results, page, picture)
-    typer.echo(f"The results are in {results}.")
-
-
 if __name__ == "__main__":
-    typer.run(edits)
+    edits_report.REPORT.run(lambda tell: measure(Settings(), tell), _FOLDER / "edits.json")

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pullback.figures import save
-from pullback.zoo.digits.tables import Results, interval, table_of, verdict, write_page
+from pullback.zoo.digits.tables import Report, Results, interval, table_of, verdict
 
 _INK, FAINT = "#1a1a1a", "#6b6b6b"
 TITLE, LABEL, _SMALL = 10.0, 8.0, 7.0  # points
@@ -43,23 +39,6 @@ _NAMES = {
     "random symmetric": "noise, symmetric",
     "random asymmetric": "noise, asymmetric",
 }
-
-#: What writes the page's tables.
-COMMAND = "python -m pullback.zoo.digits.edits"
-
-
-def write(results: Path, page: Path | None, picture: Path | None) -> None:
-    """Tables into a page, where its marks are, and curves into a picture, from a JSON file.
-
-    Raises:
-        ValueError: the page lacks the mark of a table.
-    """
-    found = json.loads(results.read_text("utf-8"))
-    if page is not None:
-        write_page(page, COMMAND, TABLES, found)
-    if picture is not None:
-        with matplotlib.rc_context(STYLE):
-            save(curves(found), picture)
 
 
 def _picked(rows: list[Results], **wanted: Any) -> Results:
@@ -240,3 +219,7 @@ def plain(axes: Axes, top: float) -> None:
     axes.tick_params(length=2.5, width=0.6, labelsize=_SMALL, pad=2, color=FAINT, labelcolor=_INK)
     axes.grid(color="#e6e9ed", linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+#: What shows what was found.
+REPORT = Report("python -m pullback.zoo.digits.edits", TABLES, curves, STYLE)

@@ -1,25 +1,79 @@
-"""Tables of results on pages of the documentation, each between marks that say what wrote it."""
+"""Reports of results: tables on a page, between marks that say what wrote them, and a picture."""
 
-from __future__ import annotations
-
+import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import matplotlib
+import typer
+from matplotlib.figure import Figure
+
+from pullback._files import write_json
+from pullback.figures import save
 
 Results = dict[str, Any]
 _END = "<!-- end of table -->"
 _TEXT = ("what", "value", "way", "difference")
 
 
-def write_page(
-    page: Path, command: str, tables: Mapping[str, Callable[[Results], str]], found: Results
-) -> None:
-    """Write the tables of a page anew, where its marks are.
+@dataclass(frozen=True)
+class Report:
+    """What shows the results of one command.
 
-    Raises:
-        ValueError: the page lacks the mark of a table.
+    Attributes:
+        command: what measures, such as "python -m pullback.zoo.digits.edits".
+        tables: by the name that a page's mark has.
+        curves: draws the picture.
+        style: of matplotlib.
     """
-    page.write_text(replaced(page.read_text("utf-8"), command, tables, found), "utf-8")
+
+    command: str
+    tables: Mapping[str, Callable[[Results], str]]
+    curves: Callable[[Results], Figure]
+    style: Any
+
+    def write(self, results: Path, page: Path | None, picture: Path | None) -> None:
+        """Tables into a page, where its marks are, and curves into a picture, from a JSON file.
+
+        Raises:
+            ValueError: the page lacks the mark of a table.
+        """
+        found = json.loads(results.read_text("utf-8"))
+        if page is not None:
+            text = replaced(page.read_text("utf-8"), self.command, self.tables, found)
+            page.write_text(text, "utf-8")
+        if picture is not None:
+            with matplotlib.rc_context(self.style):
+                save(self.curves(found), picture)
+
+    def run(self, measure: Callable[[Callable[[str], None]], Results], kept: Path) -> None:
+        """The command line of `command`.
+
+        Args:
+            measure: measures all; called with what tells a line on what comes next.
+            kept: where the results are by default.
+        """
+
+        def main(
+            results: Annotated[Path, typer.Option(help="JSON file of the results.")] = kept,
+            page: Annotated[
+                Path | None,
+                typer.Option(help="Page whose tables are written anew; see its marks."),
+            ] = None,
+            picture: Annotated[Path | None, typer.Option(help="PNG file of the curves.")] = None,
+            again: Annotated[
+                bool, typer.Option(help="Measure; else the results are read and only shown.")
+            ] = True,
+        ) -> None:
+            """Measure, and write tables and a picture of what was found."""
+            if again:
+                write_json(results, measure(typer.echo))
+            self.write(results, page, picture)
+            typer.echo(f"The results are in {results}.")
+
+        typer.run(main)
 
 
 def mark(command: str, name: str) -> str:

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import diffusers
 import torch
-import typer
 
 import pullback
 from pullback import LatentModel, LocalBasis
-from pullback._files import write_json
 from pullback.geometry import grassmann
 from pullback.zoo.digits import transport_report
 from pullback.zoo.digits.data import NULL_CLASS
@@ -305,23 +303,5 @@ def measure(settings: Settings, tell: Any = lambda _: None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def transport(
-    results: Annotated[Path, typer.Option(help="JSON file of the results.")] = _FOLDER
-    / "transport.json",
-    page: Annotated[
-        Path | None, typer.Option(help="Page whose tables are written anew; see its marks.")
-    ] = None,
-    picture: Annotated[Path | None, typer.Option(help="PNG file of the curves.")] = None,
-    again: Annotated[
-        bool, typer.Option(help="Measure; else the results are read and only shown.")
-    ] = True,
-) -> None:
-    """Measure transport, and write tables and a picture of what was found."""
-    if again:
-        write_json(results, measure(Settings(), typer.echo))
-    transport_report.write(results, page, picture)
-    typer.echo(f"The results are in {results}.")
-
-
 if __name__ == "__main__":
-    typer.run(transport)
+    transport_report.REPORT.run(lambda tell: measure(Settings(), tell), _FOLDER / "transport.json")

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pullback.figures import save
 from pullback.zoo.digits.edits_report import FAINT, LABEL, STYLE, TITLE, plain
-from pullback.zoo.digits.tables import Results, interval, table_of, verdict, write_page
-
-#: What writes the page's tables.
-COMMAND = "python -m pullback.zoo.digits.transport"
+from pullback.zoo.digits.tables import Report, Results, interval, table_of, verdict
 
 _KINDS = {
     "isometric": "transported",
@@ -28,20 +21,6 @@ _KINDS = {
 }
 _DRAWN = {"isometric": "#2b5f94", "raw": "#c8581c", "spectrum": "#3f9c6d", "random": FAINT}
 _PATHS = {"lerp": "#c8581c", "slerp": "#2b5f94", "shooting": "#3f9c6d"}
-
-
-def write(results: Path, page: Path | None, picture: Path | None) -> None:
-    """Tables into a page, where its marks are, and curves into a picture, from a JSON file.
-
-    Raises:
-        ValueError: the page lacks the mark of a table.
-    """
-    found = json.loads(results.read_text("utf-8"))
-    if page is not None:
-        write_page(page, COMMAND, TABLES, found)
-    if picture is not None:
-        with matplotlib.rc_context(STYLE):
-            save(curves(found), picture)
 
 
 def _setting(found: Results) -> str:
@@ -192,3 +171,7 @@ def _curve(axes: Axes, across: list[Any], up: list[Results], label: str, colour:
     axes.fill_between(across, low, high, color=colour, alpha=0.16, linewidth=0)
     marker = "o" if len(across) < 12 else ""
     axes.plot(across, mean, color=colour, linewidth=1.3, marker=marker, markersize=3, label=label)
+
+
+#: What shows what was found.
+REPORT = Report("python -m pullback.zoo.digits.transport", TABLES, curves, STYLE)
