@@ -8,8 +8,8 @@ import torch
 
 pytest.importorskip("sklearn", reason="the judge learns the digits of scikit-learn")
 
+from pullback.analysis import at_equal_energy, summary
 from pullback.zoo.digits import edits, edits_report, tables
-from pullback.zoo.digits.intervals import at_equal_energy, summary
 from pullback.zoo.digits.judge import Judge
 from tests.docs.documents import ROOT
 

@@ -7,7 +7,7 @@ from pullback.directions.components import PrincipalComponents
 from pullback.directions.direction import Direction
 from pullback.directions.disentangling import disentangle
 from pullback.directions.features import Trajectory, trajectory
-from pullback.directions.labelling import LabelledSamples, label_samples
+from pullback.directions.labelling import LabelledSamples, Score, label_samples, scored
 from pullback.directions.local import LocalDirections, local, toward
 from pullback.directions.mixing import MixingStep, Radii, mixing_step, radii
 from pullback.directions.principal import pca, pca_of
@@ -31,6 +31,7 @@ __all__ = [
     "PrincipalComponents",
     "Radii",
     "Ranking",
+    "Score",
     "SpectralDirections",
     "StreamingPCA",
     "SupervisedDirection",
@@ -49,6 +50,7 @@ __all__ = [
     "radii",
     "rank_by",
     "retained",
+    "scored",
     "spectral",
     "supervised",
     "toward",

@@ -114,7 +114,7 @@ def label_samples(
         x = noise.to(model.device, model.dtype)
         found = recorded(walker.rows(part), x, start, -1, site, pool)
         features.append(found.features[:, kept].cpu())
-        scores.append(_scored(score, model.images_of(found.latents)))
+        scores.append(scored(score, model.images_of(found.latents)))
         if progress is not None:
             progress(part[-1] + 1, len(numbers))
     every = torch.cat(features)
@@ -149,8 +149,19 @@ def _start(walker: Walker, t: int) -> int:
     return at + (schedule.max_timestep - at) // down * down
 
 
-def _scored(score: Score, images: torch.Tensor) -> torch.Tensor:
-    """What a classifier says of images `[B, C, H, W]`, checked: `[B]` or `[B, K]`."""
+def scored(score: Score, images: torch.Tensor) -> torch.Tensor:
+    """What a classifier says of images, checked.
+
+    Args:
+        score: the classifier.
+        images: `[B, C, H, W]` from −1 to 1.
+
+    Returns:
+        `[B]`, or `[B, K]` of K attributes, float64, on the CPU.
+
+    Raises:
+        ValueError: the scores are of another number or shape, or not finite.
+    """
     with torch.no_grad():
         found = torch.as_tensor(score(images)).detach().cpu().double()
     if found.dim() not in (1, 2) or len(found) != len(images) or not found.numel():

@@ -14,11 +14,31 @@ from pullback.geometry import LocalBasis
 from pullback.geometry.transport import Transported
 from pullback.models import LatentModel, Site
 
-#: Directions of their own for each of several samples.
-Own = LocalBasis | Transported
-
 #: One edit: a direction, or several that are applied together.
 Entry = Direction | Sequence[Direction]
+
+
+@dataclass(frozen=True)
+class PerSample:
+    """Edits of its own for each of B samples, such as directions that were found at them.
+
+    Attributes:
+        entries: B rows of D edits each.
+    """
+
+    entries: Sequence[Sequence[Entry]]
+
+    def __post_init__(self) -> None:
+        counts = {len(row) for row in self.entries}
+        if len(counts) != 1 or not min(counts):
+            raise ValueError(
+                "Expected as many edits for every sample, at least one, got "
+                f"{sorted(counts) or 'no samples'}."
+            )
+
+
+#: Directions of their own for each of several samples.
+Own = LocalBasis | Transported | PerSample
 
 
 @dataclass(frozen=True)
@@ -53,8 +73,8 @@ def displacements(
         model: the model.
         t: timestep of the edit in training units.
         count: samples, B.
-        directions: D edits for all samples; or the bases of the samples, or what was carried to
-            them, each its own.
+        directions: D edits for all samples; or the bases of the samples, what was carried to them,
+            or a `PerSample`, each its own.
         indices: which of the directions of bases; all by default.
         mask: where, `[H, W]`.
         window: in place of the directions' own, timesteps in training units.
@@ -68,38 +88,24 @@ def displacements(
     """
     if mask is not None:
         mask = masks.checked(mask)
-    if isinstance(directions, Own):
+    if isinstance(directions, LocalBasis | Transported):
         chosen = chosen_of(directions, indices)
         return _of_basis(model, count, directions, chosen, mask, window)
     if indices is not None:
         raise ValueError("Indices choose directions of a basis, and these are single directions.")
+    if isinstance(directions, PerSample):
+        if len(directions.entries) != count:
+            raise ValueError(
+                f"Expected edits for each of {count} samples, got those of "
+                f"{len(directions.entries)}."
+            )
+        return _of_entries(model, t, directions.entries, mask, window)
     if not len(directions):
         raise ValueError("Expected at least one direction, got none.")
-    found: dict[Place, torch.Tensor] = {}
-    for place, entry in enumerate(directions):
-        parts = [entry] if isinstance(entry, Direction) else list(entry)
-        for part in parts:
-            if not isinstance(part, Direction):
-                raise TypeError(
-                    f"Expected directions, got {type(part).__name__}. `basis.direction(i)` makes "
-                    "one of a basis, `Direction.of` of a vector."
-                )
-            part.check_fits(model, t if part.space == "x" and window is None else None)
-            at = _place_of(model, part, window)
-            rows = part.displacement(1.0).to(model.device, model.dtype)
-            rows = _masked(rows, at, mask, model, part.pool)
-            if at not in found:
-                found[at] = rows.new_zeros(1, len(directions), *rows.shape)
-            elif found[at].shape[2:] != rows.shape:
-                raise ValueError(
-                    f"Directions at one place must have one shape, got {list(rows.shape)} and "
-                    f"{list(found[at].shape[2:])}: pooled and whole features cannot be mixed."
-                )
-            found[at][0, place] += rows
-    return found
+    return _of_entries(model, t, [directions], mask, window)
 
 
-def chosen_of(directions: Own, indices: Sequence[int] | None) -> list[int]:
+def chosen_of(directions: LocalBasis | Transported, indices: Sequence[int] | None) -> list[int]:
     """Which directions of a basis, or of those carried, are asked for, from 0."""
     count = directions.s.shape[1] if isinstance(directions, LocalBasis) else len(directions)
     return [
@@ -107,10 +113,49 @@ def chosen_of(directions: Own, indices: Sequence[int] | None) -> list[int]:
     ]
 
 
+def name_of(entry: Entry, place: int) -> str:
+    """An edit's name: that of its directions, each once, or the number of its place from 1."""
+    parts = [entry] if isinstance(entry, Direction) else entry
+    return " + ".join(dict.fromkeys(one.name or f"{place + 1}" for one in parts))
+
+
+def _of_entries(
+    model: LatentModel,
+    t: int,
+    rows: Sequence[Sequence[Entry]],
+    mask: torch.Tensor | None,
+    window: tuple[int, int] | None,
+) -> dict[Place, torch.Tensor]:
+    """What rows of edits add, of one row for all samples or of one for each."""
+    found: dict[Place, torch.Tensor] = {}
+    for sample, row in enumerate(rows):
+        for place, entry in enumerate(row):
+            for part in [entry] if isinstance(entry, Direction) else entry:
+                if not isinstance(part, Direction):
+                    raise TypeError(
+                        f"Expected directions, got {type(part).__name__}. `basis.direction(i)` "
+                        "makes one of a basis, `Direction.of` of a vector."
+                    )
+                part.check_fits(model, t if part.space == "x" and window is None else None)
+                at = _place_of(model, part, window)
+                added = part.displacement(1.0).to(model.device, model.dtype)
+                added = _masked(added, at, mask, model, part.pool)
+                if at not in found:
+                    found[at] = added.new_zeros(len(rows), len(row), *added.shape)
+                elif found[at].shape[2:] != added.shape:
+                    raise ValueError(
+                        "Directions at one place must have one shape, got "
+                        f"{list(added.shape)} and {list(found[at].shape[2:])}: pooled and whole "
+                        "features cannot be mixed."
+                    )
+                found[at][sample, place] += added
+    return found
+
+
 def _of_basis(
     model: LatentModel,
     count: int,
-    directions: Own,
+    directions: LocalBasis | Transported,
     indices: list[int],
     mask: torch.Tensor | None,
     window: tuple[int, int] | None,

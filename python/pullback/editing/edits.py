@@ -12,11 +12,21 @@ import torch
 from typing_extensions import Unpack
 
 from pullback._numbers import whole
-from pullback.directions import Direction
-from pullback.editing.displacements import Entry, Own, Place, chosen_of, displacements, scaled
+from pullback.editing.displacements import (
+    Entry,
+    Own,
+    PerSample,
+    Place,
+    chosen_of,
+    displacements,
+    name_of,
+    scaled,
+)
 from pullback.editing.injection import Displaced, Injected
 from pullback.editing.moves import default_way, moved
 from pullback.editing.ways import Injection, Way
+from pullback.geometry import LocalBasis
+from pullback.geometry.transport import Transported
 from pullback.models import (
     Inversion,
     LatentModel,
@@ -133,8 +143,8 @@ def sweep(
         x: latents at t, `[B, *x_shape]`.
         t: the timestep of the edit, in training units.
         directions: D edits, each one direction or several together, for all samples; or the local
-            bases of the samples, or what `pullback.transport` carried to them, of which each gets
-            its own.
+            bases of the samples, what `pullback.transport` carried to them, or a `PerSample`, of
+            which each gets its own.
         strengths: K strengths.
         indices: which of the directions of bases, or of those carried, from 0; all by default.
         way: as for `edit`.
@@ -239,14 +249,11 @@ def _check_windows(walker: Walker, places: Mapping[Place, torch.Tensor], t: int,
 
 
 def _names(directions: Own | Sequence[Entry], indices: Sequence[int] | None) -> tuple[str, ...]:
-    if isinstance(directions, Own):
+    if isinstance(directions, LocalBasis | Transported):
         return tuple(f"v_{i + 1}" for i in chosen_of(directions, indices))
-    return tuple(
-        one.name or f"{place + 1}"
-        if isinstance(one, Direction)
-        else " + ".join(part.name or "?" for part in one)
-        for place, one in enumerate(directions)
-    )
+    own = isinstance(directions, PerSample)
+    row = directions.entries[0] if isinstance(directions, PerSample) else directions
+    return tuple(f"{place + 1}" if own else name_of(one, place) for place, one in enumerate(row))
 
 
 def _edited(

@@ -17,11 +17,11 @@ import torch
 
 from pullback import LatentModel, LocalBasis, denoise, load, local_basis, maps, sweep
 from pullback._version import __version__
+from pullback.analysis import at_equal_energy, summary
 from pullback.directions import Direction
 from pullback.editing import Guidance, Injection, Way
 from pullback.zoo.digits import edits_report
 from pullback.zoo.digits.data import NULL_CLASS
-from pullback.zoo.digits.intervals import at_equal_energy, summary
 from pullback.zoo.digits.judge import Judge
 
 #: What takes the place of a sample's own directions.

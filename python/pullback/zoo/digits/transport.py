@@ -18,11 +18,11 @@ import torch
 
 import pullback
 from pullback import LatentModel, LocalBasis
+from pullback.analysis import summary
 from pullback.geometry import grassmann
 from pullback.zoo.digits import transport_report
 from pullback.zoo.digits.data import NULL_CLASS
 from pullback.zoo.digits.edits import instead
-from pullback.zoo.digits.intervals import summary
 from pullback.zoo.digits.judge import Judge
 
 #: How a direction comes to another sample, and what takes its place.

@@ -14,7 +14,7 @@ def draws(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def summary(values: torch.Tensor) -> dict[str, float]:
-    """The mean over samples `[B]`, with its interval.
+    """The mean over samples `[B]`, with its interval of 95 % by the bootstrap over samples.
 
     The same count of samples is drawn in the same way everywhere, so that differences are paired.
     """
@@ -30,7 +30,7 @@ def at_equal_energy(
 
     Args:
         ours: energies and effects, `[B, K]` each, of K growing strengths.
-        control: the same of other edits of the same samples.
+        control: the same of other edits of the same samples, `[B, K]` each.
         energy: where the curves of means are read, between strengths and from (0, 0) on.
 
     Returns:
