@@ -155,6 +155,26 @@ def test_follows_compares_what_is_told_in_other_units(still, latents, rng):
         )
 
 
+def test_what_directions_do_elsewhere_is_what_they_did_where_they_were_found(still, latents, rng):
+    weights = torch.randn(16, 4, generator=rng, dtype=torch.float64)
+    score = lambda images: images.flatten(1).double() @ weights  # noqa: E731
+    rows = PerSample([[direction(rng)] for _ in range(6)])
+    given = {"scale": torch.ones(4), "steps": 20}
+    source = analysis.evaluate(still, latents, T, rows, (-0.02, 0.02), score, **given)
+    target = analysis.evaluate(still, latents.flip(0), T, rows, (-0.02, 0.02), score, **given)
+    effect = target.effect(source)
+    # The model is linear: each does the same anywhere, by the attribute that it moves farthest.
+    along = torch.stack([row[0].vector.flatten().double() @ weights for row in rows.entries])
+    assert torch.equal(effect.attribute[:, 0], along.abs().argmax(1))
+    wanted = along.abs().max(1).values * gain(still) * 0.02
+    torch.testing.assert_close(effect.target[:, 0, 0], wanted, rtol=1e-3, atol=0)
+    torch.testing.assert_close(effect.target[:, 0, 1], wanted, rtol=1e-3, atol=0)
+    with pytest.raises(ValueError, match="as many samples and directions"):
+        target.effect(
+            analysis.evaluate(still, latents[:1], T, rows.entries[0], (0.02,), score, **given)
+        )
+
+
 def test_matched_strengths_change_images_by_what_is_asked(still, latents, rng):
     ways = [direction(rng), direction(rng, unit=50.0), direction(rng, unit=1e-9)]
     energy = 0.01

@@ -59,21 +59,24 @@ class Evaluation:
     linearity: torch.Tensor
     passes: int
 
-    def effect(self, attribute: int | None = None) -> Effect:
+    def effect(self, attribute: int | Evaluation | None = None) -> Effect:
         """The change of one attribute, and those of the others.
 
         Args:
-            attribute: which one a direction is meant for, from 0; negative ones are not counted
-                from the end. None is for directions whose meaning is not known: for each half of
-                the samples the attribute that the direction moves farthest in the other half is
-                taken, and the side to which it does, so that noise is not counted as an effect.
+            attribute: which one a direction is meant for, from 0. Or what the same directions did
+                elsewhere, such as at the samples that they were found at: of each sample and
+                direction the attribute that moved farthest there, and the side to which it did.
+                None is for directions whose meaning is not known and is one for all samples: for
+                each half of the samples the attribute that the direction moves farthest in the
+                other half is taken, and the side. So noise is not counted as an effect.
 
         Returns:
             The effect.
 
         Raises:
-            ValueError: there is no such attribute; or one is to be found of fewer than two samples;
-                or there is one attribute alone, beside which are no others.
+            ValueError: there is no such attribute; what was done elsewhere is of other samples,
+                directions or attributes; an attribute is to be found of fewer than two samples; or
+                there is one attribute alone, beside which are no others.
         """
         samples, _, _, attributes = self.changes.shape
         if attributes < 2:
@@ -81,23 +84,32 @@ class Evaluation:
                 "Expected scores of two attributes or more, beside one of which others are seen, "
                 f"got {attributes}."
             )
-        signs = torch.tensor(self.strengths, dtype=torch.float64).sign()
-        moved = (self.changes * signs[:, None]).mean(2)  # [B, D, A]
-        if attribute is not None:
-            chosen = torch.full(moved.shape[:2], whole("attribute", attribute, 0, attributes - 1))
-            side = torch.ones(moved.shape[:2], dtype=torch.float64)
+        if isinstance(attribute, Evaluation):
+            self._check_like(attribute)
+            # In units of here, which could be others there.
+            chosen, side = _farthest(attribute.moved() * (attribute.scale / self.scale))
+        elif attribute is not None:
+            shape = self.changes.shape[:2]
+            chosen = torch.full(shape, whole("attribute", attribute, 0, attributes - 1))
+            side = torch.ones(shape, dtype=torch.float64)
+        elif samples < 2:
+            raise ValueError(
+                f"Expected two samples or more to find out what a direction does, got {samples}. "
+                "Name the attribute."
+            )
         else:
-            if samples < 2:
-                raise ValueError(
-                    f"Expected two samples or more to find out what a direction does, got {samples}"
-                    ". Name the attribute."
-                )
-            chosen, side = _found_in_the_other_half(moved)
+            chosen, side = _found_in_the_other_half(self.moved())
         index = chosen[:, :, None, None].expand(*self.changes.shape[:3], 1)
         change = self.changes.gather(3, index)[..., 0]
         others = (self.changes.abs().sum(3) - change.abs()) / (attributes - 1)
+        signs = torch.tensor(self.strengths, dtype=torch.float64).sign()
         target = change * signs * side[:, :, None]
         return Effect(target, others, linearity_of(change[..., None], self.strengths), chosen)
+
+    def moved(self) -> torch.Tensor:
+        """How far each attribute moves where directions point, over strengths: `[B, D, A]`."""
+        signs = torch.tensor(self.strengths, dtype=torch.float64).sign()
+        return (self.changes * signs[:, None]).mean(2)
 
     def follows(self, other: Evaluation) -> torch.Tensor:
         """How alike scores change at other samples: cosines `[B, D]`, −1 to 1, 0 without a change.
@@ -110,15 +122,18 @@ class Evaluation:
         Raises:
             ValueError: it is of others.
         """
+        self._check_like(other)
+        # The other's own units could be different ones.
+        rows = (other.changes * other.scale / self.scale).flatten(2)
+        cosine = torch.nn.functional.cosine_similarity
+        return cosine(self.changes.flatten(2), rows, dim=2, eps=1e-12)
+
+    def _check_like(self, other: Evaluation) -> None:
         if self.changes.shape != other.changes.shape or self.strengths != other.strengths:
             raise ValueError(
                 "Expected evaluations of as many samples and directions, at the same strengths, "
                 f"got {list(self.changes.shape)} and {list(other.changes.shape)}."
             )
-        # The other's own units could be different ones.
-        rows = (other.changes * other.scale / self.scale).flatten(2)
-        cosine = torch.nn.functional.cosine_similarity
-        return cosine(self.changes.flatten(2), rows, dim=2, eps=1e-12)
 
     def __str__(self) -> str:
         width = max(max(map(len, self.names)), 9)
@@ -157,8 +172,12 @@ def _found_in_the_other_half(moved: torch.Tensor) -> tuple[torch.Tensor, torch.T
     chosen = torch.empty(moved.shape[:2], dtype=torch.int64)
     side = torch.empty(moved.shape[:2], dtype=torch.float64)
     for half in (even, ~even):
-        mean = moved[~half].mean(0)
-        best = mean.abs().argmax(1)
-        chosen[half] = best
-        side[half] = torch.where(mean.gather(1, best[:, None])[:, 0] < 0, -1.0, 1.0).double()
+        chosen[half], side[half] = _farthest(moved[~half].mean(0))
     return chosen, side
+
+
+def _farthest(moved: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The attribute of the largest change `[..., A]`, and its sign, as float64."""
+    chosen = moved.abs().argmax(-1)
+    sign = moved.gather(-1, chosen[..., None])[..., 0].sign()
+    return chosen, torch.where(sign == 0, 1.0, sign).double()
