@@ -15,6 +15,7 @@ from rich.console import Console
 from benchmarks import (
     angles,
     basis,
+    directions,
     edits,
     environment,
     gram,
@@ -32,6 +33,7 @@ _RESULTS = Path(__file__).parent / "results"
 _BENCHES: dict[str, tuple[Any, Callable[[Console, dict[str, Any]], None]]] = {
     "basis": (basis, report.print_basis),
     "edits": (edits, report.print_edits),
+    "directions": (directions, directions.print_directions),
     "transport": (transport, report.print_transport),
     "pairs": (pairs, report.print_pairs),
     "angles": (angles, report.print_angles),
@@ -45,6 +47,7 @@ class What(str, Enum):
 
     angles = "angles"
     basis = "basis"
+    directions = "directions"
     edits = "edits"
     gram = "gram"
     orthonormalize = "orthonormalize"
@@ -68,8 +71,9 @@ def main(
     what: Annotated[
         What,
         typer.Argument(
-            help="basis, edits, transport: against the published loops; pairs: distances of many "
-            "subspaces; angles, gram, orthonormalize: the kernels."
+            help="basis, edits, transport: against the published loops; directions: every way to "
+            "find them, before a judge; pairs: distances of many subspaces; angles, gram, "
+            "orthonormalize: the kernels."
         ),
     ] = What.basis,
     samples: Annotated[int | None, typer.Option(min=1, help="Latents of basis (8).")] = None,

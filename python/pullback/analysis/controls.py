@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 
@@ -13,6 +13,10 @@ from pullback.directions import Direction
 from pullback.editing import Entry
 
 
+@overload
+def random_like(entry: Direction, seed: int) -> Direction: ...
+@overload
+def random_like(entry: Sequence[Direction], seed: int) -> tuple[Direction, ...]: ...
 def random_like(entry: Entry, seed: int) -> Entry:
     """Noise in the place of a direction: of the same space, shape, unit and timesteps.
 

@@ -233,19 +233,29 @@ def _check_way(places: Mapping[Place, torch.Tensor], way: Way | None) -> None:
 
 
 def _check_windows(walker: Walker, places: Mapping[Place, torch.Tensor], t: int, stop: int) -> None:
-    """Raise where no step begins within a window, so that the edit would be without effect."""
+    """Raise where no step begins within any window of an edit, so that it would do nothing.
+
+    Of an edit that changes over time the parts for steps before t, say, are not needed.
+    """
     if stop == t:
         if not isinstance(walker.options["grid"], str):
             return  # it ends here, and nothing says how it would go on
         stop = -1
     points = walker.grid(t, stop)[:-1]
-    for window in {place.window for place in places}:
-        if window is not None and not any(window[1] <= at <= window[0] for at in points):
-            near = ", ".join(f"{at:g}" for at in points)
-            raise ValueError(
-                f"Expected a window that a step begins in, got {window[0]} to {window[1]}, where "
-                f"none does. Steps begin at {near}: widen the window, or take more steps."
-            )
+    alive: torch.Tensor | bool = False
+    without: tuple[int, int] | None = None
+    for place, rows in places.items():
+        window = place.window
+        if window is None or any(window[1] <= at <= window[0] for at in points):
+            alive = alive | rows.flatten(2).any(2).cpu()
+        else:
+            without = window
+    if without is not None and not bool(torch.as_tensor(alive).all()):
+        near = ", ".join(f"{at:g}" for at in points)
+        raise ValueError(
+            f"Expected a window that a step begins in, got {without[0]} to {without[1]}, where "
+            f"none does. Steps begin at {near}: widen the window, or take more steps."
+        )
 
 
 def _names(directions: Own | Sequence[Entry], indices: Sequence[int] | None) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from pullback.figures import save
 
 Results = dict[str, Any]
 _END = "<!-- end of table -->"
-_TEXT = ("what", "value", "way", "difference")
+_TEXT = ("what", "value", "way", "difference", "space", "attribute", "layer", "site")
 
 
 @dataclass(frozen=True)
