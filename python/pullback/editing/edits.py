@@ -244,7 +244,7 @@ def _names(directions: Own | Sequence[Entry], indices: Sequence[int] | None) -> 
     return tuple(
         one.name or f"{place + 1}"
         if isinstance(one, Direction)
-        else " + ".join(part.name or "?" for part in one)
+        else " + ".join(dict.fromkeys(part.name or "?" for part in one))
         for place, one in enumerate(directions)
     )
 
