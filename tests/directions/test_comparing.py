@@ -31,6 +31,7 @@ def test_cosines_are_those_of_the_vectors():
     torch.testing.assert_close(found.cosines, truth.double(), rtol=0, atol=1e-6)
     assert found.names == ("smile", "frown", "-smile")
     assert found.cosines.dtype == torch.float64
+    assert found.size == 256
     assert (found.cosines.diagonal() == 1).all()
     assert "frown" in str(found).splitlines()[1]
 

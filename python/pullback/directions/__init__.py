@@ -7,6 +7,7 @@ from pullback.directions.components import PrincipalComponents
 from pullback.directions.direction import Direction
 from pullback.directions.disentangling import disentangle
 from pullback.directions.features import Trajectory, trajectory
+from pullback.directions.gains import GainOverTime, gain_over_time
 from pullback.directions.labelling import LabelledSamples, Score, label_samples, scored
 from pullback.directions.local import LocalDirections, local, toward
 from pullback.directions.mixing import MixingStep, Radii, mixing_step, radii
@@ -24,6 +25,7 @@ __all__ = [
     "Boundary",
     "Comparison",
     "Direction",
+    "GainOverTime",
     "LabelledSamples",
     "LocalDirections",
     "MixingStep",
@@ -42,6 +44,7 @@ __all__ = [
     "compare",
     "disentangle",
     "from_pairs",
+    "gain_over_time",
     "label_samples",
     "local",
     "mixing_step",

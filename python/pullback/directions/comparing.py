@@ -35,10 +35,12 @@ class Comparison:
     Attributes:
         names: of the D directions.
         cosines: `[D, D]`, float64, -1 to 1; the signs of directions count.
+        size: entries of each vector, which say how alike random ones are.
     """
 
     names: tuple[str, ...]
     cosines: torch.Tensor
+    size: int
 
     def __str__(self) -> str:
         width = max(max(map(len, self.names)), 4)
@@ -66,7 +68,8 @@ def compare(directions: Several) -> Comparison:
     check_alike(found)
     rows = torch.stack([whole_feature(one, tuple(one.vector.shape)).flatten() for one in found])
     cosines = (rows @ rows.mT).clamp(-1, 1).fill_diagonal_(1)
-    return Comparison(tuple(label(one, place) for place, one in enumerate(found)), cosines)
+    names = tuple(label(one, place) for place, one in enumerate(found))
+    return Comparison(names, cosines, rows.shape[1])
 
 
 def retained(directions: Several, onto: LocalBasis | Several) -> torch.Tensor:

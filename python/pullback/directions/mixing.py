@@ -107,7 +107,7 @@ def radii(
             'Expected solver="ddim" and eta = 0 for data, which are inverted without noise, got '
             f"{walker.options['solver']!r} and {walker.options['eta']!r}."
         )
-    grid = _grid(walker, times, up=data is not None)
+    grid = grid_by(walker, times, up=data is not None)
     norms = torch.empty(len(times), count, dtype=torch.float64)
     for first in range(0, count, batch):
         part = list(range(first, min(first + batch, count)))
@@ -134,8 +134,17 @@ def radii(
     )
 
 
-def _grid(walker: Walker, times: tuple[int, ...], *, up: bool) -> list[float]:
-    """The steps of the walks, downwards: by all the times, in training units, and no further."""
+def grid_by(walker: Walker, times: tuple[int, ...], *, up: bool) -> list[float]:
+    """The steps of walks, downwards: by all the times, in training units, and no further.
+
+    Args:
+        walker: walks.
+        times: where it is to come by, descending.
+        up: whether from the data to the first of the times, and not from noise to the last.
+
+    Raises:
+        ValueError: it does not come by one of them, or as `Walker.grid`.
+    """
     schedule, given = walker.model.schedule, walker.options["grid"]
     top = schedule.check_timestep(times[0])
     if not isinstance(given, str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from pullback import maps
 from pullback.directions import comparing
 from pullback.directions.comparing import Several
+from pullback.directions.direction import Direction
 from pullback.geometry import LocalBasis
 from pullback.models import Condition, LatentModel, check_model
 
@@ -113,11 +115,7 @@ def rank_by(
     overlap = None if subspace is None else comparing.retained(found, subspace)
     first.check_fits(model)
     bound = maps.decoder(model, first.tap, kind).at(x, t, cond)
-    shape = tuple(bound.point.shape[1:])
-    rows = torch.stack([comparing.whole_feature(one, shape) for one in found])
-    block = rows.to(model.device, model.dtype).expand(len(x), *rows.shape).contiguous()
-    images = bound.operator().matmat(block)
-    gain = torch.linalg.vector_norm(images.flatten(2).double(), dim=2).mT.cpu()
+    gain = gains_of(bound, found)
     values = [one.provenance.get("eigenvalue") for one in found]
     return Ranking(
         tuple(comparing.label(one, place) for place, one in enumerate(found)),
@@ -125,3 +123,22 @@ def rank_by(
         None if None in values else torch.tensor(values, dtype=torch.float64, device="cpu"),
         overlap,
     )
+
+
+def gains_of(bound: maps.Bound, directions: Sequence[Direction]) -> torch.Tensor:
+    """‖J v‖ of unit directions at the points of a map, `[D, B]`, float64, on the CPU.
+
+    Args:
+        bound: the map at B points.
+        directions: D of them, in the space of its variable; pooled ones are repeated at every
+            place and made of norm 1 again.
+
+    Raises:
+        ValueError: a direction has another shape than the variable.
+    """
+    point = bound.point
+    shape = tuple(point.shape[1:])
+    rows = torch.stack([comparing.whole_feature(one, shape) for one in directions])
+    block = rows.to(point).expand(len(point), *rows.shape).contiguous()
+    images = bound.operator().matmat(block)
+    return torch.linalg.vector_norm(images.flatten(2).double(), dim=2).mT.cpu()

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from pullback.editing import Sweep
-from pullback.figures.table import Row, named, signed, table
+from pullback.figures.table import Row, named, names_of, signed, table
 
 
 def edit_grid(
@@ -137,11 +137,7 @@ def _checked(
             f"Expected images [B, D, K, ...] of {list(sweep.latents.shape[:3])} edits, got "
             f"{list(found.shape)}."
         )
-    count = len(sweep.latents)
-    called = [f"sample {b}" for b in range(count)] if samples is None else list(samples)
-    if len(called) != count:
-        raise ValueError(f"Expected {count} names of samples, got {len(called)}.")
-    return found, [named(name) for name in called]
+    return found, names_of(samples, len(sweep.latents))
 
 
 def _page(title: str, rule: str, rows: Sequence[Row], strengths: Sequence[float]) -> Figure:

@@ -13,13 +13,11 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pullback.figures.style import FAINT, LABEL, STYLE, TITLE
+from pullback.figures.curves import draw_curve, dress, style_of
+from pullback.figures.style import LABEL, STYLE
 from pullback.figures.table import Row, table
 
 _NO_GAP = 5e-3
-
-#: Colours of the kinds of paths, in their order.
-_COLOURS = ("#2f79b5", "#d1661f", "#4f8f46", "#8a5aa8")
 
 
 def path_curves(
@@ -50,30 +48,20 @@ def path_curves(
         axes = figure.add_subplot()
         for number, (kind, found) in enumerate(distances.items()):
             values = found.detach().double().cpu().numpy()
-            colour = _COLOURS[number % len(_COLOURS)]
             segment = np.arange(1, len(values) + 1)
-            if pairs > 1:
-                axes.fill_between(
-                    segment, values.min(1), values.max(1), color=colour, alpha=0.15, linewidth=0
-                )
-            axes.plot(
-                segment, values.mean(1), color=colour, linewidth=1.4, marker="o", markersize=3,
-                label=f"{kind}, length {values.sum(0).mean():.2f}",
-            )  # fmt: skip
+            label = f"{kind}, length {values.sum(0).mean():.2f}"
+            band = (values.min(1), values.mean(1), values.max(1))
+            draw_curve(axes, segment, *band, label=label, **style_of(number))
         most = max(float(one.max()) for one in distances.values())
         axes.set_ylim(0, 1.35 * most or 1.0)  # with room for the legend
-        axes.set_xlabel("segment", fontsize=LABEL)
-        axes.set_ylabel("geodesic distance (radians)", fontsize=LABEL)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.tick_params(labelsize=LABEL, which="both", width=0.6, color=FAINT)
-        axes.grid(True, linewidth=0.4, color="#e4e4e4")
         axes.legend(fontsize=LABEL, frameon=False, loc="upper right")
-        axes.spines[["top", "right"]].set_visible(False)
         where = "" if t is None else f" at t = {t}"
-        title = title or f"How far tangent spaces turn along paths{where}"
-        axes.set_title(title, fontsize=TITLE, loc="left", pad=20)
-        band = f"Mean, least and largest of {pairs} pairs" if pairs > 1 else "One pair"
-        axes.text(0, 1.03, band, fontsize=LABEL, color=FAINT, transform=axes.transAxes)
+        rule = f"Mean, least and largest of {pairs} pairs" if pairs > 1 else "One pair"
+        dress(
+            axes, title or f"How far tangent spaces turn along paths{where}", rule,
+            ("segment", "geodesic distance (radians)"),
+        )  # fmt: skip
     return figure
 
 

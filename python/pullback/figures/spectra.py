@@ -10,7 +10,8 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from pullback.figures.style import FAINT, LABEL, STYLE, TITLE
+from pullback.figures.curves import draw_curve, dress
+from pullback.figures.style import LABEL, STYLE
 
 
 def spectrum(values: Mapping[int, torch.Tensor]) -> Figure:
@@ -33,11 +34,7 @@ def spectrum(values: Mapping[int, torch.Tensor]) -> Figure:
                 dim=0,
             ).numpy()
             index = np.arange(1, s.shape[1] + 1)
-            axes.fill_between(index, low, high, color=colour, alpha=0.18, linewidth=0)
-            axes.plot(
-                index, median, color=colour, linewidth=1.4, marker="o", markersize=3,
-                label=f"t = {t}",
-            )  # fmt: skip
+            draw_curve(axes, index, low, median, high, colour, f"t = {t}")
             samples, longest = max(samples, len(s)), max(longest, s.shape[1])
             lowest = np.nanmin([lowest, *low])
         axes.set_yscale("log")
@@ -45,15 +42,10 @@ def spectrum(values: Mapping[int, torch.Tensor]) -> Figure:
         axes.yaxis.set_major_locator(LogLocator(subs=subs))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("index $i$", fontsize=LABEL)
-        axes.set_ylabel("$s_i\\,/\\,s_1$", fontsize=LABEL)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(0.7, longest + 0.3)
-        axes.tick_params(labelsize=LABEL, which="both", width=0.6, color=FAINT)
-        axes.grid(True, linewidth=0.4, color="#e4e4e4")
         axes.legend(fontsize=LABEL, frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)
         band = f"Median and quartiles of {samples} samples" if samples > 1 else "One sample"
-        axes.set_title("Singular spectrum per timestep", fontsize=TITLE, loc="left", pad=20)
-        axes.text(0, 1.03, band, fontsize=LABEL, color=FAINT, transform=axes.transAxes)
+        labels = ("index $i$", "$s_i\\,/\\,s_1$")
+        dress(axes, "Singular spectrum per timestep", band, labels)
     return figure

@@ -22,6 +22,9 @@ TITLE, LABEL, SMALL = 10.0, 8.0, 7.0
 #: Colours of texts and lines.
 INK, FAINT = "#1a1a1a", "#6b6b6b"
 
+#: Colours of lines, in their order; with whatever colour vision they can be told apart.
+COLOURS = ("#2f79b5", "#d1661f", "#009e73", "#cc79a7", "#1a1a1a", "#d9a800")
+
 #: For `matplotlib.rc_context`, which types the keys one by one.
 STYLE: Any = {
     "font.family": "sans-serif",

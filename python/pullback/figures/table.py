@@ -108,6 +108,18 @@ def named(name: str) -> str:
     return name.replace("$", r"\$")
 
 
+def names_of(samples: Sequence[str] | None, count: int) -> list[str]:
+    """What samples are called, as labels; by default they are counted.
+
+    Raises:
+        ValueError: there are more or fewer names.
+    """
+    called = [f"sample {b}" for b in range(count)] if samples is None else list(samples)
+    if len(called) != count:
+        raise ValueError(f"Expected {count} names of samples, got {len(called)}.")
+    return [named(name) for name in called]
+
+
 def width_of(label: str, letter: float = LETTER) -> float:
     """Inches that a label takes, with the space behind it."""
     if not label:

@@ -1,24 +1,21 @@
-"""Pages of directions that are carried from sample to sample, and of the spaces between them.
+"""Pages of directions that are carried from sample to sample.
 
 Nothing here runs a network: tensors come in, a matplotlib `Figure` comes out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import matplotlib
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from pullback.figures.sheet import GAP, NARROWEST, Sheet, wide_of
-from pullback.figures.style import FAINT, INK, LABEL, SMALL, STYLE, TITLE
-from pullback.figures.table import LETTER, MARGIN, named, signed, size_of, width_of
+from pullback.figures.sheet import GAP, Sheet, wide_of
+from pullback.figures.style import FAINT, SMALL, TITLE
+from pullback.figures.table import LETTER, MARGIN, named, names_of, signed, size_of, width_of
 
 _TALLEST = 18.0  # inches of blocks on a page
-_WRITTEN = 10  # samples up to which a matrix has its numbers written in
 
 
 @dataclass(frozen=True)
@@ -149,7 +146,7 @@ def global_grid(
             f"Expected images [D, B, 3, ...] and retained [D, B], got {list(images.shape)} and "
             f"{list(retained.shape)}."
         )
-    called = _called(samples, across_samples)
+    called = names_of(samples, across_samples)
     labels = (
         [f"direction {d + 1}" for d in range(count)] if names is None else [named(n) for n in names]
     )
@@ -180,71 +177,6 @@ def global_grid(
     return sheet.figure
 
 
-def distance_matrix(
-    distances: Mapping[int, torch.Tensor],
-    *,
-    samples: Sequence[str] | None = None,
-    random: float | None = None,
-    title: str | None = None,
-) -> Figure:
-    """Distances of the tangent spaces of all pairs of samples, a panel per timestep.
-
-    Args:
-        distances: geodesic distances `[S, S]` in radians by timestep, in training units.
-        samples: what the S samples are called; by default they are counted.
-        random: the distance of two random subspaces, which the page then tells and where the
-            common scale of colours ends, unless a distance is larger.
-        title: of the page.
-
-    Raises:
-        ValueError: a matrix is not square, or they are of different sizes.
-    """
-    sizes = {tuple(matrix.shape) for matrix in distances.values()}
-    count = max(sizes, default=(0,))[0]
-    if len(sizes) != 1 or sizes != {(count, count)}:
-        raise ValueError(f"Expected matrices [S, S] of one size, got {sorted(map(list, sizes))}.")
-    called = _called(samples, count)
-    values = {t: matrix.detach().double().cpu().numpy() for t, matrix in distances.items()}
-    most = max(random or 0.0, *(float(matrix.max()) for matrix in values.values())) or 1.0
-    label = max(map(width_of, called))
-    filling = (NARROWEST - label - 1.2) / len(values)  # few panels fill the width of the texts
-    side = min(max(0.34 * count, 1.7, filling), 3.2)
-    rule = "Geodesic distance of the tangent spaces, in radians"
-    rule += "." if random is None else f"; the blue line: {random:.2f}, that of random ones."
-    title = title or "Tangent spaces of the samples"
-    left, top, gap = MARGIN + label, 0.98, 0.16
-    width = left + len(values) * (side + gap) + 0.7
-    width = max(width, MARGIN * 2 + LETTER * max(len(rule), 1.25 * len(title)))
-    height = top + side + label + 0.12
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height))
-        base, tall = 1 - (top + side) / height, side / height
-        figure.text(MARGIN / width, 1 - 0.28 / height, title, fontsize=TITLE)
-        figure.text(MARGIN / width, 1 - 0.52 / height, rule, fontsize=LABEL, color=FAINT)
-        for place, (t, matrix) in enumerate(values.items()):
-            x = (left + place * (side + gap)) / width
-            panel = figure.add_axes((x, base, side / width, tall))
-            image = panel.imshow(matrix, cmap="magma_r", vmin=0.0, vmax=1.04 * most)
-            panel.set_title(f"t = {t}", fontsize=LABEL, weight="bold")
-            panel.set_xticks(range(count), called, rotation=90, fontsize=SMALL)
-            panel.set_yticks(range(count), [] if place else called, fontsize=SMALL)
-            panel.tick_params(length=0, colors=INK)
-            if count <= _WRITTEN:
-                for (row, column), value in np.ndenumerate(matrix):
-                    colour = "white" if value > 0.42 * most else INK
-                    panel.text(
-                        column, row, f"{value:.1f}", ha="center", va="center", size=SMALL - 1,
-                        color=colour,
-                    )  # fmt: skip
-        x = (left + len(values) * (side + gap)) / width
-        bar = figure.add_axes((x, base, 0.12 / width, tall))
-        figure.colorbar(image, cax=bar)
-        bar.tick_params(labelsize=SMALL, width=0.6, colors=INK)
-        if random is not None:
-            bar.axhline(random, color="#3d8fd1", linewidth=1.6)
-    return figure
-
-
 def _checked(
     blocks: Sequence[TransportBlock], samples: Sequence[str] | None
 ) -> tuple[int, list[str]]:
@@ -259,12 +191,4 @@ def _checked(
             f"Expected images [4, S, ...] and retained [S], got {[*blocks[0].images.shape]} and "
             f"{told[0]}."
         )
-    return count, _called(samples, count)
-
-
-def _called(samples: Sequence[str] | None, count: int) -> list[str]:
-    """What samples are called."""
-    called = [f"sample {b}" for b in range(count)] if samples is None else list(samples)
-    if len(called) != count:
-        raise ValueError(f"Expected {count} names of samples, got {len(called)}.")
-    return [named(name) for name in called]
+    return count, names_of(samples, count)
