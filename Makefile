@@ -1,5 +1,5 @@
 # make demo       local latent bases of the bundled model, with figures, in ./pullback-demo
-# make test       all tests                      (make test ARGS="-m 'not slow'" for the quick ones)
+# make test       all tests, on every core       (make test ARGS="-m 'not slow'" for the quick ones)
 # make lint       ruff, clang-format, mypy       (make format to apply the first two)
 # make docs       the documentation as a site, with a reference of every public name, in build/docs
 # make bench      against the published loop     (ARGS are handed on, as everywhere)
@@ -89,7 +89,7 @@ demo: $(STAMPS)/run
 	$(SCRIPTS)/pullback demo $(ARGS)
 
 test: $(STAMPS)/run $(STAMPS)/test
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 CLANG_FORMAT = $(PY) -c 'import clang_format; clang_format.clang_format()'
 CPP = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')

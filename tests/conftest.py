@@ -36,9 +36,17 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_configure():
-    """Threads as many as this process may use: a container's share, not the machine's cores."""
-    if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    """Threads as many as are this process's: a container's share, not the machine's cores.
+
+    Processes that run tests side by side (pytest -n) share them, also with what tests start.
+    """
+    if "OMP_NUM_THREADS" in os.environ or not hasattr(os, "sched_getaffinity"):
+        return
+    workers = os.environ.get("PYTEST_XDIST_WORKER_COUNT")
+    threads = max(1, len(os.sched_getaffinity(0)) // int(workers or 1))
+    torch.set_num_threads(threads)
+    if workers:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 @pytest.fixture(autouse=True)
