@@ -112,9 +112,11 @@ class Evaluation:
         return (self.changes * signs[:, None]).mean(2)
 
     def follows(self, other: Evaluation) -> torch.Tensor:
-        """How alike scores change at other samples: cosines `[B, D]`, −1 to 1, 0 without a change.
+        """How alike scores move at other samples: cosines `[B, D]`, −1 to 1, 0 without a change.
 
-        Where the first are those that directions were found at, it is how well they transfer.
+        Where the first are those that directions were found at, it is how well they transfer. What
+        changes the same way at strengths of both signs, as any disturbance may, is left out where
+        there are both.
 
         Args:
             other: of as many samples, directions and strengths, and of the same attributes.
@@ -124,9 +126,8 @@ class Evaluation:
         """
         self._check_like(other)
         # The other's own units could be different ones.
-        rows = (other.changes * other.scale / self.scale).flatten(2)
-        cosine = torch.nn.functional.cosine_similarity
-        return cosine(self.changes.flatten(2), rows, dim=2, eps=1e-12)
+        rows = other.moved() * (other.scale / self.scale)
+        return torch.nn.functional.cosine_similarity(self.moved(), rows, dim=2, eps=1e-12)
 
     def _check_like(self, other: Evaluation) -> None:
         if self.changes.shape != other.changes.shape or self.strengths != other.strengths:

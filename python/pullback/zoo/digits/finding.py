@@ -18,6 +18,7 @@ _SLANT = NAMES.index("slant")
 #: The digit that pairs and a target condition lead to.
 GOAL = 8
 _OWN = "own"  # of each sample
+_SHUFFLES = 5  # of labels, each of which is right by chance to some degree
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,20 @@ class Finder:
             ("boundary in h", "h", _SLANT, True, lambda: self._boundary("h")),
             ("boundary in x", "x", _SLANT, True, lambda: self._boundary("x")),
             ("pairs", "h", NAMES.index(f"digit {GOAL}"), False, self._pairs),
-            ("labels shuffled, mean", "h", _SLANT, True, lambda: self._shuffled("mean")),
-            ("labels shuffled, boundary", "h", _SLANT, True, lambda: self._shuffled("boundary")),
+            (
+                "labels shuffled, mean",
+                "h",
+                _SLANT,
+                True,
+                lambda: self._supervised("mean", _SHUFFLES),
+            ),
+            (
+                "labels shuffled, boundary",
+                "h",
+                _SLANT,
+                True,
+                lambda: self._boundary("h", _SHUFFLES),
+            ),
         ]
         found = []
         for name, space, attribute, labels, find in ways:
@@ -182,27 +195,32 @@ class Finder:
             found.scores[:, _SLANT] > found.scores[:, _SLANT].median()
         ).long()
 
-    def _supervised(self, kind: str, labels: torch.Tensor | None = None) -> _Found:
+    def _supervised(self, kind: str, shuffles: int = 0) -> _Found:
         known = self._labelled
-        labels = known["labels"] if labels is None else labels
-        found = directions.supervised(
-            known["features"], labels, method=kind, folds=0, **known["place"]
-        )
-        return _Found([found.direction()], 0, len(labels))
+        found = [
+            directions.supervised(
+                known["features"], labels, method=kind, folds=0, **known["place"]
+            ).direction()
+            for labels in self._labels(shuffles)
+        ]
+        return _Found(found, 0, len(self.learning))
 
-    def _boundary(self, space: str, labels: torch.Tensor | None = None) -> _Found:
+    def _boundary(self, space: str, shuffles: int = 0) -> _Found:
         known = self._labelled
-        labels = known["labels"] if labels is None else labels
-        if space == "h":
-            found = directions.boundary(known["features"], labels, folds=0, **known["place"])
-        else:
-            x = self._latents(self.learning)
-            found = directions.boundary(x, labels, folds=0, space="x", t=self.t, model=self.model)
-        return _Found([found.direction()], 0, len(labels))
+        features, place = known["features"], known["place"]
+        if space == "x":
+            features = self._latents(self.learning)
+            place = {"space": "x", "t": self.t, "model": self.model}
+        found = [
+            directions.boundary(features, labels, folds=0, **place).direction()
+            for labels in self._labels(shuffles)
+        ]
+        return _Found(found, 0, len(self.learning))
 
-    def _shuffled(self, kind: str) -> _Found:
-        labels = analysis.shuffled(self._labelled["labels"], 0)
-        return self._boundary("h", labels) if kind == "boundary" else self._supervised(kind, labels)
+    def _labels(self, shuffles: int) -> list[torch.Tensor]:
+        """The labels, or as many orders of them that say nothing."""
+        labels = self._labelled["labels"]
+        return [analysis.shuffled(labels, seed) for seed in range(shuffles)] or [labels]
 
     def _pairs(self) -> _Found:
         seeds = self.learning[: len(self.learning) // 4]
