@@ -9,6 +9,7 @@ from pullback.directions.disentangling import disentangle
 from pullback.directions.features import Trajectory, trajectory
 from pullback.directions.labelling import LabelledSamples, label_samples
 from pullback.directions.local import LocalDirections, local, toward
+from pullback.directions.methods import Method, Methods, available
 from pullback.directions.mixing import MixingStep, Radii, mixing_step, radii
 from pullback.directions.principal import pca, pca_of
 from pullback.directions.ranking import Ranking, rank_by
@@ -26,6 +27,8 @@ __all__ = [
     "Direction",
     "LabelledSamples",
     "LocalDirections",
+    "Method",
+    "Methods",
     "MixingStep",
     "PrincipalAxes",
     "PrincipalComponents",
@@ -37,6 +40,7 @@ __all__ = [
     "Trajectory",
     "attention",
     "attention_layers",
+    "available",
     "boundary",
     "compare",
     "disentangle",
