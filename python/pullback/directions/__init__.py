@@ -6,6 +6,7 @@ from pullback.directions.comparing import Comparison, compare, retained
 from pullback.directions.components import PrincipalComponents
 from pullback.directions.direction import Direction
 from pullback.directions.disentangling import disentangle
+from pullback.directions.entries import load, save
 from pullback.directions.features import Trajectory, trajectory
 from pullback.directions.labelling import LabelledSamples, label_samples
 from pullback.directions.local import LocalDirections, local, toward
@@ -46,6 +47,7 @@ __all__ = [
     "disentangle",
     "from_pairs",
     "label_samples",
+    "load",
     "local",
     "mixing_step",
     "pca",
@@ -53,6 +55,7 @@ __all__ = [
     "radii",
     "rank_by",
     "retained",
+    "save",
     "spectral",
     "supervised",
     "toward",

@@ -1,5 +1,6 @@
 """Applying directions: at one timestep or along the way, one by one or in sweeps."""
 
+from pullback.editing.displacements import Entry
 from pullback.editing.edits import Sweep, edit, sweep
 from pullback.editing.timing import EditTimes, edit_times
 from pullback.editing.ways import Addition, Guidance, Injection, Shooting, Way
@@ -7,6 +8,7 @@ from pullback.editing.ways import Addition, Guidance, Injection, Shooting, Way
 __all__ = [
     "Addition",
     "EditTimes",
+    "Entry",
     "Guidance",
     "Injection",
     "Shooting",

@@ -241,10 +241,11 @@ def _check_windows(walker: Walker, places: Mapping[Place, torch.Tensor], t: int,
 def _names(directions: Own | Sequence[Entry], indices: Sequence[int] | None) -> tuple[str, ...]:
     if isinstance(directions, Own):
         return tuple(f"v_{i + 1}" for i in chosen_of(directions, indices))
+    # The steps of one edit may share their name, as those of a principal component do.
     return tuple(
         one.name or f"{place + 1}"
         if isinstance(one, Direction)
-        else " + ".join(part.name or "?" for part in one)
+        else " + ".join(dict.fromkeys(part.name or "?" for part in one))
         for place, one in enumerate(directions)
     )
 
