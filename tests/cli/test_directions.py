@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 import pullback
-from pullback import Direction, LocalBasis, cli, directions
+from pullback import Direction, LocalBasis, cli, directions, models
 from pullback.cli import find
 from tests.cli.calls import done, refused, snapshot
+from tests.models import pipelines
 
 DRAFT = ("--quality", "draft", "-t", "900")
 
@@ -207,6 +208,21 @@ def test_a_boundary_of_scores(found, tmp_path, digits):
     refused(result, 1, "other settings: scores", "--overwrite")
 
 
+def test_a_direction_between_two_prompts(found, tmp_path, monkeypatch):
+    model = pullback.load(pipelines.stable_diffusion(tmp_path / "words"))
+    monkeypatch.setattr(models, "load", lambda *_args, **_kwargs: model)
+    few = ("--samples", "5", "--steps", "4", "-t", "499", "--pool")
+    done(found("supervised", "--prompts", "a cat", "a dog", *few))
+    cond = model.encode(prompt=["a cat"] * 5 + ["a dog"] * 5)
+    drawn = directions.label_samples(
+        model, range(10), 499, None, pool="space", cond=cond, steps=4
+    )  # fmt: skip
+    expected = directions.supervised(drawn.features, [0] * 5 + [1] * 5, **drawn.place)
+    ((one,),) = edits_of(tmp_path / "out")
+    alike(one, expected.direction(), 1e-3)
+    assert one.name == "a cat to a dog"
+
+
 def test_labels_of_two_values_need_no_top(found, tmp_path):
     path = tmp_path / "labels.csv"
     path.write_text("seed,label\n" + "\n".join(f"{seed},{seed % 2}" for seed in range(8)))
@@ -379,6 +395,17 @@ def test_directions_are_compared_by_the_names_of_their_files(call, tmp_path, thr
     names = json.loads(done(call("directions", "compare", *both, "--json")).stdout)["names"]
     assert names[0] != names[1]
     assert names[1].endswith("more/a")
+
+
+def test_many_directions_are_told_in_few_columns(call, tmp_path):
+    made = [Direction.of(torch.randn(5), "h", tap="a", pool="space", t=t) for t in range(9, 0, -1)]
+    directions.save(made, tmp_path / "many.safetensors")
+    printed = done(call("directions", "compare", tmp_path / "many.safetensors")).stdout
+    assert "with the first 6 of 9 (--json has all)" in printed
+    cosines = directions.compare(made).cosines
+    for place, t in enumerate(range(9, 0, -1)):
+        numbers = " +".join(re.escape(f"{float(value):.2f}") for value in cosines[place, :6])
+        assert re.search(rf"^ *{place + 1} +many t={t} +{numbers} *$", printed, re.MULTILINE)
 
 
 def test_what_lies_in_the_spaces_of_a_basis_is_told(call, tmp_path, three, digits):

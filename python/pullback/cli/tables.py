@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pullback.runs import SampleEdits
 
 
-_MOST_COLUMNS = 6  # samples side by side
+_MOST_COLUMNS = 6  # samples or directions side by side
 
 #: What is known of every direction, whatever its method.
 _TOLD = ("file", "name", "space", "tap", "pool", "t", "unit")
@@ -139,17 +139,21 @@ def print_comparison(
     cosines: Sequence[Sequence[float]],
     retained: Sequence[Sequence[float]] | None,
 ) -> None:
-    """Cosines of all pairs; and what each retains in the spaces of a basis, sample by sample."""
-    heads = [(str(place + 1), "right") for place in range(len(names))]
+    """Cosines with the first directions; and what all retain in the bases of the first samples."""
+    shown = min(len(names), _MOST_COLUMNS)
+    heads = [(str(place + 1), "right") for place in range(shown)]
     samples = 0 if retained is None else min(len(retained[0]), _MOST_COLUMNS)
     heads += [(f"sample {sample}", "right") for sample in range(samples)]
     table = _columns(("", "right"), ("direction", "left"), *heads)  # type: ignore[arg-type]
     for place, (name, row) in enumerate(zip(names, cosines, strict=True)):
         kept = [] if retained is None else retained[place][:samples]
-        numbers = [f"{value:.2f}" for value in (*row, *kept)]
+        numbers = [f"{value:.2f}" for value in (*row[:shown], *kept)]
         table.add_row(str(place + 1), escape(name), *numbers)
-    if retained is not None:
-        Console().print("cosines, and norms of what lies in the basis of each sample")
+    also = "" if retained is None else ", and norms of what lies in the basis of each sample"
+    more = (
+        "" if shown == len(names) else f" with the first {shown} of {len(names)} (--json has all)"
+    )
+    Console().print(f"cosines{more}{also}")
     Console().print(table)
 
 
