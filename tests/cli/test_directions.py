@@ -287,10 +287,35 @@ def test_damaged_files_are_told(found, tmp_path):
         ("[]", "expected the format"),
         (told.replace("pullback.directions/1", "pullback.edits.summary/1"), "another command"),
         (json.dumps({**json.loads(told), "directions": []}), "expected files of directions"),
-        (json.dumps({**json.loads(told), "directions": [{"file": "../x"}]}), "expected files"),
+        (json.dumps({**json.loads(told), "directions": [{"file": 3}]}), "expected files"),
     ):
         listed.write_text(text)
         refused(found("attention", "-k", "2"), 1, "directions.json", words)
+    done(found("attention", "-k", "2", "--overwrite", "-q"))
+    assert file.read_bytes()[-768:] == whole[-768:], "the vector of 96 numbers"
+    assert len(edits_of(tmp_path / "out")) == 2
+
+
+def test_a_summary_is_of_files_beside_it_alone(found, tmp_path):
+    done(found("attention", "-k", "2", "--quiet"))
+    listed = tmp_path / "out" / "directions.json"
+    told = json.loads(listed.read_text())
+    (tmp_path / "out" / "attention-0.safetensors").rename(tmp_path / "attention-0.safetensors")
+    told["directions"][0]["file"] = "../attention-0.safetensors"
+    listed.write_text(json.dumps(told))
+    assert "reused" not in done(found("attention", "-k", "2")).stdout
+    assert len(edits_of(tmp_path / "out")) == 2
+
+
+def test_what_a_killed_run_left_is_replaced_and_files_of_others_stay(found, tmp_path):
+    done(found("attention", "-k", "3", "--quiet"))
+    (tmp_path / "out" / "directions.json").unlink()
+    mine = tmp_path / "out" / "attention-mine.safetensors"
+    mine.write_bytes(b"mine")
+    done(found("pullback", *DRAFT, "-k", "1", "--overwrite", "-q"))
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"directions.json", "pullback-0.safetensors", mine.name}
+    assert "reused" in done(found("pullback", *DRAFT, "-k", "1")).stdout
 
 
 def test_an_interrupted_run_goes_on(found, tmp_path, monkeypatch):

@@ -129,7 +129,7 @@ def print_found(summary: dict[str, Any], folder: Path, written: dict[str, str]) 
     for row in rows:
         space = row["space"] if row["tap"] is None else f"{row['space']} at {row['tap']}"
         t, unit = _from_to(row["t"], "d"), _from_to(row["unit"], ".3g")
-        numbers = ["" if row[name] is None else f"{row[name]:.3g}" for name in names]
+        numbers = ["" if row.get(name) is None else f"{row[name]:.3g}" for name in names]
         table.add_row(escape(row["name"]), escape(space), t, unit, *numbers)
     _print_with_files(table, folder, written)
 

@@ -10,6 +10,7 @@ for now, and never overwritten unasked.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,10 @@ FIND_FORMAT = "pullback.directions/1"
 _NUMBERS = (
     "s", "gain", "leakage", "eigenvalue", "deviation", "ratio", "separation", "accuracy",
 )  # fmt: skip
+
+
+#: The names of the files of all ways.
+_FILE = re.compile(rf"({'|'.join(one.name for one in directions.available())})-\d+\.safetensors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +82,12 @@ def find_directions(
     """
     with occupied(folder):
         settings = finding.settings(model)
-        before = _listed(folder, settings, overwrite=overwrite)
+        there = {path.name for path in folder.iterdir() if _FILE.fullmatch(path.name)}
         if not overwrite:
-            there = {path.name for path in folder.glob(f"{finding.method}-*.safetensors")}
-            read = {name: _read(folder / name, settings) for name in sorted(there | {*before})}
-            if before and all(read.values()):
-                kept = [read[name] for name in before]
+            listed = _listed(folder, settings)
+            read = {name: _read(folder / name, settings) for name in sorted(there)}
+            if listed and there.issuperset(listed):
+                kept = [read[name] for name in listed]
                 return FoundDirections(_summary(model, finding, settings, kept), reused=True)
         found = finding.found(model, memory, progress)
         run = {"settings": settings}
@@ -91,36 +96,35 @@ def find_directions(
             for edit in found
         )
         summary = _summary(model, finding, settings, edits)
+        # Without it, what is written from now on is not taken for all of it.
+        found_path(folder).unlink(missing_ok=True)
         for edit, row in zip(edits, summary["directions"], strict=True):
             directions.save(edit, folder / row["file"])
         # Of another way or of a larger rank, before.
-        for name in {*before} - {row["file"] for row in summary["directions"]}:
-            (folder / name).unlink(missing_ok=True)
+        for name in there - {row["file"] for row in summary["directions"]}:
+            (folder / name).unlink()
         # The summary comes last: where it is, its directions are.
         write_json(found_path(folder), summary)
     return FoundDirections(summary, reused=False)
 
 
-def _listed(folder: Path, settings: dict[str, Any], *, overwrite: bool) -> list[str]:
-    """The files that a summary names, if there is one, with these settings."""
+def _listed(folder: Path, settings: dict[str, Any]) -> list[str]:
+    """The files that a summary of these settings names; none where there is no summary."""
     path = found_path(folder)
     if not path.exists():
         return []
     there = summary_of(path, FIND_FORMAT)
-    if not overwrite:
-        check_same(path, mapping_of(path, "settings", there.get("settings")), settings)
+    check_same(path, mapping_of(path, "settings", there.get("settings")), settings)
     rows = there.get("directions")
     listed = isinstance(rows, list) and all(isinstance(one, dict) for one in rows)
     names: list[Any] = [one.get("file") for one in rows] if listed else []  # type: ignore[union-attr]
-    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+    if not names or not all(isinstance(name, str) for name in names):
         raise damaged(path, f"expected files of directions, got {rows!r:.60}")
     return names
 
 
 def _read(path: Path, settings: dict[str, Any]) -> tuple[Direction, ...]:
-    """An edit of a file that has these settings; empty where there is no file."""
-    if not path.exists():
-        return ()
+    """An edit of a file that has these settings."""
     try:
         found = directions.load(path)
     except ValueError as error:
