@@ -8,7 +8,17 @@ import pytest
 
 def test_no_command_shows_the_commands(call):
     text = call().output
-    for command in ("demo", "basis", "edit", "transport", "path", "global", "info", "taps"):
+    for command in (
+        "demo",
+        "basis",
+        "edit",
+        "transport",
+        "path",
+        "global",
+        "directions",
+        "info",
+        "taps",
+    ):
         assert command in text
 
 
@@ -21,6 +31,10 @@ def test_no_command_shows_the_commands(call):
         ["transport", "--help"],
         ["path", "--help"],
         ["global", "--help"],
+        ["directions", "--help"],
+        ["directions", "find", "--help"],
+        ["directions", "find", "pca", "--help"],
+        ["directions", "find", "pca", "a", "-t", "0.5"],
         ["basis", "a", "-t", "0.5"],
         ["transport", "a", "-t", "0.5"],
     ],

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageSequence
 
 import pullback
-from pullback import Direction, editing
+from pullback import Direction, directions, editing
 from tests.cli.calls import QUICK_EDIT, done, edits, refused
 
 
@@ -96,6 +96,24 @@ def test_directions_that_were_found_at_several_timesteps(edit, direction, tmp_pa
     assert told.count("meant for t=300") == 1, "for all samples once"
 
 
+def test_a_file_of_several_directions_is_one_edit(edit, direction, digits, tmp_path):
+    entry = directions.pca(digits, 4, 1, t=300, steps=10).entry(0)
+    directions.save(entry, tmp_path / "pca.safetensors")
+    args = ("--direction", tmp_path / "pca.safetensors", "--seeds", "2", "--steps", "10", "-a", "3")
+    done(edit(*args))
+    found, metadata = edits(tmp_path / "out", "seed2")
+    assert metadata["names"] == ["pca 0"]
+    assert metadata["settings"]["t"] == 300, "where its first step begins"
+    expected = pullback.edit(digits, found["x"][None], 300, entry, 3.0, steps=10)
+    torch.testing.assert_close(found["latents"][0, 0], expected[0], atol=1e-4, rtol=1e-3)
+    assert "reused" in done(edit(*args)).stdout
+    # One step of it less, or two edits in place of one, are other settings.
+    directions.save(entry[1:], tmp_path / "pca.safetensors")
+    refused(edit(*args, "-t", "300"), 1, "other settings: directions", "--overwrite")
+    done(edit(*args, "--direction", direction, "-t", "300", "--overwrite"))
+    assert edits(tmp_path / "out", "seed2")[1]["names"] == ["pca 0", "sheer"]
+
+
 def test_a_basis_gives_each_sample_its_own_directions(basis, edit, tmp_path):
     done(basis("-t", "100", output=tmp_path / "bases"))
     path = tmp_path / "bases" / "basis_t0100.safetensors"
@@ -166,9 +184,9 @@ def test_features_are_edited_along_the_bases_directions_of_h(
     assert metadata["names"] == ["u_1", "u_2"]
     x = digits.sample_latents(1, 100, seed=0)
     basis = pullback.local_basis(digits, x, 100, 2, "down_blocks.2")
-    directions = [basis.direction(i, space="h") for i in range(2)]
+    along = [basis.direction(i, space="h") for i in range(2)]
     way = editing.Injection(asymmetric=asymmetric)
-    swept = pullback.sweep(digits, x, 100, directions, [-4, 0, 4], way=way)
+    swept = pullback.sweep(digits, x, 100, along, [-4, 0, 4], way=way)
     torch.testing.assert_close(found["latents"], swept.latents[0], atol=1e-4, rtol=1e-3)
 
 

@@ -113,6 +113,21 @@ def test_where_the_origin_lies_and_the_scale_of_features_do_not_matter():
     assert torch.allclose(scaled.distance(10 * features), far, atol=1e-5)
 
 
+def test_of_scores_the_highest_and_the_lowest_are_the_classes():
+    features, labels, _ = planted(60)
+    scores = torch.rand(60, dtype=torch.float64) + torch.as_tensor(labels)
+    found = boundary(features, scores, top=12, **WHERE)
+    order = scores.argsort()
+    index = torch.cat([order[:12], order[-12:]])
+    alone = boundary(features[index], [0] * 12 + [1] * 12, **WHERE)
+    assert torch.allclose(found.normal, alone.normal, atol=1e-6)
+    assert found.intercept == pytest.approx(alone.intercept, abs=1e-6)
+    assert found.counts == (12, 12)
+    assert found.direction().provenance["top"] == 12
+    with pytest.raises(ValueError, match="top up to half of the 60 samples, got 31"):
+        boundary(features, scores, top=31, **WHERE)
+
+
 def test_scikit_learn_is_asked_for(monkeypatch):
     features, labels, _ = planted(20)
     plain = builtins.__import__

@@ -28,6 +28,22 @@ def test_features_are_those_at_t_and_scores_those_of_the_images(digits):
     assert found.scores.dtype == torch.float64
 
 
+def test_without_a_classifier_there_are_features_alone(digits, monkeypatch):
+    """Of the same walks, which end behind the last timestep, and of no images."""
+    whole = label_samples(digits, range(3), [699, T], brightness, **QUICK)
+    asked = []
+    output = type(digits).output
+    monkeypatch.setattr(type(digits), "images_of", None)
+    monkeypatch.setattr(
+        type(digits), "output", lambda *args: asked.extend(args[2].tolist()) or output(*args)
+    )
+    found = label_samples(digits, range(3), [699, T], None, batch=2, **QUICK)
+    assert torch.allclose(found.features, whole.features, rtol=1e-3, atol=1e-4)
+    assert found.scores.shape == (3, 0)
+    assert min(asked) == T
+    assert found.place == whole.place
+
+
 def test_batches_change_nothing_and_tell_how_far_they_are(digits):
     cond = digits.encode(class_label=[3, 8, 3, 8, 1])
     told = []

@@ -35,9 +35,12 @@ def test_commands_exist():
             asked = {word for word in words[1:] if re.fullmatch(r"[a-z-]+", word)}
             assert asked <= targets, where
         elif words[0] == "pullback":
-            assert words[1] in app.commands, where
-            known = {o for p in app.commands[words[1]].params for o in (*p.opts, *p.secondary_opts)}
-            asked = {word for word in words[2:] if word.startswith("-")} - {"--help"}
+            command, rest = app, words[1:]
+            while rest and hasattr(command, "commands"):
+                assert rest[0] in command.commands, where
+                command, rest = command.commands[rest[0]], rest[1:]
+            known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
+            asked = {word for word in rest if word.startswith("-")} - {"--help"}
             assert asked <= known, where
         elif words[:2] == ["python", "-m"]:
             module = words[2].rstrip(",;")

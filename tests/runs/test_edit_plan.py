@@ -36,6 +36,22 @@ def test_the_settings_tell_all_that_a_plan_holds(digits):
     assert len({one[0] for one in told}) == len(directions)
 
 
+def test_the_settings_tell_every_direction_of_an_edit(digits):
+    """Directions alone are told as before there were others, so that their files stay valid."""
+    one, other = (Direction.of(torch.ones(1, 16, 16), "x", window=(t, t)) for t in (900, 100))
+
+    def told(*entries):
+        settings = runs.EditPlan((runs.EditSample("a"),), 500, (1.0,), entries).settings(digits)
+        assert json.loads(json.dumps(settings)) == settings
+        return settings["directions"]
+
+    (alone,), (also,) = told(one), told(other)
+    assert isinstance(alone, str)
+    assert told((one, other)) == [[alone, also]]
+    assert told(one, other) == [alone, also]
+    assert told((other, one)) != told((one, other))
+
+
 def test_the_settings_of_a_sample_tell_all_that_it_is(digits):
     x = torch.ones(1, 16, 16)
     plain = runs.EditSample("a").settings()

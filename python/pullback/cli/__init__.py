@@ -1,4 +1,4 @@
-"""The command line: `pullback demo`, `basis`, `edit`, `taps` and `info`."""
+"""The command line: `pullback basis`, `edit`, `directions` and others."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import typer
 
 from pullback.cli.basis import basis, demo
+from pullback.cli.directions import directions
 from pullback.cli.edit import edit
 from pullback.cli.errors import reported
 from pullback.cli.global_directions import global_directions
@@ -38,3 +39,4 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 for name, command in COMMANDS.items():
     app.command(name)(reported(command))
+app.add_typer(directions, name="directions")

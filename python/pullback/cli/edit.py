@@ -54,8 +54,9 @@ def edit(
     direction: Annotated[
         list[str] | None,
         typer.Option(
-            help="Directions: a file, folder or hub id of one; give it again for more. Without "
-            "--basis and --direction, local bases are computed."
+            help="Directions: a file, folder or hub id of one, or a file of several that are one "
+            "edit; give it again for more. Without --basis and --direction, local bases are "
+            "computed."
         ),
     ] = None,
     index: Annotated[

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from pullback import figures, runs
+from pullback import directions, figures, runs
 from pullback._files import write_json
 from pullback.cli.edit_request import EditRequest
 from pullback.cli.pictures import data_of, mask_of, name_of
@@ -16,7 +16,7 @@ from pullback.cli.progress import Reporter
 from pullback.cli.request import Delivery
 from pullback.cli.tables import print_edits, print_json
 from pullback.directions import Direction
-from pullback.editing import Sweep
+from pullback.editing import Entry, Sweep
 from pullback.geometry import LocalBasis
 from pullback.models import LatentModel
 from pullback.runs import EditPlan, EditSample, SampleEdits
@@ -68,9 +68,9 @@ def execute_edit(request: EditRequest, delivery: Delivery, read: Callable[[], La
 def _plan(request: EditRequest, model: LatentModel) -> EditPlan:
     """The plan of a request for a model."""
     basis = None if request.basis is None else LocalBasis.load(request.basis)
-    directions = tuple(Direction.from_pretrained(source) for source in request.directions)
+    entries = tuple(map(_entry, request.directions))
     samples = _samples(request, model, basis)
-    t = _timestep(request, basis, directions)
+    t = _timestep(request, basis, entries)
     way = runs.way_of(
         request.way,
         scale=request.scale,
@@ -82,10 +82,10 @@ def _plan(request: EditRequest, model: LatentModel) -> EditPlan:
         samples=samples,
         t=t,
         strengths=request.strengths,
-        directions=directions or None,
+        directions=entries or None,
         indices=request.indices,
         rank=request.rank,
-        tap=request.tap or (None if directions or basis else model.default_tap),
+        tap=request.tap or (None if entries or basis else model.default_tap),
         way=way,
         mask=None if request.mask is None else mask_of(request.mask),
         window=request.window,
@@ -99,12 +99,19 @@ def _plan(request: EditRequest, model: LatentModel) -> EditPlan:
     )
 
 
-def _timestep(
-    request: EditRequest, basis: LocalBasis | None, directions: Sequence[Direction]
-) -> int:
+def _entry(source: str) -> Entry:
+    """The edit of a file, or the direction of a folder or of the hub."""
+    path = Path(source).expanduser()
+    if not path.is_file():
+        return Direction.from_pretrained(source)
+    parts = directions.load(path)
+    return parts if len(parts) > 1 else parts[0]
+
+
+def _timestep(request: EditRequest, basis: LocalBasis | None, entries: Sequence[Entry]) -> int:
     if request.t is not None:
         return request.t
-    given = [one.t for one in directions] if basis is None else basis.provenance["t"]
+    given = list(map(_start, entries)) if basis is None else basis.provenance["t"]
     found = {int(t) for t in given if t is not None}
     if len(found) > 1:
         raise ValueError(
@@ -112,6 +119,12 @@ def _timestep(
             "Expected --timestep to say at which one to edit."
         )
     return found.pop() if found else _TIMESTEP
+
+
+def _start(entry: Entry) -> int | None:
+    """Where an edit begins: at the noisiest timestep of its directions, in training units."""
+    parts = [entry] if isinstance(entry, Direction) else entry
+    return max((one.t for one in parts if one.t is not None), default=None)
 
 
 def _samples(

@@ -56,6 +56,17 @@ class Reporter:
             yield lambda kind, done, total: bars.update(tasks[kind], completed=done, total=total)
 
     @contextmanager
+    def finding(self, method: str) -> Iterator[Callable[[int, int], None]]:
+        """A bar for a method: how many of the samples that it walks are done."""
+        bars = self._bars(TextColumn("{task.fields[state]}"))
+        with bars:
+            task = bars.add_task(method, total=None, state="")
+            yield lambda done, count: bars.update(
+                task, completed=done, total=count, state=f"{done}/{count} samples"
+            )
+            bars.update(task, completed=1, total=1)
+
+    @contextmanager
     def warnings(self) -> Iterator[None]:
         """Warnings of ours as one line each, once: samples are edited one by one."""
         said: set[str] = set()

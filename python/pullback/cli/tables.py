@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from pullback.runs import SampleEdits
 
 
-_MOST_COLUMNS = 6  # samples side by side
+_MOST_COLUMNS = 6  # samples or directions side by side
+
+#: What is known of every direction, whatever its method.
+_TOLD = ("file", "name", "space", "tap", "pool", "t", "unit")
 
 
 def print_json(value: Any) -> None:
@@ -102,6 +105,58 @@ def print_global(summary: dict[str, Any], folder: Path, written: dict[str, str])
     _print_with_files(table, folder, written)
 
 
+def print_methods(rows: Sequence[dict[str, Any]]) -> None:
+    """The table of methods: some lines of each, so that it fits a narrow terminal."""
+    table = _pairs()
+    for row in rows:
+        needs = ", ".join(row["needs"]) or "nothing"
+        where = f"in {', '.join(row['space'])}; of {row['moves']}; needs {needs}"
+        how = row["command"] or f"from Python: {row['function']}"
+        table.add_row(row["name"], f"{row['finds']}; {row['cost']}")
+        for line in (where, row["source"], f"[dim]{how}[/dim]"):
+            table.add_row("", line)
+    Console().print(table)
+
+
+def print_found(summary: dict[str, Any], folder: Path, written: dict[str, str]) -> None:
+    """A line per direction, with the numbers of its method."""
+    rows = summary["directions"]
+    names = [name for name in rows[0] if name not in _TOLD]
+    table = _columns(
+        ("direction", "left"), ("space", "left"), ("t", "right"), ("unit", "right"),
+        *[(name, "right") for name in names],  # type: ignore[misc]
+    )  # fmt: skip
+    for row in rows:
+        space = row["space"] if row["tap"] is None else f"{row['space']} at {row['tap']}"
+        t, unit = _from_to(row["t"], "d"), _from_to(row["unit"], ".3g")
+        numbers = ["" if row.get(name) is None else f"{row[name]:.3g}" for name in names]
+        table.add_row(escape(row["name"]), escape(space), t, unit, *numbers)
+    _print_with_files(table, folder, written)
+
+
+def print_comparison(
+    names: Sequence[str],
+    cosines: Sequence[Sequence[float]],
+    retained: Sequence[Sequence[float]] | None,
+) -> None:
+    """Cosines with the first directions; and what all retain in the bases of the first samples."""
+    shown = min(len(names), _MOST_COLUMNS)
+    heads = [(str(place + 1), "right") for place in range(shown)]
+    samples = 0 if retained is None else min(len(retained[0]), _MOST_COLUMNS)
+    heads += [(f"sample {sample}", "right") for sample in range(samples)]
+    table = _columns(("", "right"), ("direction", "left"), *heads)  # type: ignore[arg-type]
+    for place, (name, row) in enumerate(zip(names, cosines, strict=True)):
+        kept = [] if retained is None else retained[place][:samples]
+        numbers = [f"{value:.2f}" for value in (*row[:shown], *kept)]
+        table.add_row(str(place + 1), escape(name), *numbers)
+    also = "" if retained is None else ", and norms of what lies in the basis of each sample"
+    more = (
+        "" if shown == len(names) else f" with the first {shown} of {len(names)} (--json has all)"
+    )
+    Console().print(f"cosines{more}{also}")
+    Console().print(table)
+
+
 def print_installation(found: dict[str, Any]) -> None:
     """`describe_installation` for people."""
     native = found["native"]
@@ -166,6 +221,14 @@ def print_taps(taps: Sequence[dict[str, Any]], default: str | None) -> None:
         mark = "  (default)" if tap["path"] == default else ""
         table.add_row(escape(tap["path"]) + mark, _size(tap["shape"]), f"{tap['share']:.1%}")
     Console().print(table)
+
+
+def _from_to(values: Sequence[Any], form: str) -> str:
+    """One value, or the first and the last one of several."""
+    if values[0] is None:
+        return ""
+    told = [format(value, form) for value in values]
+    return told[0] if len(told) == 1 else f"{told[0]} to {told[-1]}"
 
 
 def _told(value: Any) -> str:

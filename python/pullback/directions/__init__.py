@@ -6,10 +6,12 @@ from pullback.directions.comparing import Comparison, compare, retained
 from pullback.directions.components import PrincipalComponents
 from pullback.directions.direction import Direction
 from pullback.directions.disentangling import disentangle
+from pullback.directions.entries import load, save
 from pullback.directions.features import Trajectory, trajectory
 from pullback.directions.gains import GainOverTime, gain_over_time
 from pullback.directions.labelling import LabelledSamples, Score, label_samples, scored
 from pullback.directions.local import LocalDirections, local, toward
+from pullback.directions.methods import Method, Methods, available
 from pullback.directions.mixing import MixingStep, Radii, mixing_step, radii
 from pullback.directions.principal import pca, pca_of
 from pullback.directions.ranking import Ranking, rank_by
@@ -28,6 +30,8 @@ __all__ = [
     "GainOverTime",
     "LabelledSamples",
     "LocalDirections",
+    "Method",
+    "Methods",
     "MixingStep",
     "PrincipalAxes",
     "PrincipalComponents",
@@ -40,12 +44,14 @@ __all__ = [
     "Trajectory",
     "attention",
     "attention_layers",
+    "available",
     "boundary",
     "compare",
     "disentangle",
     "from_pairs",
     "gain_over_time",
     "label_samples",
+    "load",
     "local",
     "mixing_step",
     "pca",
@@ -53,6 +59,7 @@ __all__ = [
     "radii",
     "rank_by",
     "retained",
+    "save",
     "scored",
     "spectral",
     "supervised",

@@ -95,6 +95,7 @@ def boundary(
     labels: torch.Tensor | Sequence[float],
     *,
     C: float = 1.0,
+    top: int | None = None,
     folds: int = 5,
     seed: int = 0,
     space: str = "h",
@@ -115,8 +116,10 @@ def boundary(
 
     Args:
         features: `[N, *shape]`: latents x_t, or features at a tap.
-        labels: two values, `[N]`, of which the larger one is the second class.
+        labels: two values, `[N]`, of which the larger one is the second class; with `top` scores of
+            any values.
         C: the price of a sample on the wrong side of its margin; large is a hard margin.
+        top: how many samples of the highest scores, and of the lowest, are the two classes.
         folds: of the cross-validation; 0 for none.
         seed: of its division of the samples.
         space: "x", "h" or "prompt".
@@ -150,7 +153,7 @@ def boundary(
     features = samples.check_features(features)
     t = None if t is None else whole("t", t, 0)
     place = samples.Place.of(features, space=space, tap=tap, pool=pool, t=t, model=model)
-    positive = samples.two_classes(samples.numbers_of(labels, len(features), "labels"))
+    features, positive = samples.classes_of(features, labels, top)
     folds, seed = whole("folds", folds, 0), seed_of(seed)
     counts = samples.check_counts(positive, folds)
     if isinstance(C, bool) or not isinstance(C, (int, float)) or not 0 < C < float("inf"):
@@ -190,6 +193,7 @@ def boundary(
         **(provenance or {}),
         "how": "boundary of a linear support vector machine",
         "C": C,
+        "top": top,
         "intercept": intercept,
         "deviation": deviation,
         "accuracy": accuracy,

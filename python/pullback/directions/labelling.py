@@ -34,7 +34,7 @@ class LabelledSamples:
 
     Attributes:
         features: `[N, *h_shape]` at the tap, or `[N, T, *h_shape]` of T timesteps; on the CPU.
-        scores: `[N]`, or `[N, K]` of K attributes, float64.
+        scores: `[N]`, or `[N, K]` of K attributes, float64; `[N, 0]` without a classifier.
         seeds: of the samples.
         place: where the features lie and how they were made: keyword arguments of `supervised` and
             `boundary`.
@@ -51,7 +51,7 @@ def label_samples(
     model: LatentModel,
     seeds: Sequence[int],
     t: int | Sequence[int],
-    score: Score,
+    score: Score | None,
     *,
     tap: TapName | None = None,
     pool: str | None = None,
@@ -65,7 +65,8 @@ def label_samples(
         seeds: of the noise that the samples start from, one for each.
         t: at which timestep the features are kept, in training units, or at which ones, descending.
         score: a classifier: of images `[B, C, H, W]` from −1 to 1 (for a model with an autoencoder
-            those that it decodes) gives `[B]` numbers, or `[B, K]` for K attributes.
+            those that it decodes) gives `[B]` numbers, or `[B, K]` for K attributes. None, where
+            labels are known otherwise, leaves out images and the walk behind the last of the times.
         tap: where h is read; the middle block by default.
         pool: "space" for the mean of the feature over space.
         batch: samples at a time.
@@ -80,14 +81,14 @@ def label_samples(
         ValueError: as `pullback.denoise`; a timestep is none at which a step begins, seeds are no
             seeds, or the scores are of another number or not finite.
 
-    Cost: for each batch one walk from noise to data, whose own passes have the features, and one
-    call of score.
+    Cost: for each batch one walk from noise to data, or to the last of the times without score,
+    whose own passes have the features, and one call of score.
 
     Source: Haas et al. 2023, arXiv:2303.11073, by batches and in one walk, where the published code
     draws every sample twice.
     """
     check_model(model)
-    if not callable(score):
+    if score is not None and not callable(score):
         raise TypeError(f"Expected score as a function of images, got {type(score).__name__}.")
     if not is_several(seeds) or not len(seeds):
         raise ValueError(f"Expected a list of seeds, one for each sample, got {seeds!r:.60}.")
@@ -107,14 +108,19 @@ def label_samples(
             "other steps."
         )
     kept = [steps.index(at) for at in times]
+    stop = -1 if score is not None else [*steps, -1][kept[-1] + 1]
     features, scores = [], []
     for first in range(0, len(numbers), batch):
         part = list(range(first, min(first + batch, len(numbers))))
         noise = sampling.gaussian_noise(model.latent_shape, [numbers[one] for one in part])
         x = noise.to(model.device, model.dtype)
-        found = recorded(walker.rows(part), x, start, -1, site, pool)
+        found = recorded(walker.rows(part), x, start, stop, site, pool)
         features.append(found.features[:, kept].cpu())
-        scores.append(scored(score, model.images_of(found.latents)))
+        scores.append(
+            torch.zeros(len(part), 0, dtype=torch.float64)
+            if score is None
+            else scored(score, model.images_of(found.latents))
+        )
         if progress is not None:
             progress(part[-1] + 1, len(numbers))
     every = torch.cat(features)

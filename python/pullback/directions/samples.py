@@ -220,6 +220,30 @@ def two_classes(labels: torch.Tensor) -> torch.Tensor:
     return labels == values[1]
 
 
+def classes_of(
+    features: torch.Tensor, labels: object, top: int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The samples that count, and their classes.
+
+    Args:
+        features: `[N, *shape]`.
+        labels: two values, `[N]`, or with `top` scores of any values.
+        top: how many of the highest scores, and of the lowest, count; None for all samples.
+
+    Returns:
+        Features of the samples that count `[M, *shape]`, and whether each is of the second class,
+        bool `[M]` on the CPU.
+
+    Raises:
+        As `numbers_of`, `two_classes` and `extremes`.
+    """
+    numbers = numbers_of(labels, len(features), "labels" if top is None else "scores")
+    if top is None:
+        return features, two_classes(numbers)
+    index, positive = extremes(numbers, top)
+    return features[index.to(features.device)], positive
+
+
 def extremes(scores: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The samples of the lowest scores and of the highest.
 

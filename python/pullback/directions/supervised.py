@@ -139,13 +139,8 @@ def supervised(
     """
     features = samples.check_features(features)
     place = samples.Place.of(features, space=space, tap=tap, pool=pool, t=t, model=model)
-    numbers = samples.numbers_of(labels, len(features), "labels" if top is None else "scores")
     folds, seed, dims = whole("folds", folds, 0), seed_of(seed), features[0].numel()
-    if top is None:
-        positive = samples.two_classes(numbers)
-    else:
-        index, positive = samples.extremes(numbers, top)
-        features = features[index.to(features.device)]
+    features, positive = samples.classes_of(features, labels, top)
     counts = samples.check_counts(positive, folds)
     fitter = _fitter(method, dims, len(positive), shrinkage, C)
     rows = samples.rows_of(features)

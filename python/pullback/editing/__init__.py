@@ -2,6 +2,7 @@
 
 from pullback.editing.displacements import Entry, Own, PerSample
 from pullback.editing.edits import Sweep, edit, sweep
+from pullback.editing.masks import on_latents
 from pullback.editing.timing import EditTimes, edit_times
 from pullback.editing.ways import Addition, Guidance, Injection, Shooting, Way
 
@@ -18,5 +19,6 @@ __all__ = [
     "Way",
     "edit",
     "edit_times",
+    "on_latents",
     "sweep",
 ]

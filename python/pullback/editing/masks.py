@@ -36,6 +36,13 @@ def on_latents(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
 
     A larger mask, such as of the image, has to be a whole multiple; it is averaged.
 
+    Args:
+        mask: `[H, W]` of numbers from 0 (keep) to 1 (edit).
+        shape: of one sample of the latents.
+
+    Returns:
+        `[H, W]` of the latents.
+
     Raises:
         ValueError: it does not fit.
     """

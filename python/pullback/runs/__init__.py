@@ -3,6 +3,14 @@
 from pullback.runs.edit_plan import WAYS, EditPlan, EditSample, way_of
 from pullback.runs.edit_run import EditWatch, edit_samples, summarize_edits
 from pullback.runs.edit_store import SampleEdits, edit_basis_path, edits_path
+from pullback.runs.find_run import FoundDirections, find_directions, found_path
+from pullback.runs.finding import Finding, OfLocal, OfPullback, OfSpectral, OfTarget
+from pullback.runs.finding_of_samples import (
+    OfBoundary,
+    OfSupervised,
+    OfTrajectories,
+    OfWeights,
+)
 from pullback.runs.global_run import (
     HOWS,
     GlobalPlan,
@@ -44,7 +52,17 @@ __all__ = [
     "EditPlan",
     "EditSample",
     "EditWatch",
+    "Finding",
+    "FoundDirections",
     "GlobalPlan",
+    "OfBoundary",
+    "OfLocal",
+    "OfPullback",
+    "OfSpectral",
+    "OfSupervised",
+    "OfTarget",
+    "OfTrajectories",
+    "OfWeights",
     "PathPlan",
     "PathWatch",
     "Plan",
@@ -61,6 +79,8 @@ __all__ = [
     "edit_basis_path",
     "edit_samples",
     "edits_path",
+    "find_directions",
+    "found_path",
     "global_path",
     "latents_path",
     "path_path",

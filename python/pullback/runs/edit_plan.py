@@ -10,7 +10,7 @@ import torch
 
 from pullback._numbers import SEEDS, whole
 from pullback.directions import Direction
-from pullback.editing import Addition, Guidance, Injection, Shooting, Way, sweep
+from pullback.editing import Addition, Entry, Guidance, Injection, Shooting, Way, sweep
 from pullback.geometry import LocalBasis
 from pullback.models import Condition, LatentModel, told
 from pullback.runs.plan import SAMPLING_STEPS
@@ -70,8 +70,8 @@ class EditPlan:
         samples: of different names.
         t: the timestep of the edit, in training units.
         strengths: of every direction.
-        directions: for all samples; None for those of each sample's basis, which is computed at t
-            where the sample has none.
+        directions: edits for all samples, each one direction or several together; None for those
+            of each sample's basis, which is computed at t where the sample has none.
         indices: which of a basis; None for all.
         rank: of bases that are computed.
         tap: where h is read for them; None for the middle block.
@@ -90,7 +90,7 @@ class EditPlan:
     samples: tuple[EditSample, ...]
     t: int
     strengths: tuple[float, ...]
-    directions: tuple[Direction, ...] | None = None
+    directions: tuple[Entry, ...] | None = None
     indices: tuple[int, ...] | None = None
     rank: int = 3
     tap: str | None = None
@@ -140,7 +140,8 @@ class EditPlan:
         """An edit of zeros that takes no step, which raises what a real one would."""
         x = torch.zeros(1, *model.latent_shape, dtype=model.dtype, device=model.device)
         first = self.samples[0]
-        way, directions = self.way, self.directions or ()
+        way = self.way
+        directions: tuple[Entry, ...] = self.directions or ()
         if self.directions is None:
             if self.features:
                 return  # of what shape they are is not known before there is a basis
@@ -239,8 +240,12 @@ def way_of(
     return made[name]
 
 
-def _told(direction: Direction) -> str:
-    """A direction in one line that is another one for every other direction."""
+def _told(entry: Entry) -> str | list[str]:
+    """An edit in a line for each of its directions, which are others for every other edit."""
+    return _line(entry) if isinstance(entry, Direction) else [_line(part) for part in entry]
+
+
+def _line(direction: Direction) -> str:
     where = direction.space if direction.tap is None else f"{direction.space} at {direction.tap}"
     when = direction.t if direction.window is None else list(direction.window)
     return (

@@ -15,7 +15,6 @@ import torch
 from pullback import editing
 from pullback._files import occupied
 from pullback._version import __version__
-from pullback.directions import Direction
 from pullback.geometry import LocalBasis, local_basis
 from pullback.models import Inversion, LatentModel, invert
 from pullback.runs.edit_plan import QUALITY, EditPlan, EditSample
@@ -187,7 +186,7 @@ def _latents(
 
 def _directions(
     plan: EditPlan, basis: LocalBasis | None
-) -> tuple[LocalBasis | tuple[Direction, ...], tuple[int, ...] | None]:
+) -> tuple[LocalBasis | tuple[editing.Entry, ...], tuple[int, ...] | None]:
     """What `pullback.sweep` is given: directions, or a basis and indices."""
     if plan.directions is not None:
         return plan.directions, None

@@ -64,6 +64,15 @@ def settings_of_summary(path: Path, form: str) -> dict[str, Any]:
     """The settings in a summary of one format.
 
     Raises:
+        As `summary_of`.
+    """
+    return mapping_of(path, "settings", summary_of(path, form).get("settings"))
+
+
+def summary_of(path: Path, form: str) -> dict[str, Any]:
+    """A summary of one format.
+
+    Raises:
         ValueError: it is damaged, or the summary of another command, whose files lie beside it.
     """
     try:
@@ -79,7 +88,7 @@ def settings_of_summary(path: Path, form: str) -> dict[str, Any]:
         )
     if found != form:
         raise damaged(path, f"expected the format {form!r}")
-    return mapping_of(path, "settings", told.get("settings"))
+    return mapping_of(path, "the summary", told)
 
 
 def header_of(path: Path) -> dict[str, str]:
