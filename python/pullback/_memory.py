@@ -24,7 +24,7 @@ def free_bytes(device: torch.device) -> int | None:
     return min(free) if free else None
 
 
-def check_room(needed: int, device: torch.device, what: str, way: str) -> None:
+def check_free(needed: int, device: torch.device, what: str, way: str) -> None:
     """Raise unless so many bytes fit a device: before they are asked for.
 
     Args:

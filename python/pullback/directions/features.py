@@ -12,7 +12,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from pullback import sampling
-from pullback._memory import check_room
+from pullback._memory import check_free
 from pullback.models import (
     LatentModel,
     Site,
@@ -138,7 +138,7 @@ def feature_of(walker: Walker, t: int, site: Site, pool: str | None) -> torch.Te
 def check_holds(feature: torch.Tensor, count: int, steps: int, device: torch.device) -> None:
     """Raise MemoryError unless features `[count, steps, *h_shape]` like one fit a device."""
     size = " x ".join(map(str, feature.shape))
-    check_room(
+    check_free(
         count * steps * feature.nbytes,
         device,
         f"Features of {count} samples at {steps} steps, {size} each,",

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pullback._memory import check_room
+from pullback._memory import check_free
 from pullback._numbers import is_several, whole
 from pullback.directions import checks
 from pullback.directions.direction import Direction
@@ -177,7 +177,7 @@ def rows_of(features: torch.Tensor) -> torch.Tensor:
         MemoryError: the rows do not fit the device.
     """
     if features.dtype != torch.float64:
-        check_room(
+        check_free(
             8 * features.numel(),
             features.device,
             f"{len(features)} features of {features[0].numel()} numbers in float64",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pullback._memory import check_room
+from pullback._memory import check_free
 from pullback._numbers import whole
 
 _EXTRA = 10  # rows kept beyond the rank, at least
@@ -184,7 +184,7 @@ class StreamingPCA:
             )
         self._keep = min(self._keep, size)
         dtype, block = torch.promote_types(rows.dtype, torch.float32), max(self._keep, _BLOCK)
-        check_room(
+        check_free(
             2 * (self._keep + block) * size * dtype.itemsize,
             rows.device,
             f"{self._keep + block} rows of {size} numbers, and as many while they are merged,",
