@@ -24,6 +24,26 @@ def free_bytes(device: torch.device) -> int | None:
     return min(free) if free else None
 
 
+def check_free(needed: int, device: torch.device, what: str, way: str) -> None:
+    """Raise unless so many bytes fit a device: before they are asked for.
+
+    Args:
+        needed: bytes.
+        device: where they are to lie.
+        what: needs them, a sentence's beginning such as "Features of 8 samples".
+        way: what to do instead, a sentence.
+
+    Raises:
+        MemoryError: they do not fit; it says how much there is.
+    """
+    free = free_bytes(device)
+    if free is not None and needed > free:
+        where = "the machine" if device.type == "cpu" else f"{device}"
+        raise MemoryError(
+            f"{what} take {told(needed)}, and {where} has {told(free)} to spare. {way}"
+        )
+
+
 def told(size: float) -> str:
     """A number of bytes, in GiB or MiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"

@@ -1,6 +1,7 @@
 """Boundaries of linear support vector machines, against scikit-learn on the rows themselves."""
 
 import builtins
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tests.directions.planted import planted, sine
 WHERE = {"tap": "mid_block", "t": 500}
 
 
-# The kernel of scikit-learn is in float32, which far from the origin leaves fewer digits.
+# The oracle's kernel is in float32, which far from the origin leaves fewer digits.
 @pytest.mark.parametrize(("offset", "room"), [(0.0, 1e-6), (2.0, 1e-5)])
 @pytest.mark.parametrize(
     ("shape", "gap", "C"), [((5,), 2.0, 1.0), ((5,), 1.0, 0.01), ((40, 6), 3.0, 1.0)]
@@ -48,6 +49,25 @@ def test_a_planted_hyperplane_is_found_the_better_the_more_samples_there_are():
     # The middle of the classes lies at ⟨offset, normal⟩.
     middle = torch.ones(1, 5, 4, dtype=torch.float64)
     assert abs(float(found.distance(middle)) * found.deviation) < 0.5
+
+
+@pytest.mark.parametrize("dims", [5, 20])
+@pytest.mark.parametrize("C", [1e-5, 1.0])
+def test_the_angle_to_a_planted_hyperplane_falls_with_the_root_of_the_samples(C, dims):
+    """By a half for four times as many; for C near 0 the normal is the difference of the means."""
+    gap, counts, squares = 3.0, (100, 400, 1600), []
+    for count in counts:
+        found = []
+        for seed in range(12):
+            features, labels, normal = planted(count, (dims,), gap, seed=seed)
+            found.append(sine(boundary(features, labels, C=C, folds=0, **WHERE).normal, normal))
+        squares.append(float(torch.tensor(found).square().mean()))
+    for before, after in pairwise(squares):
+        assert 0.3 < (after / before) ** 0.5 < 0.7
+    law = [4 * (dims - 1) / (count * gap**2) for count in counts]
+    for square, known in zip(squares, law, strict=True):
+        # A machine with narrow margins looks at fewer samples, and does worse than the means.
+        assert 0.7 * known < square < (1.4 if C < 1 else 10) * known
 
 
 def test_accuracy_is_of_samples_that_were_held_out():
@@ -152,6 +172,7 @@ def test_scikit_learn_is_asked_for(monkeypatch):
         ({"features": torch.randn(2, 6, 4), "labels": [0, 1], "folds": 0}, ValueError, "1 and 1"),
         ({"features": torch.full((20, 3), torch.inf)}, ValueError, "NaN or Inf in samples 0, 1"),
         ({"features": torch.ones(20, 3)}, ValueError, "same for all"),
+        ({"features": torch.randn(10, 3).repeat_interleave(2, 0)}, ValueError, "can tell apart"),
         ({"features": np.ones((20, 3))}, TypeError, "got ndarray"),
         ({"C": 0}, ValueError, "above 0"),
         ({"C": float("inf")}, ValueError, "finite number"),

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 
 from pullback._numbers import seed_of, whole
-from pullback.directions import samples
+from pullback.directions import dual, samples
 from pullback.directions.direction import Direction
 from pullback.models import LatentModel, TapName
 
-_TOL = 1e-8  # of the machine's optimality conditions
+#: Of the machine's optimality conditions, where its solution is made exact, and where it is not.
+#: Its kernel is in float32, which may keep it from the second for very long.
+_TOLS = 1e-3, 1e-8
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,10 +111,9 @@ def boundary(
     """The hyperplane between two classes of features that a linear support vector machine finds.
 
     The machine is solved in the dual, on the Gram matrix of the features around their mean, so that
-    the number of entries of a feature enters once. That is computed in float64; the solver rounds
-    it to float32, which leaves the normal about 1e-6 of accuracy. C is that of features as they
-    are: where all are multiplied by a number, C is to be divided by its square for the same
-    boundary.
+    the number of entries of a feature enters once. scikit-learn rounds that matrix to float32; from
+    its solution the exact one is found in float64. C is that of features as they are: where all are
+    multiplied by a number, C is to be divided by its square for the same boundary.
 
     Args:
         features: `[N, *shape]`: latents x_t, or features at a tap.
@@ -160,34 +161,41 @@ def boundary(
         raise ValueError(f"Expected C as a finite number above 0, got {C!r:.60}.")
     rows = samples.rows_of(features)
     mean = rows.mean(0)
-    # The machine does not see where the origin is, and scikit-learn rounds the kernel to float32:
-    # around the mean the least is lost.
+    # The machine does not see where the origin is: around the mean the least is lost to rounding.
     centred = rows - mean
     gram = (centred @ centred.T).cpu()
     if not bool((gram.diagonal() > 0).any()):
         raise ValueError("Expected features that differ, got the same for all samples.")
 
-    def machine(train: torch.Tensor) -> Any:
-        found = SVC(kernel="precomputed", C=C, tol=_TOL)
-        return found.fit(gram[train][:, train].numpy(), positive[train].numpy())
+    def machine(train: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """Weights of samples and the intercept."""
+        own, sides = gram[train][:, train], positive[train]
+        for tol in _TOLS:
+            found = SVC(kernel="precomputed", C=C, tol=tol).fit(own.numpy(), sides.numpy())
+            weights = torch.zeros(len(train), dtype=torch.float64)
+            weights[torch.from_numpy(found.support_).long()] = torch.tensor(found.dual_coef_[0])
+            exact = dual.solved(own, sides, C, weights)
+            if exact is not None:
+                return exact
+        return weights, float(found.intercept_[0])
 
     def judge(train: torch.Tensor, test: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(machine(train).decision_function(gram[test][:, train].numpy()))
+        weights, offset = machine(train)
+        return gram[test][:, train] @ weights + offset
 
-    found = machine(torch.arange(len(rows)))
-    weights = torch.zeros(len(rows), dtype=torch.float64)
-    weights[torch.from_numpy(found.support_).long()] = torch.from_numpy(found.dual_coef_[0])
+    weights, offset = machine(torch.arange(len(rows)))
     normal = weights.to(rows.device) @ centred
     length = float(torch.linalg.vector_norm(normal))
-    if not length:
+    rounding = len(rows) * torch.finfo(gram.dtype).eps
+    if length <= rounding * float(weights.abs() @ gram.diagonal().sqrt()):
         raise ValueError(
             "Expected classes that a hyperplane can tell apart, got two whose features are the "
             "same. Check that labels and features belong to each other."
         )
     normal = normal / length
     along = centred @ normal
-    deviation = float(along.std())
-    intercept = float(found.intercept_[0]) / length - float(mean @ normal)
+    deviation, support = float(along.std()), int((weights != 0).sum())
+    intercept = offset / length - float(mean @ normal)
     accuracy = samples.held_out(positive, folds, seed, judge)
     known = {
         **(provenance or {}),
@@ -200,7 +208,7 @@ def boundary(
         "folds": folds,
         "seed": seed,
         "counts": list(counts),
-        "support": len(found.support_),
+        "support": support,
     }
     (direction,) = place.directions(normal, deviation, features, name, known)
     return Boundary(
@@ -209,7 +217,7 @@ def boundary(
         deviation=deviation,
         accuracy=accuracy,
         counts=counts,
-        support=len(found.support_),
+        support=support,
         t=t,
         _direction=direction,
     )

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from typing_extensions import Unpack
 
+from pullback import sampling
+from pullback._memory import check_free
 from pullback.models import (
     LatentModel,
     Site,
@@ -73,14 +75,19 @@ def trajectory(
         ValueError: as `pullback.denoise`; there is no such module, or a step does not reach it;
             pool is something else; there is no step from t to stop, or one from a fraction of a
             timestep; or a feature is not finite.
+        MemoryError: B T features do not fit the device; no step was taken.
 
-    Cost: that of the walk, and B T features in memory.
+    Cost: that of the walk and of one pass of one sample, and B T features in memory: `pca` walks
+    batch by batch, and `StreamingPCA` takes their features.
     Source: Haas et al. 2023, arXiv:2303.11073, whose h_T:1 these are.
     """
     check_model(model)
     model.check_latents(x)
     site = site_of(model, tap, pool)
-    return recorded(Walker.of(model, len(x), options), x, t, stop, site, pool)
+    walker = Walker.of(model, len(x), options)
+    feature = feature_of(walker, t, site, pool)
+    check_holds(feature, len(x), len(steps_of(walker, t, stop)), model.device)
+    return recorded(walker, x, t, stop, site, pool)
 
 
 def site_of(model: LatentModel, tap: TapName | None, pool: str | None) -> Site:
@@ -115,6 +122,29 @@ def steps_of(walker: Walker, t: int, stop: int) -> list[int]:
             'Use grid="even", or timesteps of your own.'
         )
     return [int(at) for at in times]
+
+
+def feature_of(walker: Walker, t: int, site: Site, pool: str | None) -> torch.Tensor:
+    """A feature `[*h_shape]` of noise, as a walk has it at t in training units: for its size.
+
+    Cost: one pass of one sample.
+    """
+    model, recorder = walker.model, _Recorder(walker.rows([0]), site, pool, [t])
+    with torch.no_grad():
+        recorder(sampling.gaussian_noise(model.latent_shape, [0]).to(model.device, model.dtype), t)
+    return recorder.features[0, 0]
+
+
+def check_holds(feature: torch.Tensor, count: int, steps: int, device: torch.device) -> None:
+    """Raise MemoryError unless features `[count, steps, *h_shape]` like one fit a device."""
+    size = " x ".join(map(str, feature.shape))
+    check_free(
+        count * steps * feature.nbytes,
+        device,
+        f"Features of {count} samples at {steps} steps, {size} each,",
+        'Ask for fewer samples or steps, or pool="space"; `pca` walks batch by batch, and '
+        "`StreamingPCA` takes batches of features.",
+    )
 
 
 def recorded(

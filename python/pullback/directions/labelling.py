@@ -11,7 +11,13 @@ from typing_extensions import Unpack
 
 from pullback import sampling
 from pullback._numbers import is_several, seeds_of, whole
-from pullback.directions.features import recorded, site_of, steps_of
+from pullback.directions.features import (
+    check_holds,
+    feature_of,
+    recorded,
+    site_of,
+    steps_of,
+)
 from pullback.directions.samples import times_of
 from pullback.models import (
     LatentModel,
@@ -80,9 +86,11 @@ def label_samples(
         TypeError: the model is none, or score is no function.
         ValueError: as `pullback.denoise`; a timestep is none at which a step begins, seeds are no
             seeds, or the scores are of another number or not finite.
+        MemoryError: the features of all samples do not fit the machine, or those of all steps of a
+            batch the device; no step was taken.
 
     Cost: for each batch one walk from noise to data, or to the last of the times without score,
-    whose own passes have the features, and one call of score.
+    whose own passes have the features, and one call of score; one pass of one sample before.
 
     Source: Haas et al. 2023, arXiv:2303.11073, by batches and in one walk, where the published code
     draws every sample twice.
@@ -109,13 +117,17 @@ def label_samples(
         )
     kept = [steps.index(at) for at in times]
     stop = -1 if score is not None else [*steps, -1][kept[-1] + 1]
-    features, scores = [], []
+    feature = feature_of(walker, start, site, pool)
+    check_holds(feature, len(numbers), len(times), torch.device("cpu"))
+    check_holds(feature, min(batch, len(numbers)), len(steps), model.device)
+    every = feature.new_empty(len(numbers), len(times), *feature.shape, device="cpu")
+    scores = []
     for first in range(0, len(numbers), batch):
         part = list(range(first, min(first + batch, len(numbers))))
         noise = sampling.gaussian_noise(model.latent_shape, [numbers[one] for one in part])
         x = noise.to(model.device, model.dtype)
         found = recorded(walker.rows(part), x, start, stop, site, pool)
-        features.append(found.features[:, kept].cpu())
+        every[part] = found.features[:, kept].cpu()
         scores.append(
             torch.zeros(len(part), 0, dtype=torch.float64)
             if score is None
@@ -123,7 +135,6 @@ def label_samples(
         )
         if progress is not None:
             progress(part[-1] + 1, len(numbers))
-    every = torch.cat(features)
     eta = walker.options["eta"]
     place = {
         "space": "h",

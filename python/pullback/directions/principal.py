@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from typing_extensions import Unpack
 
+from pullback._memory import free_bytes
 from pullback._numbers import is_several, seeds_of, whole
 from pullback._version import __version__
 from pullback.directions.components import PrincipalComponents
-from pullback.directions.features import recorded, site_of, steps_of
+from pullback.directions.features import feature_of, recorded, site_of, steps_of
 from pullback.directions.streaming import PrincipalAxes, StreamingPCA
 from pullback.models import (
     LatentModel,
@@ -25,6 +26,8 @@ from pullback.models import (
     with_walk_options,
 )
 from pullback.operators import rows_at_once
+
+_SHARE = 4  # a batch's features take at most this part of the memory that is free
 
 
 @with_walk_options
@@ -58,7 +61,7 @@ def pca(
         joint: whether a component is one direction of the features of all steps together, which
             changes over time; False finds components for each step by itself.
         extra: directions kept beyond the rank, as for `StreamingPCA`.
-        batch: trajectories that are walked together, at most.
+        batch: trajectories that are walked together, at most; fewer where memory is short.
         memory: bytes that one pass of the network may use; by default a share of what is free.
         **options: as for `pullback.denoise`. `seed` is the first trajectory's, or one for each, of
             its latents and of the noise of its steps; None counts from 0. `cond` is of one row, or
@@ -71,6 +74,7 @@ def pca(
         TypeError: the model is none, the tap is no tap's name, or an option does not exist.
         ValueError: count or rank is too small, or the rank too large; the features vary in fewer
             directions, or are not finite; there is no such tap; or as `pullback.denoise`.
+        MemoryError: what is held of trajectories does not fit the device.
 
     Cost: count walks. For features of m numbers it holds the T m numbers of each trajectory of a
     batch, and of 2 (rank + extra) trajectories, twice that while they are merged: with 50 steps of
@@ -90,8 +94,10 @@ def pca(
     walker = Walker.of(model, count, given)
     start = model.schedule.max_timestep if t is None else model.schedule.check_timestep(t)
     times = steps_of(walker, start, stop)
-    blank = torch.zeros(1, *model.latent_shape, dtype=model.dtype, device=model.device)
-    most = rows_at_once(lambda: walker.rows([0]).predict(blank, start), model.device, memory)
+    most = rows_at_once(lambda: feature_of(walker, start, site, pool), model.device, memory)
+    held, free = len(times) * feature_of(walker, start, site, pool).nbytes, free_bytes(model.device)
+    if free is not None:
+        most = min(most, max(1, free // (_SHARE * held)))
 
     def batches() -> Iterator[torch.Tensor]:
         size = min(batch, most)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from pullback._memory import check_free
 from pullback._numbers import is_several, whole
 from pullback.directions import checks
 from pullback.directions.direction import Direction
@@ -170,7 +171,18 @@ def check_features(features: object, name: str = "features") -> torch.Tensor:
 
 
 def rows_of(features: torch.Tensor) -> torch.Tensor:
-    """Checked features `[N, *shape]` as rows `[N, p]` of float64."""
+    """Checked features `[N, *shape]` as rows `[N, p]` of float64.
+
+    Raises:
+        MemoryError: the rows do not fit the device.
+    """
+    if features.dtype != torch.float64:
+        check_free(
+            8 * features.numel(),
+            features.device,
+            f"{len(features)} features of {features[0].numel()} numbers in float64",
+            'Take fewer samples, or features that are pooled over space (pool="space").',
+        )
     return features.flatten(1).double()
 
 

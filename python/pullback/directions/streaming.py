@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pullback._memory import check_free
 from pullback._numbers import whole
 
 _EXTRA = 10  # rows kept beyond the rank, at least
@@ -91,6 +92,7 @@ class StreamingPCA:
         Raises:
             TypeError: they are no tensor.
             ValueError: they are of another shape, not finite, or of fewer numbers than the rank.
+            MemoryError: what is held of such rows does not fit the device.
         """
         _check(rows)
         rows = rows.detach()
@@ -181,8 +183,15 @@ class StreamingPCA:
                 f"Expected a rank of at most {size}, the numbers of a row, got {self._rank}."
             )
         self._keep = min(self._keep, size)
-        dtype = torch.promote_types(rows.dtype, torch.float32)
-        self._waiting = rows.new_empty(max(self._keep, _BLOCK), size, dtype=dtype)
+        dtype, block = torch.promote_types(rows.dtype, torch.float32), max(self._keep, _BLOCK)
+        check_free(
+            2 * (self._keep + block) * size * dtype.itemsize,
+            rows.device,
+            f"{self._keep + block} rows of {size} numbers, and as many while they are merged,",
+            "Ask for a smaller rank, or rows of fewer numbers: features that are pooled over space "
+            '(pool="space"), or of fewer steps.',
+        )
+        self._waiting = rows.new_empty(block, size, dtype=dtype)
         return self._waiting
 
     def _all(self) -> _Block:
