@@ -57,7 +57,7 @@ class PrincipalComponents:
 
         Strength 1 moves the features by one standard deviation. Each direction has the window of
         its step, from where it begins down to just above where the next one does; so edit with the
-        steps of the trajectories.
+        steps of the trajectories. `pullback.directions.save` keeps all of them in one file.
 
         Args:
             index: which component, from 0.

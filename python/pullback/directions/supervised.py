@@ -57,7 +57,7 @@ class SupervisedDirection:
         """What `pullback.edit` takes: the direction of each timestep, with the window of its step.
 
         Strength 1 adds the distance of the two classes' means over all steps together. Edit with
-        the steps that the features are of.
+        the steps that the features are of. `pullback.directions.save` keeps it in one file.
         """
         return self.directions
 
