@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import pullback
-from pullback import Direction, LocalBasis, cli, directions, models
+from pullback import Direction, LocalBasis, cli, directions, figures, models
 from pullback.cli import find
 from tests.cli.calls import done, refused, snapshot
 from tests.models import pipelines
@@ -477,3 +477,15 @@ def test_every_command_of_a_group_reports_its_errors(call):
     for name, command in nested.items():
         if not hasattr(command, "commands"):
             assert any(one.name == "debug" for one in command.params), name
+
+
+def test_the_angles_are_drawn(call, tmp_path, three, monkeypatch):
+    draw, seen = figures.angle_matrix, []
+    monkeypatch.setattr(figures, "angle_matrix", lambda found: seen.append(found) or draw(found))
+    files = (tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    done(call("directions", "compare", *files, "--output", tmp_path / "angles.png"))
+    with Image.open(tmp_path / "angles.png") as image:
+        assert image.format == "PNG"
+    (found,) = seen
+    assert found.names == ("a", "b t=700", "b t=500")
+    assert torch.equal(found.cosines, directions.compare(three).cosines)

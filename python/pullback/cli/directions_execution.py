@@ -133,7 +133,7 @@ def _draw(found: Comparison, output: Path) -> None:
     """Write the figure of the angles between directions."""
     from pullback import figures
 
-    figures.save(figures.angle_matrix(found), output)  # type: ignore[attr-defined]
+    figures.save(figures.angle_matrix(found), output)
 
 
 def _command(name: str, found: Collection[str]) -> str | None:
