@@ -74,12 +74,26 @@ def test_misfits_are_named(other, words):
         compare([drawn(), drawn(**({"space": "x", "name": "other"} | other))])
 
 
-def test_features_at_other_taps_and_pooled_ones_are_named():
+def test_features_at_other_taps_are_named():
     first = drawn("h")
     with pytest.raises(ValueError, match=r"same tap, got 'mid_block' of smile and 'up_blocks\.0'"):
         compare([first, drawn("h", tap="up_blocks.0")])
-    with pytest.raises(ValueError, match="same pool, got None of smile and 'space' of direction 1"):
-        compare([first, pooled(torch.randn(96))])
+    with pytest.raises(ValueError, match=r"same tap, got 'mid_block' of smile and 'up_blocks\.0'"):
+        compare([first, pooled(torch.randn(96), tap="up_blocks.0")])
+    with pytest.raises(ValueError, match="a pooled one of its channels"):
+        compare([first, pooled(torch.randn(95))])
+
+
+@pytest.mark.parametrize("shape", [(6, 4, 4), (9, 6)])
+def test_pooled_directions_beside_whole_ones_are_repeated_at_every_place(shape):
+    narrow, other, wide = torch.randn(6), torch.randn(6), torch.randn(*shape)
+    given = [pooled(narrow), Direction.of(wide, "h", tap="mid_block"), pooled(other)]
+    found = compare(given)
+    places = (narrow[:, None, None], other[:, None, None]) if len(shape) == 3 else (narrow, other)
+    rows = torch.stack([one.expand(shape).flatten() for one in (places[0], wide, places[1])])
+    wanted = torch.corrcoef(torch.cat([rows, -rows], 1))  # of mean zero: cosines
+    torch.testing.assert_close(found.cosines, wanted.double(), atol=1e-5, rtol=0)
+    assert found.size == wide.numel()
 
 
 def test_weights_that_are_not_known_are_no_misfit():

@@ -54,19 +54,28 @@ class Comparison:
 def compare(directions: Several) -> Comparison:
     """The cosines between all pairs of directions of one space.
 
+    Where some are of a whole feature, pooled ones are repeated at every place first, and made of
+    norm 1 again.
+
     Args:
-        directions: D of them, in one space, at one tap, of one shape and of one model.
+        directions: D of them, in one space, at one tap and of one model; pooled ones of one size,
+            and others of one shape.
 
     Returns:
         The comparison, on the CPU.
 
     Raises:
         TypeError: one of them is no direction.
-        ValueError: there is none, or they differ in space, tap, pool, shape or weights.
+        ValueError: there is none, or they differ in space, tap, shape or weights.
     """
     found = checked(directions)
-    check_alike(found)
-    rows = torch.stack([whole_feature(one, tuple(one.vector.shape)).flatten() for one in found])
+    whole = [one for one in found if one.pool is None]
+    first = (whole or found)[0]
+    check_alike(whole or found)
+    for place, one in enumerate(found):
+        _check_pairs(_pairs(first, one), label(first, 0), label(one, place))
+    shape = tuple(first.vector.shape)
+    rows = torch.stack([whole_feature(one, shape).flatten() for one in found])
     cosines = (rows @ rows.mT).clamp(-1, 1).fill_diagonal_(1)
     names = tuple(label(one, place) for place, one in enumerate(found))
     return Comparison(names, cosines, rows.shape[1])

@@ -222,7 +222,7 @@ class Direction:
 
         Raises:
             TypeError: one of them is no direction.
-            ValueError: they differ from it in space, tap, pool, shape or weights.
+            ValueError: they differ from it in space, tap, shape or weights.
         """
         return comparing.compare([self, *comparing.checked(others)])
 
