@@ -93,19 +93,31 @@ def test_the_conditions_of_optimality_hold(count, shape, gap, C, seed):
     assert broken(features, labels, found, C) < 1e-7
 
 
-def test_the_start_makes_no_difference():
-    features, labels, _ = planted(50, (4,), 2.0)
-    rows = features.flatten(1)
-    gram = rows @ rows.T
-    random = torch.rand(50, dtype=torch.float64) * (2 * labels - 1)
-    ends = [
-        dual.solved(gram, labels == 1, 1.0, start)
-        for start in (torch.zeros(50, dtype=torch.float64), random - random.mean())
-    ]
-    (first, offset), (second, other) = ends
-    assert sine(first @ rows, second @ rows) < 1e-12
-    assert offset == pytest.approx(other, abs=1e-10)
-    assert abs(float(first.sum())) < 1e-10
+@pytest.mark.parametrize("C", [0.1, 10.0])
+def test_the_start_makes_no_difference(C, monkeypatch):
+    monkeypatch.setattr(dual, "_STEPS", 1000)  # from far away it takes more of them
+    for seed in range(15):
+        features, labels, _ = planted(40, (4,), 1.0, seed=seed)
+        gram = features @ features.T
+        random = C * torch.rand(40, dtype=torch.float64) * (2 * labels - 1)
+        (first, offset), (second, other) = (
+            dual.solved(gram, labels == 1, C, start)
+            for start in (torch.zeros(40, dtype=torch.float64), random - random.mean())
+        )
+        assert sine(first @ features, second @ features) < 1e-10
+        assert offset == pytest.approx(other, abs=1e-9)
+        assert abs(float(first.sum())) < 1e-10 * C
+        assert bool(((2 * labels - 1) * first >= 0).all())
+        assert float(first.abs().max()) <= C * (1 + 1e-12)
+
+
+def test_samples_that_are_all_the_same():
+    positive = torch.tensor([True, False] * 3)
+    weights, intercept = dual.solved(
+        torch.zeros(6, 6).double(), positive, 2.0, torch.zeros(6).double()
+    )
+    assert weights.tolist() == [2.0, -2.0] * 3
+    assert intercept == 0
 
 
 def test_points_that_come_several_times():
