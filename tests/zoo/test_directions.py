@@ -11,6 +11,7 @@ pytest.importorskip("sklearn", reason="the judge learns the digits of scikit-lea
 from pullback.zoo.digits import directions, directions_report, finding, tables
 from pullback.zoo.digits.attributes import NAMES, writing
 from tests.docs.documents import ROOT
+from tests.zoo.results import intervals_of
 
 PAGE = ROOT / "docs/directions-evidence.md"
 KEPT = ROOT / "python/pullback/zoo/digits/directions.json"
@@ -58,16 +59,7 @@ def test_all_variants_of_attention_are_there(found):
 
 
 def test_intervals_contain_their_means(found):
-    def every(value):
-        if isinstance(value, dict):
-            if {"mean", "low", "high"} <= value.keys():
-                yield value
-            value = list(value.values())
-        if isinstance(value, list):
-            for one in value:
-                yield from every(one)
-
-    told = list(every(found))
+    told = list(intervals_of(found))
     assert len(told) > 16 * 12
     assert all(one["low"] - 1e-9 <= one["mean"] <= one["high"] + 1e-9 for one in told)
 

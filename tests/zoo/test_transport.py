@@ -10,6 +10,7 @@ pytest.importorskip("sklearn", reason="the judge learns the digits of scikit-lea
 
 from pullback.zoo.digits import tables, transport, transport_report
 from tests.docs.documents import ROOT
+from tests.zoo.results import intervals_of
 
 PAGE = ROOT / "docs/transport-evidence.md"
 KEPT = ROOT / "python/pullback/zoo/digits/transport.json"
@@ -20,17 +21,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*directions keep less than")
 @pytest.fixture(scope="module")
 def found():
     return json.loads(json.dumps(transport.measure(transport.Settings.quick())))
-
-
-def intervals_of(value):
-    """Every mean with its interval, wherever it stands."""
-    if isinstance(value, dict):
-        if {"mean", "low", "high"} <= value.keys():
-            yield value
-        value = list(value.values())
-    if isinstance(value, list):
-        for one in value:
-            yield from intervals_of(one)
 
 
 def test_all_is_measured(found):
