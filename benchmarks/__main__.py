@@ -17,10 +17,13 @@ from benchmarks import (
     basis,
     edits,
     environment,
+    finding,
     gram,
     orthonormalize,
     pairs,
+    pca,
     report,
+    report_finding,
     transport,
 )
 from pullback._files import write_json
@@ -33,6 +36,8 @@ _BENCHES: dict[str, tuple[Any, Callable[[Console, dict[str, Any]], None]]] = {
     "basis": (basis, report.print_basis),
     "edits": (edits, report.print_edits),
     "transport": (transport, report.print_transport),
+    "finding": (finding, report_finding.print_finding),
+    "pca": (pca, report_finding.print_pca),
     "pairs": (pairs, report.print_pairs),
     "angles": (angles, report.print_angles),
     "gram": (gram, report.print_gram),
@@ -46,9 +51,11 @@ class What(str, Enum):
     angles = "angles"
     basis = "basis"
     edits = "edits"
+    finding = "finding"
     gram = "gram"
     orthonormalize = "orthonormalize"
     pairs = "pairs"
+    pca = "pca"
     transport = "transport"
     all = "all"
 
@@ -68,8 +75,9 @@ def main(
     what: Annotated[
         What,
         typer.Argument(
-            help="basis, edits, transport: against the published loops; pairs: distances of many "
-            "subspaces; angles, gram, orthonormalize: the kernels."
+            help="basis, edits, transport, finding: against the published algorithms; pca: of many "
+            "trajectories; pairs: distances of many subspaces; angles, gram, orthonormalize: the "
+            "kernels."
         ),
     ] = What.basis,
     samples: Annotated[int | None, typer.Option(min=1, help="Latents of basis (8).")] = None,
