@@ -54,7 +54,7 @@ class Settings:
     def quick(cls) -> Settings:
         """A few seconds' work, which shows that everything runs and measures nothing."""
         small = finding_boundary.Settings.quick()
-        return cls(samples=1, null=2, iterations=2, boundaries=small)
+        return cls(samples=1, spectral_rank=2, null=1, iterations=2, boundaries=small)
 
 
 class _Problem(Protocol):
