@@ -78,7 +78,7 @@ def run(
             file = str(Path(folder) / "stream.safetensors")
             arguments = {**given, "model": name, "device": str(device), "extra": extra}
             stream = in_child("benchmarks.pca_ways:streamed", {**arguments, "file": file})
-            streams.append({**stream, **_compared(load_file(file), truth, stream["lost"])})
+            streams.append({**stream, **compared(load_file(file), truth, stream["lost"])})
     return {
         "settings": asdict(settings),
         "problem": {
@@ -93,10 +93,21 @@ def run(
     }
 
 
-def _compared(
+def compared(
     found: dict[str, torch.Tensor], truth: dict[str, torch.Tensor], lost: float
 ) -> dict[str, Any]:
-    """How far the components of a stream are from the truth, as JSON values."""
+    """How far the components of a stream are from the truth, as JSON values.
+
+    Args:
+        found: what `pca_ways.streamed` wrote.
+        truth: what `pca_ways.dense` returned.
+        lost: share of the variance that the stream dropped.
+
+    Returns:
+        Relative errors of the mean, the variance and each deviation; sines of the angles of the
+        span and of each vector; the most that the variance of a component falls short by, as a
+        share of the whole; and whether that is within what was lost.
+    """
     rank = len(found["deviations"])
     variances, axes = truth["variances"][:rank], truth["axes"][:rank]
     mine = found["deviations"].square()
@@ -145,14 +156,14 @@ def _targets(streams: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "asked": f"<= {CLOSE:g}",
             "value": _farthest(closest),
             "met": _farthest(closest) <= CLOSE,
-            "note": f"extra = {closest['extra']}",
+            "note": f"extra = {closest['extra'] or 'default'}",
         },
         {
             "name": "from the dense oracle, with the default extra",
             "asked": f"<= {CLOSE:g}",
             "value": far,
             "met": far <= CLOSE,
-            "note": f"the largest deviation is off by {max(default['deviations']):.1e}",
+            "note": f"its deviations are off by {max(default['deviations']):.1e} at most",
         },
     ]
 

@@ -42,12 +42,13 @@ def print_finding(console: Console, results: dict[str, Any]) -> None:
 def print_pca(console: Console, results: dict[str, Any]) -> None:
     """The table of streams, and the targets."""
     settings, problem = results["settings"], results["problem"]
-    rank = settings["rank"]
+    gaps = problem["gaps"]
     table = table_of(
         f"{settings['model']}: {settings['count']} trajectories of {settings['steps']} steps, "
-        f"{problem['entries']} numbers each, rank {rank} ({problem['share_of_rank']:.0%} of the "
-        f"variance; the next is {problem['gaps'][rank - 1]:.1%} below the last); errors against "
-        "the dense float64 covariance",
+        f"{problem['entries']} numbers each, rank {settings['rank']} "
+        f"({problem['share_of_rank']:.0%} of the variance; neighbours are {min(gaps[:-1]):.1%} "
+        f"apart at least, the next one is {gaps[-1]:.1%} below); errors against the dense float64 "
+        "covariance",
         ("extra",),
         (
             "lost", "mean", "variance", "deviations, worst", "span, sine", "single vectors, best",

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import pullback
 from benchmarks import pca
@@ -53,7 +54,7 @@ def test_rows_in_blocks_of_any_size_have_the_same_covariance(model, truth, monke
 def test_a_stream_is_as_close_as_it_says(truth, extra, tmp_path):
     file = tmp_path / "stream.safetensors"
     told = streamed(model="digits", device="cpu", extra=extra, file=str(file), **GIVEN)
-    found = pca._compared(pca.load_file(str(file)), truth, told["lost"])
+    found = pca.compared(load_file(str(file)), truth, told["lost"])
     assert found["bound_holds"]
     assert found["mean"] < 1e-6
     assert found["variance"] < 1e-6
@@ -77,7 +78,7 @@ def test_a_stream_that_is_wrong_is_seen(truth):
         "variance": truth["variance"] * 1.5,
         "mean": 2 * truth["mean"],
     }
-    told = pca._compared(found, truth, 1e-3)
+    told = pca.compared(found, truth, 1e-3)
     assert not told["bound_holds"]  # it cannot vary by more than the truth
     assert told["deviations"] == pytest.approx([0, 0, 0.1], abs=1e-9)
     assert told["sines"] == pytest.approx([0, 0, 1], abs=1e-9)
