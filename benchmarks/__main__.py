@@ -18,10 +18,13 @@ from benchmarks import (
     directions,
     edits,
     environment,
+    finding,
     gram,
     orthonormalize,
     pairs,
+    pca,
     report,
+    report_finding,
     transport,
 )
 from pullback._files import write_json
@@ -35,6 +38,8 @@ _BENCHES: dict[str, tuple[Any, Callable[[Console, dict[str, Any]], None]]] = {
     "edits": (edits, report.print_edits),
     "directions": (directions, directions.print_directions),
     "transport": (transport, report.print_transport),
+    "finding": (finding, report_finding.print_finding),
+    "pca": (pca, report_finding.print_pca),
     "pairs": (pairs, report.print_pairs),
     "angles": (angles, report.print_angles),
     "gram": (gram, report.print_gram),
@@ -49,9 +54,11 @@ class What(str, Enum):
     basis = "basis"
     directions = "directions"
     edits = "edits"
+    finding = "finding"
     gram = "gram"
     orthonormalize = "orthonormalize"
     pairs = "pairs"
+    pca = "pca"
     transport = "transport"
     all = "all"
 
@@ -71,9 +78,9 @@ def main(
     what: Annotated[
         What,
         typer.Argument(
-            help="basis, edits, transport: against the published loops; directions: every way to "
-            "find them, before a judge; pairs: distances of many subspaces; angles, gram, "
-            "orthonormalize: the kernels."
+            help="basis, edits, transport, finding: against the published algorithms; directions: "
+            "every way to find them, before a judge; pca: of many trajectories; pairs: distances "
+            "of many subspaces; angles, gram, orthonormalize: the kernels."
         ),
     ] = What.basis,
     samples: Annotated[int | None, typer.Option(min=1, help="Latents of basis (8).")] = None,

@@ -8,7 +8,7 @@ asked of ours, and once more the methods that take all samples together.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.published import PowerIteration, power_iteration
 from benchmarks.subspace import SubspaceIteration, subspace_iteration
+from benchmarks.summary import summary
 from benchmarks.timing import Stopwatch, peak_bytes
 from pullback import JacobianOperator, LatentModel, LocalBasis, krylov, load, local_basis, maps
 from pullback.operators import BlockOperator
@@ -90,23 +91,14 @@ class Measured:
         return {
             "label": self.label,
             "batch": self.batch,
-            "seconds_per_sample": _summary(self.seconds),
+            "seconds_per_sample": summary(self.seconds),
             "ratio_to_ours": statistics.median(self.seconds) / ours,
-            "products_per_direction": _summary(self.products),
-            "sine": _summary(self.sines),
-            "iterations": _summary(self.iterations) if self.iterations else None,
+            "products_per_direction": summary(self.products),
+            "sine": summary(self.sines),
+            "iterations": summary(self.iterations) if self.iterations else None,
             "stopped": {reason: self.stopped.count(reason) for reason in set(self.stopped)},
             "peak_bytes": self.peak,
         }
-
-
-def _summary(values: Sequence[float]) -> dict[str, Any]:
-    return {
-        "median": statistics.median(values),
-        "min": min(values),
-        "max": max(values),
-        "all": list(values),
-    }
 
 
 class _Timed(BlockOperator):
@@ -161,7 +153,7 @@ class _Bench:
             "n": self.n,
             "m": self.m,
             "dtype": str(self.model.dtype).removeprefix("torch."),
-            "s_after_rank_over_last": _summary((self.s[:, rank] / self.s[:, rank - 1]).tolist()),
+            "s_after_rank_over_last": summary((self.s[:, rank] / self.s[:, rank - 1]).tolist()),
         }
 
     def sines(self, v: torch.Tensor, index: torch.Tensor | slice = slice(None)) -> torch.Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.loop import edited_one_by_one
+from benchmarks.summary import ratios
 from benchmarks.timing import Stopwatch, peak_bytes
 from pullback import LatentModel, load, local_basis, sweep
 
@@ -166,7 +167,7 @@ def run(
                     "median": statistics.median(seconds[name]),
                     "all": seconds[name],
                 },
-                "ratio_to_ours": _ratio(seconds[name], seconds["ours"]),
+                "ratio_to_ours": ratios(seconds[name], seconds["ours"]),
                 "peak_bytes": peaks[name],
                 "largest_difference": differences[name],
             }
@@ -181,9 +182,3 @@ def _label(name: str, settings: Settings) -> str:
         "ours": "ours, as many rows as it chooses",
         "ours_few": f"ours, {settings.few} rows at a time",
     }[name]
-
-
-def _ratio(times: list[float], ours: list[float]) -> dict[str, float]:
-    """The median of the rounds' own ratios, since rounds differ in what else the machine does."""
-    ratios = [time / our for time, our in zip(times, ours, strict=True)]
-    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}

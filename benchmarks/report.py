@@ -37,7 +37,7 @@ def print_basis(console: Console, results: dict[str, Any]) -> None:
     """The table of methods, and the targets."""
     settings, problem = results["settings"], results["problem"]
     shape = " x ".join(map(str, problem["x_shape"]))
-    table = _table(
+    table = table_of(
         f"{settings['model']}: latents {shape} (n = {problem['n']}), tap {problem['tap']} "
         f"(m = {problem['m']}), t = {settings['t']}, rank {settings['rank']}, "
         f"{settings['samples']} samples, {problem['dtype']}; medians over samples",
@@ -73,14 +73,14 @@ def print_basis(console: Console, results: dict[str, Any]) -> None:
         f"({algebra['seconds'] * 1e3:.1f} of {algebra['solver_seconds'] * 1e3:.1f} ms for all "
         "samples); the rest is products with J and its transpose."
     )
-    _print_targets(console, results["targets"])
+    print_targets(console, results["targets"])
 
 
 def print_edits(console: Console, results: dict[str, Any]) -> None:
     """The table of methods."""
     settings, problem = results["settings"], results["problem"]
     shape = " x ".join(map(str, problem["x_shape"]))
-    table = _table(
+    table = table_of(
         f"{settings['model']}: {settings['samples']} samples of {shape} x {settings['directions']} "
         f"directions x {settings['strengths']} strengths = {problem['edits']} edits, t = "
         f"{settings['t']}, {settings['steps']} steps, {problem['dtype']}; medians of "
@@ -105,7 +105,7 @@ def print_edits(console: Console, results: dict[str, Any]) -> None:
 def print_pairs(console: Console, results: dict[str, Any]) -> None:
     """The table of sizes."""
     settings = results["settings"]
-    table = _table(
+    table = table_of(
         f"all pairs of {settings['subspaces']} subspaces of {settings['rank']} float32 rows; "
         f"medians of {settings['rounds']} rounds, in seconds",
         ("entries of a row",),
@@ -131,13 +131,13 @@ def print_pairs(console: Console, results: dict[str, Any]) -> None:
             f"{ratio['median']:.1f} ({ratio['min']:.1f}, {ratio['max']:.1f})",
         )
     console.print(table)
-    _print_targets(console, results["targets"])
+    print_targets(console, results["targets"])
 
 
 def print_transport(console: Console, results: dict[str, Any]) -> None:
     """The table of both ways."""
     settings, ratio = results["settings"], results["ratio"]
-    table = _table(
+    table = table_of(
         f"{settings['model']}: one direction to {settings['targets']} targets, t = "
         f"{settings['t']}, rank {settings['rank']}; the loop on {settings['one_by_one']} of them; "
         f"medians of {settings['rounds']} rounds",
@@ -165,18 +165,19 @@ def print_transport(console: Console, results: dict[str, Any]) -> None:
     )
 
 
-def _print_targets(console: Console, targets: list[dict[str, Any]]) -> None:
+def print_targets(console: Console, targets: list[dict[str, Any]]) -> None:
+    """What must be shown, with what was seen."""
     for target in targets:
         verdict = "[green]met[/]" if target["met"] else "[red]not met[/]"
         note = f" ({target['note']})" if target["note"] else ""
-        console.print(
-            f"{target['value']:.1f} {target['name']}: asked {target['asked']}, {verdict}{note}"
-        )
+        value = target["value"]
+        shown = f"{value:.1f}" if value >= 0.1 else f"{value:.1e}"
+        console.print(f"{shown} {target['name']}: asked {target['asked']}, {verdict}{note}")
 
 
 def print_orthonormalize(console: Console, results: dict[str, Any]) -> None:
     """The tables of blocks and of steps."""
-    table = _table(
+    table = table_of(
         _kernel_title("orthonormalize", "milliseconds", results),
         ("B x k x N", "condition"),
         ("passes", "ours", "qr", "svd", "bandwidth", "loss", "of qr"),
@@ -198,7 +199,7 @@ def print_orthonormalize(console: Console, results: dict[str, Any]) -> None:
             f"{row['loss']['qr']:.1e}",
         )
     console.print(table)
-    table = _table(
+    table = table_of(
         "block_step of float32 rows; fastest of the rounds, in milliseconds",
         ("B x k x d x N",),
         ("ours", "two projections and QRs"),
@@ -211,13 +212,13 @@ def print_orthonormalize(console: Console, results: dict[str, Any]) -> None:
             f"{times['torch']['min'] * 1e3:.3f} ({row['ratio_to_ours']['min']:.1f}x)",
         )
     console.print(table)
-    _print_targets(console, results["targets"])
+    print_targets(console, results["targets"])
 
 
 def print_angles(console: Console, results: dict[str, Any]) -> None:
     """The tables of matrices and of products."""
     made_by = "native kernel" if results["native"] else "plain-torch twin, the library is missing"
-    table = _table(
+    table = table_of(
         f"squared_singular_values of float32 k x k matrices ({made_by}); fastest of the rounds, in "
         "microseconds a matrix",
         ("k",),
@@ -236,7 +237,7 @@ def print_angles(console: Console, results: dict[str, Any]) -> None:
             f"{row['error_in_eps']:.0f}",
         )
     console.print(table)
-    table = _table(
+    table = table_of(
         "Products of all pairs of float32 rows, X X^T, of which gram takes one half; fastest of "
         "the rounds, in milliseconds",
         ("rows x N",),
@@ -259,7 +260,7 @@ def print_angles(console: Console, results: dict[str, Any]) -> None:
 
 def print_gram(console: Console, results: dict[str, Any]) -> None:
     """The table of shapes."""
-    table = _table(
+    table = table_of(
         _kernel_title("gram", "microseconds", results),
         ("product", "B x k x N"),
         ("gram", "bmm float32", "bmm float64", "bandwidth", "error", "of float32"),
@@ -282,7 +283,7 @@ def print_gram(console: Console, results: dict[str, Any]) -> None:
     console.print(table)
 
 
-def _table(
+def table_of(
     title: str, names: Sequence[str], figures: Sequence[str], *, wrap: bool = False
 ) -> Table:
     """An empty table: columns of names, which may be broken with `wrap`, then of figures."""

@@ -16,6 +16,7 @@ import torch
 
 import pullback
 from benchmarks.published import power_iteration
+from benchmarks.summary import ratios
 from benchmarks.timing import Stopwatch
 from pullback import LatentModel, maps
 from pullback.testing import sample_map
@@ -103,7 +104,7 @@ def run(
     bench.ours()
     products: list[int] = []
     cosines: list[float] = []
-    loop, ours, ratios = [], [], []
+    loop, ours = [], []
     share = settings.one_by_one // settings.rounds
     for number in range(settings.rounds):
         tell(f"round {number + 1} of {settings.rounds}")
@@ -115,7 +116,6 @@ def run(
         with Stopwatch(device) as clock:
             bases, v = bench.ours()
         ours.append(clock.seconds / settings.targets)
-        ratios.append(loop[-1] / ours[-1])
         for sample, count, direction in found:
             products.append(count)
             cosines.append(abs(float((direction * v[sample]).sum())))
@@ -136,6 +136,6 @@ def run(
             "seconds_per_target": ours,
             "products_per_target": float(bases.products.double().mean()),
         },
-        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
+        "ratio": ratios(loop, ours),
         "cosine_of_directions": {"median": statistics.median(cosines), "min": min(cosines)},
     }

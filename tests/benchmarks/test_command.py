@@ -209,3 +209,51 @@ def test_pairs_and_transport_have_their_figures(quick):
     # Three iterations of the loop do not make a basis; both must look the same way all the same.
     assert carried["cosine_of_directions"]["min"] > 0.3
     assert "one direction to 4 targets" in output
+
+
+def test_every_way_to_find_directions_has_its_ratios(quick):
+    text, results = quick
+    rows = {row["name"]: row for row in results["finding"]["rows"]}
+    assert list(rows) == [
+        "spectral",
+        "local",
+        "boundary, h at t = 999",
+        "boundary, h at t = 499",
+        "boundary, h of all 2 steps",
+        "boundary, planted",
+    ]
+    for name, row in rows.items():
+        published = row["methods"]["published"]
+        names = ["ours"] if name.startswith("boundary") else ["ours", "ours_single"]
+        assert list(row["methods"]) == ["published", *names]
+        for ours in (row["methods"][one] for one in names):
+            over = ours["published_over_this"]
+            assert 0 < over["seconds"]["min"] <= over["seconds"]["median"] <= over["seconds"]["max"]
+            assert over["peak_bytes"] > 0
+            # Few iterations of the published loops do not come close; ours is at its tolerance.
+            assert ours["sine"]["max"] < 5e-3
+            assert ours["sine"]["max"] < published["sine"]["max"]
+            gap = published["sine"]["max"] - ours["sine_to_published"]["max"]
+            assert abs(gap) <= ours["sine"]["max"] + 1e-6
+        assert name.partition(",")[0] in text
+    # Two iterations of two vectors; and of one direction and one of the rest.
+    for name in ("spectral", "local"):
+        products = rows[name]["methods"]["published"]["products_per_sample"]
+        assert products["median"] == 2 * 2 * 2
+    assert rows["local"]["shapes"]["region"] == 36
+    assert rows["boundary, planted"]["shapes"] == {"samples": 16, "entries": 3000}
+
+
+def test_components_of_trajectories_have_their_figures(quick):
+    text, results = quick
+    found = results["pca"]
+    [stream] = found["streams"]
+    assert stream["extra"] is None
+    assert stream["bound_holds"]
+    assert "The bound by what was lost holds" in text
+    assert stream["memory"]["before"] < stream["memory"]["peak"]
+    assert len(stream["deviations"]) == len(stream["sines"]) == found["settings"]["rank"]
+    assert 0 < stream["sine_of_span"] <= max(stream["sines"]) * math.sqrt(5)
+    assert len(found["problem"]["gaps"]) == found["settings"]["rank"]
+    for target in found["targets"]:
+        assert target["name"] in text
