@@ -66,8 +66,8 @@ def evaluate(
             shape or are not finite; an attribute does not differ between the samples and has no
             scale; or the region is not bool, of another size or empty.
 
-    Cost: B D (K + 1) walks from t to the data, as many decodings and scores; as `Direction.check_fits`
-    for each direction.
+    Cost: B D (K + 1) walks from t to the data, as many decodings and scores, and that of
+    `Direction.check_fits` for each direction.
     """
     check_model(model)
     values = _strengths_of(strengths)
