@@ -66,6 +66,21 @@ def test_noise_has_no_direction_of_its_own(rng):
     assert abs(float(cosines.square().mean()) * 25 - 1) < 0.15
 
 
+def test_noise_leans_to_no_side_of_an_axis():
+    axes = torch.eye(25, dtype=torch.float64)
+    entry = [
+        Direction.of(one, "h", tap="m", pool="space", t=t)
+        for t, one in ((900, axes[0]), (600, axes[1]), (300, axes[0] + axes[24]))
+    ]
+    mean = torch.stack(
+        [
+            torch.stack([one.vector for one in analysis.random_like(entry, seed)])
+            for seed in range(2000)
+        ]
+    ).mean(0)
+    assert mean.abs().max() < 5 * 0.2 / 2000**0.5
+
+
 def test_shuffled_labels_are_the_same_in_another_order():
     labels = torch.arange(200).float()
     found = analysis.shuffled(labels, 5)
@@ -94,6 +109,21 @@ def test_rows_and_calls_of_the_network_are_counted(digits):
     assert cost.seconds > 0
     pullback.denoise(digits, x, 500, steps=4)
     assert cost.calls == before  # the block has ended
+
+
+def test_rows_are_counted_whatever_the_network_calls_its_arguments():
+    class Wrapper(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Conv2d(1, 1, 1)
+
+        def forward(self, *args, **kwargs):
+            return self.inner(args[0])
+
+    model = pullback.LatentModel(Wrapper().eval(), DDIMScheduler(), latent_shape=(1, 4, 4))
+    with analysis.counted(model) as cost:
+        pullback.denoise(model, torch.randn(3, 1, 4, 4), 500, steps=4)
+    assert (cost.rows, cost.calls) == (9, 3)
 
 
 def test_calls_of_a_function_cannot_be_counted():

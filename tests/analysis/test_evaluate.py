@@ -175,6 +175,26 @@ def test_what_directions_do_elsewhere_is_what_they_did_where_they_were_found(sti
         )
 
 
+def test_passes_are_those_of_edits_and_of_what_was_checked(digits, rng):
+    x = digits.sample_latents(2, T, 0, steps=4)
+    ways = [
+        Direction.of(torch.randn(96, 4, 4, generator=rng), "h", tap="mid_block") for _ in range(3)
+    ]
+    score = lambda images: images.mean((1, 2, 3))  # noqa: E731
+    found = analysis.evaluate(digits, x, T, ways, (1.0,), score, steps=4)
+    # Two strengths with that of none, in 3 steps; one to plan, and one to check each direction.
+    assert found.passes == 2 * 3 * 2 * 3 + 1 + 3
+
+
+@pytest.mark.parametrize("count", [3, 6, 7])
+def test_an_attribute_that_differs_by_rounding_alone_has_no_unit(still, rng, count):
+    """The mean of these equal numbers is another one."""
+    x = 0.05 * torch.randn(count, *SHAPE, generator=rng)
+    score = lambda images: torch.full((len(images),), 0.7, dtype=torch.float64)  # noqa: E731
+    with pytest.raises(ValueError, match=r"same score of \[0\]"):
+        analysis.evaluate(still, x, T, [direction(rng)], (0.1,), score, steps=2)
+
+
 def test_matched_strengths_change_images_by_what_is_asked(still, latents, rng):
     ways = [direction(rng), direction(rng, unit=50.0), direction(rng, unit=1e-9)]
     energy = 0.01

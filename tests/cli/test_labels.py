@@ -21,6 +21,12 @@ def test_one_score_a_line_is_of_the_seeds_in_order(tmp_path, head, end):
     assert read_scores(path, 0, 3) == (0.5, -1000.0, 2.0)
 
 
+def test_the_mark_that_spreadsheets_begin_with_is_left_out(tmp_path):
+    path = tmp_path / "scores.csv"
+    path.write_text("seed,score\n5,1\n6,2\n", "utf-8-sig")
+    assert read_scores(path, 5, None) == (1.0, 2.0)
+
+
 @pytest.mark.parametrize("head", ["", "seed,score\n", "seed, label\n"])
 @pytest.mark.parametrize("between", [",", " ", ", ", "\t"])
 def test_seeds_with_scores_may_be_in_any_order(tmp_path, head, between):

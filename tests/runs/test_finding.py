@@ -5,8 +5,9 @@ from dataclasses import fields
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
-from pullback import runs
+from pullback import LatentModel, runs
 from pullback.runs import finding
 
 MASK = (torch.arange(32).expand(32, 32) >= 16).float()
@@ -71,6 +72,36 @@ def test_a_region_is_where_a_mask_is_white_by_half(digits):
 def test_a_target_is_asked_for(digits):
     with pytest.raises(ValueError, match="a target to move to, got none"):
         runs.OfTarget(mask=MASK).check(digits)
+
+
+@pytest.mark.parametrize("way", [runs.OfPullback, runs.OfSpectral])
+def test_a_feature_without_directions_is_told(tmp_path, way):
+    """It depends on nothing, and nothing on it."""
+
+    class Deaf(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = torch.nn.Conv2d(1, 2, 1)
+            self.last = torch.nn.Conv2d(2, 1, 1)
+            for one in (self.first, self.last):
+                torch.nn.init.zeros_(one.weight)
+
+        def forward(self, x, _t):
+            return x + self.last(self.first(x))
+
+    model = LatentModel(Deaf().eval(), DDIMScheduler(), latent_shape=(1, 4, 4))
+    with pytest.raises(ValueError, match="rank"):
+        runs.find_directions(model, way(tap="first", rank=2), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("samples", "folds"), [(2, 0), (3, 3)])
+def test_few_samples_are_not_refused_where_they_are_enough(digits, samples, folds):
+    way = runs.OfSupervised(
+        classes=(3, 8), how="lda", samples=samples, folds=folds, steps=5, t=(599,)
+    )
+    way.check(digits)
+    assert len(way.found(digits, None, None)[0]) == 1
 
 
 def test_the_name_of_a_direction_is_one_line():

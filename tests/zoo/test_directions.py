@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("sklearn", reason="the judge learns the digits of scikit-learn")
 
 from pullback.zoo.digits import directions, directions_report, finding, tables
-from pullback.zoo.digits.attributes import NAMES, writing
+from pullback.zoo.digits.attributes import NAMES, Attributes, writing
 from tests.docs.documents import ROOT
 from tests.zoo.results import intervals_of
 
@@ -88,6 +88,14 @@ def test_writing_is_measured_as_it_is_drawn():
     assert float(width) == pytest.approx(25 / 16 / 12**0.5, rel=0.01)
     assert writing(torch.full((2, 1, 8, 8), -1.0)).isfinite().all()
     assert len(NAMES) == 14
+
+
+def test_attributes_are_told_wherever_images_lie(device):
+    judge = lambda images: torch.from_numpy(images.numpy()).flatten(1)[:, :10].double()  # noqa: E731
+    images = torch.rand(2, 1, 16, 16) * 2 - 1
+    found = Attributes(judge)(images.to(device))
+    assert found.device.type == "cpu"
+    assert torch.equal(found, Attributes(judge)(images))
 
 
 def test_controls_are_of_the_same_norm_and_of_each_sample(found, digits):

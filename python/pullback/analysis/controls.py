@@ -59,7 +59,9 @@ def _rotated(vectors: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Vectors `[T, n]` in another, random orientation, with the same inner products."""
     triangle = torch.linalg.qr(vectors.T).R
     noise = torch.randn(vectors.shape[1], len(triangle), generator=generator, dtype=torch.float64)
-    return (torch.linalg.qr(noise).Q @ triangle).T
+    frame, signs = torch.linalg.qr(noise)
+    # Householder's Q by itself leans to one side of every axis.
+    return (frame * signs.diagonal().sign() @ triangle).T
 
 
 def _with(part: Direction, row: torch.Tensor, seed: int) -> Direction:

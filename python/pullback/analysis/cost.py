@@ -56,8 +56,9 @@ def counted(model: LatentModel) -> Iterator[Cost]:
     found = Cost()
 
     def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = signature.bind(*args, **kwargs).arguments.values()
-        batch = next(one for one in given if isinstance(one, torch.Tensor) and one.dim())
+        given = signature.bind(*args, **kwargs)
+        values = (*given.args, *given.kwargs.values())
+        batch = next(one for one in values if isinstance(one, torch.Tensor) and one.dim())
         found.rows += len(batch)
         found.calls += 1
 

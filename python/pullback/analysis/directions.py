@@ -66,7 +66,8 @@ def evaluate(
             shape or are not finite; an attribute does not differ between the samples and has no
             scale; or the region is not bool, of another size or empty.
 
-    Cost: B (D K + 1) walks from t to the data, as many decodings and scores.
+    Cost: B D (K + 1) walks from t to the data, as many decodings and scores, and that of
+    `Direction.check_fits` for each direction.
     """
     check_model(model)
     values = _strengths_of(strengths)
@@ -196,7 +197,9 @@ def _scale_of(before: torch.Tensor, scale: Any) -> torch.Tensor:
     count = before.shape[1]
     if scale is None:
         found = before.std(0) if len(before) > 1 else before.new_zeros(count)
-        flat = torch.nonzero(found == 0).flatten().tolist()
+        # The mean of equal numbers may be another one, by rounding.
+        rounding = len(before) * torch.finfo(before.dtype).eps * before.abs().amax(0)
+        flat = torch.nonzero(found <= rounding).flatten().tolist()
         if flat:
             raise ValueError(
                 f"Expected attributes that differ between samples, got the same score of "

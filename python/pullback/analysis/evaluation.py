@@ -46,7 +46,8 @@ class Evaluation:
             float64, 0 where nothing changes; None without a region.
         linearity: `[B, D]`, float64, 0 to 1: the share of the images' squared changes over the
             strengths that one image, times the strength, explains. Of one strength it is 1.
-        passes: rows of the network that the edits took, with one to see what memory it needs.
+        passes: rows of the network that the edits took, with one to see what memory it needs, and
+            for each direction in a feature one to see whether it fits.
     """
 
     names: tuple[str, ...]

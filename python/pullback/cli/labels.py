@@ -23,7 +23,7 @@ def read_scores(path: Path, seed: int, samples: int | None) -> tuple[float, ...]
             those that are asked for, or there twice.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"{path} is no text. Expected {_EXPECTED}.") from None
     rows = [line.replace(",", " ").split() for line in lines if line.strip()]

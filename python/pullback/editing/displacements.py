@@ -24,11 +24,20 @@ class PerSample:
 
     Attributes:
         entries: B rows of D edits each.
+
+    Raises:
+        TypeError: there is a direction in place of a row.
+        ValueError: rows have no edits, or not as many.
     """
 
     entries: Sequence[Sequence[Entry]]
 
     def __post_init__(self) -> None:
+        if any(isinstance(row, Direction) for row in self.entries):
+            raise TypeError(
+                "Expected a row of edits for each sample, got a direction. Put the edits of each "
+                "sample into a list of their own."
+            )
         counts = {len(row) for row in self.entries}
         if len(counts) != 1 or not min(counts):
             raise ValueError(
@@ -84,7 +93,8 @@ def displacements(
 
     Raises:
         TypeError: an entry is no direction.
-        ValueError: a direction does not fit the model, or the mask not the latents.
+        ValueError: a direction does not fit the model, or the mask not the latents; or an edit has
+            no direction.
     """
     if mask is not None:
         mask = masks.checked(mask)
@@ -130,7 +140,10 @@ def _of_entries(
     found: dict[Place, torch.Tensor] = {}
     for sample, row in enumerate(rows):
         for place, entry in enumerate(row):
-            for part in [entry] if isinstance(entry, Direction) else entry:
+            parts = [entry] if isinstance(entry, Direction) else list(entry)
+            if not parts:
+                raise ValueError(f"Expected a direction or several, got none in edit {place + 1}.")
+            for part in parts:
                 if not isinstance(part, Direction):
                     raise TypeError(
                         f"Expected directions, got {type(part).__name__}. `basis.direction(i)` "

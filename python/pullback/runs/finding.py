@@ -158,7 +158,8 @@ class OfPullback(AtASample):
             model, self.latents(model), self.t, self.rank, self.tap, self.condition(model),
             quality=self.quality, memory=memory,
         )  # fmt: skip
-        return [[basis.direction(index)] for index in range(int(basis.rank[0]))]
+        # Of rank 0 the first one says why there is none.
+        return [[basis.direction(index)] for index in range(max(int(basis.rank[0]), 1))]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -193,7 +194,8 @@ class OfSpectral(AtASample):
             mask=None if self.mask is None else region_of(model, self.mask),
             cond=self.condition(model), quality=self.quality, memory=memory,
         )  # fmt: skip
-        return [[found.direction(index)] for index in range(int(found.basis.rank[0]))]
+        # Of rank 0 the first one says why there is none.
+        return [[found.direction(index)] for index in range(max(int(found.basis.rank[0]), 1))]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

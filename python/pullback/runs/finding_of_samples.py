@@ -168,8 +168,9 @@ class OfClasses(OfOneKind):
         model.site(self.tap)
         for t in self.t:
             model.schedule.check_timestep(t)
-        # Features that their labels tell apart raise what those of real samples would.
-        ramp = torch.linspace(0, 1, self.count, dtype=torch.float64)
+        # Features that their labels tell apart raise what those of real samples would. The steps
+        # of the ramp differ, as those of any two samples do.
+        ramp = torch.linspace(0, 1, self.count, dtype=torch.float64).square()
         features = torch.stack([self.labels / self.labels.abs().max().clamp(min=1), ramp], 1)
         if len(self.t) > 1:
             features = torch.stack([features] * len(self.t), 1)

@@ -23,7 +23,8 @@ class Attributes:
         self._judge = judge
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Scores `[B, 14]`, by `NAMES`, of images `[B, 1, 16, 16]` from −1 to 1."""
+        """Scores `[B, 14]`, by `NAMES`, on the CPU, of images `[B, 1, 16, 16]` from −1 to 1."""
+        images = images.cpu()
         return torch.cat([writing(images), self._judge(images)], 1)
 
 
