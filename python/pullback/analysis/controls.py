@@ -41,7 +41,7 @@ def random_like(entry: Entry, seed: int) -> Entry:
     for part in parts:
         if not isinstance(part, Direction):
             raise TypeError(f"Expected a direction, or several, got {type(part).__name__}.")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     rows: dict[int, torch.Tensor] = {}
     for place in dict.fromkeys(map(_place_of, parts)):
         at = [number for number, part in enumerate(parts) if _place_of(part) == place]
@@ -58,7 +58,8 @@ def _place_of(part: Direction) -> tuple[Any, ...]:
 def _rotated(vectors: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Vectors `[T, n]` in another, random orientation, with the same inner products."""
     triangle = torch.linalg.qr(vectors.T).R
-    noise = torch.randn(vectors.shape[1], len(triangle), generator=generator, dtype=torch.float64)
+    size = (vectors.shape[1], len(triangle))
+    noise = torch.randn(size, generator=generator, dtype=torch.float64, device="cpu")
     frame, signs = torch.linalg.qr(noise)
     # Householder's Q by itself leans to one side of every axis.
     return (frame * signs.diagonal().sign() @ triangle).T
@@ -85,6 +86,8 @@ def shuffled(labels: torch.Tensor | Sequence[float], seed: int) -> torch.Tensor:
     Raises:
         ValueError: the seed is none.
     """
-    values = torch.as_tensor(labels)
-    generator = torch.Generator().manual_seed(seed_of(seed))
-    return values[torch.randperm(len(values), generator=generator).to(values.device)]
+    # `as_tensor` would take tensors to the default device.
+    values = labels if isinstance(labels, torch.Tensor) else torch.tensor(labels, device="cpu")
+    generator = torch.Generator("cpu").manual_seed(seed_of(seed))
+    order = torch.randperm(len(values), generator=generator, device="cpu")
+    return values[order.to(values.device)]

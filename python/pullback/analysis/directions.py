@@ -163,8 +163,8 @@ def _crossing(curve: torch.Tensor, energy: float) -> torch.Tensor:
     """The strength at which a curve over the strengths tried first reaches an energy."""
     reached = torch.nonzero(curve >= energy).flatten()
     if not len(reached):
-        return torch.tensor(math.nan, dtype=torch.float64)
-    by = torch.tensor(_TRIED, dtype=torch.float64).log()
+        return torch.tensor(math.nan, dtype=torch.float64, device="cpu")
+    by = torch.tensor(_TRIED, dtype=torch.float64, device="cpu").log()
     after = int(reached[0])
     if not after or not curve[after - 1]:
         # Below, images change in proportion, as far as anybody knows.
@@ -206,7 +206,7 @@ def _scale_of(before: torch.Tensor, scale: Any) -> torch.Tensor:
                 f"{flat} for all {len(before)}. Give their units as scale, or take more samples."
             )
         return found
-    found = torch.as_tensor(scale).detach().cpu().double()
+    found = torch.as_tensor(scale, device="cpu").detach().double()
     if tuple(found.shape) != (count,) or not bool((torch.isfinite(found) & (found > 0)).all()):
         raise ValueError(
             f"Expected scale as {count} finite numbers above 0, one for each attribute, got "

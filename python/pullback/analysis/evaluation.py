@@ -91,8 +91,9 @@ class Evaluation:
             chosen, side = _farthest(attribute.moved() * (attribute.scale / self.scale))
         elif attribute is not None:
             shape = self.changes.shape[:2]
-            chosen = torch.full(shape, whole("attribute", attribute, 0, attributes - 1))
-            side = torch.ones(shape, dtype=torch.float64)
+            named = whole("attribute", attribute, 0, attributes - 1)
+            chosen = torch.full(shape, named, device="cpu")
+            side = torch.ones(shape, dtype=torch.float64, device="cpu")
         elif samples < 2:
             raise ValueError(
                 f"Expected two samples or more to find out what a direction does, got {samples}. "
@@ -103,13 +104,13 @@ class Evaluation:
         index = chosen[:, :, None, None].expand(*self.changes.shape[:3], 1)
         change = self.changes.gather(3, index)[..., 0]
         others = (self.changes.abs().sum(3) - change.abs()) / (attributes - 1)
-        signs = torch.tensor(self.strengths, dtype=torch.float64).sign()
+        signs = _tensor_of(self.strengths).sign()
         target = change * signs * side[:, :, None]
         return Effect(target, others, linearity_of(change[..., None], self.strengths), chosen)
 
     def moved(self) -> torch.Tensor:
         """How far each attribute moves where directions point, over strengths: `[B, D, A]`."""
-        signs = torch.tensor(self.strengths, dtype=torch.float64).sign()
+        signs = _tensor_of(self.strengths).sign()
         return (self.changes * signs[:, None]).mean(2)
 
     def follows(self, other: Evaluation) -> torch.Tensor:
@@ -157,11 +158,16 @@ def linearity_of(changes: torch.Tensor, strengths: tuple[float, ...]) -> torch.T
 
     It is 1 where all changes are in proportion, and 0 where nothing changes.
     """
-    by = torch.tensor(strengths, dtype=torch.float64)
+    by = _tensor_of(strengths)
     slope = torch.einsum("k,...kn->...n", by, changes.double()) / by.square().sum().sqrt()
     whole_change = changes.double().square().sum((-2, -1))
     share = slope.square().sum(-1) / whole_change.clamp_min(torch.finfo(torch.float64).tiny)
     return torch.where(whole_change > 0, share.clamp(max=1), 0.0)
+
+
+def _tensor_of(strengths: tuple[float, ...]) -> torch.Tensor:
+    """Strengths as `[K]`, float64, on the CPU, as all numbers of an evaluation are."""
+    return torch.tensor(strengths, dtype=torch.float64, device="cpu")
 
 
 def _found_in_the_other_half(moved: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -170,9 +176,9 @@ def _found_in_the_other_half(moved: torch.Tensor) -> tuple[torch.Tensor, torch.T
     Returns:
         The attribute `[B, D]`, and the sign of its change `[B, D]`.
     """
-    even = torch.arange(len(moved)) % 2 == 0
-    chosen = torch.empty(moved.shape[:2], dtype=torch.int64)
-    side = torch.empty(moved.shape[:2], dtype=torch.float64)
+    even = torch.arange(len(moved), device="cpu") % 2 == 0
+    chosen = torch.empty(moved.shape[:2], dtype=torch.int64, device="cpu")
+    side = torch.empty(moved.shape[:2], dtype=torch.float64, device="cpu")
     for half in (even, ~even):
         chosen[half], side[half] = _farthest(moved[~half].mean(0))
     return chosen, side

@@ -9,8 +9,8 @@ _DRAWS = 4000
 
 def draws(count: int, seed: int = 0) -> torch.Tensor:
     """Which samples each of the bootstrap's draws holds, `[4000, count]`."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(count, (_DRAWS, count), generator=generator)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randint(count, (_DRAWS, count), generator=generator, device="cpu")
 
 
 def summary(values: torch.Tensor) -> dict[str, float]:
@@ -47,7 +47,7 @@ def at_equal_energy(
 
 
 def _between(mean: torch.Tensor, drawn: torch.Tensor) -> dict[str, float]:
-    low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975]).to(drawn))
+    low, high = torch.quantile(drawn, drawn.new_tensor([0.025, 0.975]))
     return {"mean": float(mean), "low": float(low), "high": float(high)}
 
 

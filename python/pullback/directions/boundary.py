@@ -172,8 +172,8 @@ def boundary(
         own, sides = gram[train][:, train], positive[train]
         for tol in _TOLS:
             found = SVC(kernel="precomputed", C=C, tol=tol).fit(own.numpy(), sides.numpy())
-            weights = torch.zeros(len(train), dtype=torch.float64)
-            weights[torch.from_numpy(found.support_).long()] = torch.tensor(found.dual_coef_[0])
+            weights = gram.new_zeros(len(train))
+            weights[torch.from_numpy(found.support_).long()] = torch.from_numpy(found.dual_coef_[0])
             exact = dual.solved(own, sides, C, weights)
             if exact is not None:
                 return exact
@@ -183,7 +183,7 @@ def boundary(
         weights, offset = machine(train)
         return gram[test][:, train] @ weights + offset
 
-    weights, offset = machine(torch.arange(len(rows)))
+    weights, offset = machine(torch.arange(len(rows), device="cpu"))
     normal = weights.to(rows.device) @ centred
     length = float(torch.linalg.vector_norm(normal))
     rounding = len(rows) * torch.finfo(gram.dtype).eps

@@ -47,7 +47,7 @@ class GainOverTime:
 
     def quartiles(self) -> torch.Tensor:
         """Lower quartile, median and upper quartile over the samples, `[3, D, T]`, float64."""
-        share = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+        share = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64, device="cpu")
         return self.gain.quantile(share, dim=2)
 
     def __str__(self) -> str:

@@ -129,7 +129,7 @@ def label_samples(
         found = recorded(walker.rows(part), x, start, stop, site, pool)
         every[part] = found.features[:, kept].cpu()
         scores.append(
-            torch.zeros(len(part), 0, dtype=torch.float64)
+            torch.zeros(len(part), 0, dtype=torch.float64, device="cpu")
             if score is None
             else scored(score, model.images_of(found.latents))
         )
@@ -180,7 +180,7 @@ def scored(score: Score, images: torch.Tensor) -> torch.Tensor:
         ValueError: the scores are of another number or shape, or not finite.
     """
     with torch.no_grad():
-        found = torch.as_tensor(score(images)).detach().cpu().double()
+        found = torch.as_tensor(score(images), device="cpu").detach().double()
     if found.dim() not in (1, 2) or len(found) != len(images) or not found.numel():
         raise ValueError(
             f"Expected one score for each image, [{len(images)}], or one for each attribute, "

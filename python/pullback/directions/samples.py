@@ -194,7 +194,7 @@ def numbers_of(values: object, count: int, name: str) -> torch.Tensor:
         ValueError: there are more or fewer of them, or one is not finite.
     """
     try:
-        found = torch.as_tensor(values).detach().cpu().double()
+        found = torch.as_tensor(values, device="cpu").detach().double()
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(
             f"Expected {name} as numbers [{count}], one for each sample, got "
@@ -281,7 +281,7 @@ def extremes(scores: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor
             f"Expected scores that tell the {top} highest from the {top} lowest, got "
             f"{float(scores[index[top]]):g} in both groups. Take a smaller top, or other scores."
         )
-    return index, torch.arange(2 * top) >= top
+    return index, torch.arange(2 * top, device="cpu") >= top
 
 
 def check_counts(positive: torch.Tensor, folds: int) -> tuple[int, int]:
@@ -316,14 +316,14 @@ def held_out(positive: torch.Tensor, folds: int, seed: int, judge: Judge) -> flo
     """
     if not folds:
         return None
-    generator = torch.Generator().manual_seed(seed)
-    part = torch.empty(len(positive), dtype=torch.int64)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    part = torch.empty(len(positive), dtype=torch.int64, device="cpu")
     begun = 0
     for kind in (False, True):
         members = torch.nonzero(positive == kind).flatten()
-        members = members[torch.randperm(len(members), generator=generator)]
+        order = torch.randperm(len(members), generator=generator, device="cpu")
         # The second class goes on where the first one stopped, so that folds are of one size.
-        part[members] = (torch.arange(len(members)) + begun) % folds
+        part[members[order]] = (torch.arange(len(members), device="cpu") + begun) % folds
         begun += len(members)
     right = 0
     for fold in range(folds):

@@ -239,7 +239,8 @@ def from_pairs(
     vector = _normalised(mean)
     gram = (change @ change.T).cpu()
     judge: samples.Judge = lambda train, test: gram[test][:, train].mean(1)  # noqa: E731
-    accuracy = samples.held_out(torch.ones(count, dtype=torch.bool), folds, seed, judge)
+    all_positive = torch.ones(count, dtype=torch.bool, device="cpu")
+    accuracy = samples.held_out(all_positive, folds, seed, judge)
     separation = samples.separation_of(before @ vector, after @ vector)
     told = _told("pairs", (count, count), separation, accuracy, folds, seed)
     known = {**(provenance or {}), **told}

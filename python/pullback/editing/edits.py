@@ -176,10 +176,10 @@ def sweep(
     if rows is None:
         rows = rows_at_once(lambda: walker.rows([0]).predict(x[:1], t), x.device, memory)
     rows = whole("rows", rows, 1)
-    index = torch.cartesian_prod(
-        torch.arange(len(x)), torch.arange(count), torch.arange(len(values))
-    ).reshape(-1, 3)
-    by = torch.tensor(values, dtype=torch.float64)
+    sizes = (len(x), count, len(values))
+    index = torch.cartesian_prod(*(torch.arange(size, device="cpu") for size in sizes))
+    index = index.reshape(-1, 3)
+    by = torch.tensor(values, dtype=torch.float64, device="cpu")
     done = []
     for part in index.split(rows):
         samples, entries, which = part.unbind(1)

@@ -36,8 +36,8 @@ def writing(images: torch.Tensor) -> torch.Tensor:
     """
     ink = (images[:, 0].double() + 1) / 2
     total = ink.sum((1, 2)).clamp_min(1e-9)
-    up = torch.linspace(1, -1, ink.shape[1], dtype=torch.float64)[:, None]
-    right = torch.linspace(-1, 1, ink.shape[2], dtype=torch.float64)
+    up = torch.linspace(1, -1, ink.shape[1], dtype=torch.float64, device=ink.device)[:, None]
+    right = torch.linspace(-1, 1, ink.shape[2], dtype=torch.float64, device=ink.device)
 
     def mean(values: torch.Tensor) -> torch.Tensor:
         return (ink * values).sum((1, 2)) / total
