@@ -11,13 +11,14 @@ import torch
 import pullback
 from pullback import LatentModel, analysis, directions, maps
 from pullback.directions import Direction
-from pullback.editing import Entry, Own, PerSample
+from pullback.editing import Entry, PerSample
 from pullback.zoo.digits.attributes import NAMES
 
 _SLANT = NAMES.index("slant")
 #: The digit that pairs and a target condition lead to.
 GOAL = 8
 _OWN = "own"  # of each sample
+_DRAWS = 3  # of noise, at least
 _SHUFFLES = 5  # of labels, each of which is right by chance to some degree
 
 
@@ -238,16 +239,20 @@ class Finder:
         return self.model.sample_latents(len(seeds), self.t, seed=list(seeds), steps=self.steps)
 
 
-def controls(way: Way, seed: int) -> Sequence[Entry] | Own:
-    """Noise of the same norms in the place of a way's directions."""
-    if isinstance(way.directions, PerSample):
-        return PerSample(
-            [
-                [
-                    analysis.random_like(one, seed + 1000 * sample + place)
-                    for place, one in enumerate(row)
-                ]
-                for sample, row in enumerate(way.directions.entries)
-            ]
-        )
-    return [analysis.random_like(one, seed + place) for place, one in enumerate(way.directions)]
+def controls(way: Way, seed: int) -> Sequence[Entry] | PerSample:
+    """Noise of the same norms in the place of a way's directions, drawn anew until there are three.
+
+    One draw alone would have an effect of its own, and the same one at every sample.
+    """
+    own = isinstance(way.directions, PerSample)
+    rows = way.directions.entries if isinstance(way.directions, PerSample) else [way.directions]
+    draws = -(-_DRAWS // len(rows[0]))
+    noise = [
+        [
+            analysis.random_like(entry, seed + 1000 * sample + 10 * place + draw)
+            for place, entry in enumerate(row)
+            for draw in range(draws)
+        ]
+        for sample, row in enumerate(rows)
+    ]
+    return PerSample(noise) if own else noise[0]
