@@ -272,6 +272,22 @@ def test_bad_input_says_what_is_wrong(still, latents, rng, change, message):
         analysis.evaluate(still, latents, T, **{**given, **change})
 
 
+def test_bad_input_is_told_before_any_step(still, latents, rng, monkeypatch):
+    monkeypatch.setattr(type(still), "output", None)
+    score = lambda images: images.flatten(1)  # noqa: E731
+    way = [direction(rng)]
+    with pytest.raises(TypeError, match="score as a function of images, got str"):
+        analysis.evaluate(still, latents, T, way, (0.1,), "ink", steps=5)
+    with pytest.raises(ValueError, match="tensor of bool"):
+        analysis.evaluate(still, latents, T, way, (0.1,), score, region=[[True]], steps=5)
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (0,), ()])
+def test_an_interval_is_of_one_value_of_each_sample(shape):
+    with pytest.raises(ValueError, match="one for each sample"):
+        analysis.summary(torch.zeros(shape))
+
+
 def test_edits_of_each_sample_are_as_many_as_samples(still, latents, rng):
     rows = PerSample([[direction(rng)]] * 5)
     with pytest.raises(ValueError, match="each of 6 samples"):

@@ -71,6 +71,10 @@ def evaluate(
     """
     check_model(model)
     values = _strengths_of(strengths)
+    if not callable(score):
+        raise TypeError(f"Expected score as a function of images, got {type(score).__name__}.")
+    if region is not None and (not isinstance(region, torch.Tensor) or region.dtype != torch.bool):
+        raise ValueError("Expected the region as a tensor of bool [H, W].")
     with counted(model) as cost:
         # Without an edit: of strength 0, by the same walk and the same noise.
         edits = sweep(
@@ -222,8 +226,6 @@ def _scale_of(before: torch.Tensor, scale: Any) -> torch.Tensor:
 
 def _share(squares: torch.Tensor, region: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """The share of squares `[D, K, pixels]` of images of a shape that lies in a region."""
-    if not isinstance(region, torch.Tensor) or region.dtype != torch.bool:
-        raise ValueError("Expected the region as a tensor of bool [H, W].")
     if tuple(region.shape) != tuple(shape[-2:]) or not bool(region.any()):
         raise ValueError(
             f"Expected a region {list(shape[-2:])} that selects something, got "
