@@ -205,6 +205,30 @@ def test_matched_strengths_change_images_by_what_is_asked(still, latents, rng):
     assert math.isnan(found[2])
 
 
+def test_strengths_that_overflow_are_not_needed_for_smaller_ones(latents):
+    class Narrow(torch.nn.Module):
+        """Of no noise up to a magnitude, from which on it gives NaN."""
+
+        def __init__(self):
+            super().__init__()
+            self.most = torch.nn.Parameter(torch.tensor(8.0))
+
+        def forward(self, x, t):
+            return 0 * (self.most - x.abs()).sqrt()
+
+    scheduler = DDIMScheduler(clip_sample=False)
+    narrow = pullback.LatentModel(Narrow().eval(), scheduler, latent_shape=SHAPE)
+    by = gain(narrow)
+    way = [Direction.of(torch.ones(SHAPE), "x", t=T)]
+    found = analysis.matched(narrow, latents, T, way, 0.01, steps=20)
+    torch.testing.assert_close(
+        found, torch.tensor([0.01 * 4 / by], dtype=torch.float64), rtol=1e-3, atol=0
+    )
+    assert analysis.matched(narrow, latents, T, way, 1.99, steps=20).isnan().all()
+    with pytest.raises(ValueError, match="NaN or Inf"):
+        analysis.matched(narrow, latents + 9, T, way, 0.01, steps=20)
+
+
 def test_on_the_digit_model_a_matched_strength_is_right_to_a_quarter(digits):
     x = digits.sample_latents(4, T, 0, steps=5)
     basis = pullback.local_basis(digits, x, T, 2, quality="draft")
@@ -246,6 +270,22 @@ def test_bad_input_says_what_is_wrong(still, latents, rng, change, message):
     }
     with pytest.raises(ValueError, match=message):
         analysis.evaluate(still, latents, T, **{**given, **change})
+
+
+def test_bad_input_is_told_before_any_step(still, latents, rng, monkeypatch):
+    monkeypatch.setattr(type(still), "output", None)
+    score = lambda images: images.flatten(1)  # noqa: E731
+    way = [direction(rng)]
+    with pytest.raises(TypeError, match="score as a function of images, got str"):
+        analysis.evaluate(still, latents, T, way, (0.1,), "ink", steps=5)
+    with pytest.raises(ValueError, match="tensor of bool"):
+        analysis.evaluate(still, latents, T, way, (0.1,), score, region=[[True]], steps=5)
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (0,), ()])
+def test_an_interval_is_of_one_value_of_each_sample(shape):
+    with pytest.raises(ValueError, match="one for each sample"):
+        analysis.summary(torch.zeros(shape))
 
 
 def test_edits_of_each_sample_are_as_many_as_samples(still, latents, rng):

@@ -369,6 +369,8 @@ def hostile(tmp_path):
         ("supervised", [*both, "--top", "3"], 2, ["--top"]),
         ("supervised", [*both, "--class-label", "3"], 2, ["are for --labels"]),
         ("supervised", ["--classes", "1", "11"], 1, ["between 0 and 10"]),
+        ("supervised", ["--classes", "3", "3"], 1, ["two different classes", "got 3 twice"]),
+        ("boundary", ["--prompts", "a", "a"], 1, ["two different classes", "got 'a' twice"]),
         ("supervised", [*both, "--samples", "3"], 1, ["5 samples of each class", "folds"]),
         ("supervised", [*both, "--how", "svm"], 1, ["mean, lda, logistic", "'svm'"]),
         ("supervised", [*both, "-t", "500,900"], 1, ["timesteps that go down"]),

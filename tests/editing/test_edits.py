@@ -307,6 +307,7 @@ BAD = [
     (lambda m, x: edit(m, x, T, in_x(m), float("nan")), ValueError, "finite strengths"),
     (lambda m, x: sweep(m, x, T, [in_x(m)], []), ValueError, "finite strengths, at least one"),
     (lambda m, x: sweep(m, x, T, [], [1.0]), ValueError, "at least one direction"),
+    (lambda m, x: sweep(m, x, T, in_x(m), [1.0]), TypeError, "Put it into a list"),
     (lambda m, x: edit(m, x, T, []), ValueError, "got none in edit 1"),
     (lambda m, x: sweep(m, x, T, [in_x(m), []], [1.0]), ValueError, "got none in edit 2"),
     (lambda m, x: editing.PerSample([in_x(m)]), TypeError, "row of edits for each sample"),

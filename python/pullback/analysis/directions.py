@@ -71,6 +71,10 @@ def evaluate(
     """
     check_model(model)
     values = _strengths_of(strengths)
+    if not callable(score):
+        raise TypeError(f"Expected score as a function of images, got {type(score).__name__}.")
+    if region is not None and (not isinstance(region, torch.Tensor) or region.dtype != torch.bool):
+        raise ValueError("Expected the region as a tensor of bool [H, W].")
     with counted(model) as cost:
         # Without an edit: of strength 0, by the same walk and the same noise.
         edits = sweep(
@@ -134,7 +138,8 @@ def matched(
 
     Returns:
         Strengths `[D]`, float64, between two powers of 4 by a power law; NaN where 4,096 units
-        change less. Multiply the directions' units by them.
+        change less, or as many as the network takes without NaN or Inf. Multiply the directions'
+        units by them.
 
     Raises:
         TypeError: an argument of another type.
@@ -152,9 +157,13 @@ def matched(
     )
     squares = []
     for sample in edits.latents:
-        images = model.images_of(sample.flatten(0, 1)).double().cpu()
+        model.check_latents(sample[:, 0])  # those without an edit
+        # The strongest edits are beyond what half precision holds, and are not asked for.
+        finite = torch.isfinite(sample).flatten(2).all(2)
+        images = model.images_of(sample.nan_to_num(0, 0, 0).flatten(0, 1)).double().cpu()
         images = images.unflatten(0, sample.shape[:2]).flatten(2)
-        squares.append((images[:, 1:] - images[:, :1]).square().mean(2))
+        changes = (images[:, 1:] - images[:, :1]).square().mean(2)
+        squares.append(torch.where(finite[:, 1:].cpu(), changes, math.nan))
     means = torch.stack(squares).mean(0).unflatten(1, (-1, 2)).mean(2).sqrt()  # [D, tried]
     return torch.stack([_crossing(curve, energy) for curve in means])
 
@@ -217,8 +226,6 @@ def _scale_of(before: torch.Tensor, scale: Any) -> torch.Tensor:
 
 def _share(squares: torch.Tensor, region: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """The share of squares `[D, K, pixels]` of images of a shape that lies in a region."""
-    if not isinstance(region, torch.Tensor) or region.dtype != torch.bool:
-        raise ValueError("Expected the region as a tensor of bool [H, W].")
     if tuple(region.shape) != tuple(shape[-2:]) or not bool(region.any()):
         raise ValueError(
             f"Expected a region {list(shape[-2:])} that selects something, got "

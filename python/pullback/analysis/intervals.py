@@ -17,7 +17,15 @@ def summary(values: torch.Tensor) -> dict[str, float]:
     """The mean over samples `[B]`, with its interval of 95 % by the bootstrap over samples.
 
     The same count of samples is drawn in the same way everywhere, so that differences are paired.
+
+    Raises:
+        ValueError: there are no samples, or several values of each.
     """
+    if values.dim() != 1 or not len(values):
+        raise ValueError(
+            f"Expected values [B], one for each sample, got {list(values.shape)}. Take the mean "
+            "over all other dimensions first."
+        )
     return _between(values.mean(), values[draws(len(values))].mean(1))
 
 

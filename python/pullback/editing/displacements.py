@@ -92,7 +92,7 @@ def displacements(
         `[B or 1, D, *shape]` by place, in the model's dtype and on its device.
 
     Raises:
-        TypeError: an entry is no direction.
+        TypeError: an entry is no direction, or there is a direction in place of a list.
         ValueError: a direction does not fit the model, or the mask not the latents; or an edit has
             no direction.
     """
@@ -110,6 +110,8 @@ def displacements(
                 f"{len(directions.entries)}."
             )
         return _of_entries(model, t, directions.entries, mask, window)
+    if isinstance(directions, Direction):
+        raise TypeError("Expected edits in a list, got a direction. Put it into a list.")
     if not len(directions):
         raise ValueError("Expected at least one direction, got none.")
     return _of_entries(model, t, [directions], mask, window)

@@ -164,6 +164,12 @@ class OfClasses(OfOneKind):
     @override
     def check(self, model: LatentModel) -> None:
         """As `OfOneKind`, and raise what is wrong with labels, options, timesteps or the tap."""
+        pair = self.classes or self.prompts
+        if pair is not None and pair[0] == pair[1]:
+            raise ValueError(
+                f"Expected two different classes or prompts, got {pair[0]!r:.60} twice, between "
+                "which there is no direction."
+            )
         model.conditions.of(self.conditions(model), self.count)
         model.site(self.tap)
         for t in self.t:
