@@ -63,11 +63,17 @@ def counted(model: LatentModel) -> Iterator[Cost]:
         found.calls += 1
 
     handle = network.register_forward_pre_hook(note, with_kwargs=True)
+    _wait(model.device)
     begin = time.perf_counter()
     try:
         yield found
     finally:
-        if model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)
+        _wait(model.device)
         found.seconds = time.perf_counter() - begin
         handle.remove()
+
+
+def _wait(device: torch.device) -> None:
+    """Until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
