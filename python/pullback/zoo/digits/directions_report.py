@@ -71,12 +71,17 @@ def costs(found: Results) -> tuple[list[str], list[list[str]]]:
             str(row["directions"]),
             f"{row['products']:.0f}",
             f"{row['rows']:.0f}",
-            f"{row['seconds'] / found['ways'][0]['seconds']:.2g}",
+            _ratio(row["seconds"] / found["ways"][0]["seconds"]),
         ]
         for row in found["ways"]
     ]
     heads = ["way", "samples", "directions", "products", "rows of the network", "time"]
     return heads, rows
+
+
+def _ratio(value: float) -> str:
+    """Two digits where there is a fraction, and whole numbers above."""
+    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
 
 
 def _energy(row: Results) -> str:
