@@ -1,8 +1,8 @@
 """Boundaries between two classes: the published machine on rows against ours on the Gram matrix.
 
-The published one ends at a tolerance of 1e-3, ours at 1e-8, so that ours does more where classes
-are hard to tell apart; both angles to the exact hyperplane are told. Ours is called without its
-cross-validation, which the published code has not.
+The published one ends at a tolerance of 1e-3, from which ours goes on to the exact solution; both
+angles to the exact hyperplane, as this folder finds it in its own way, are told. Ours is called
+without its cross-validation, which the published code has not.
 """
 
 from __future__ import annotations

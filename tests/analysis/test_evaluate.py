@@ -303,3 +303,13 @@ def test_edits_of_each_sample_are_as_many_as_samples(still, latents, rng):
     )
     with pytest.raises(ValueError, match="two attributes"):
         found.effect()
+
+
+def test_images_are_decoded_one_by_one_and_scored_together(still, latents, rng, monkeypatch):
+    decode, decoded, seen = still.images_of, [], []
+    monkeypatch.setattr(still, "images_of", lambda x: decoded.append(len(x)) or decode(x))
+    score = lambda images: seen.append(len(images)) or images.flatten(1)[:, :2]  # noqa: E731
+    ways = [direction(rng), direction(rng)]
+    analysis.evaluate(still, latents, T, ways, (-0.1, 0.1, 0.2), score, steps=2)
+    assert decoded == [1] * (6 * 2 * 4)
+    assert seen == [2 * 4] * 6

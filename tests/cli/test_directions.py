@@ -211,9 +211,12 @@ def test_a_boundary_of_scores(found, tmp_path, digits):
 def test_a_direction_between_two_prompts(found, tmp_path, monkeypatch):
     model = pullback.load(pipelines.stable_diffusion(tmp_path / "words"))
     monkeypatch.setattr(models, "load", lambda *_args, **_kwargs: model)
+    encode, rows = model.encode, []
+    monkeypatch.setattr(model, "encode", lambda prompt: rows.append(len(prompt)) or encode(prompt))
     few = ("--samples", "5", "--steps", "4", "-t", "499", "--pool")
     done(found("supervised", "--prompts", "a cat", "a dog", *few))
-    cond = model.encode(prompt=["a cat"] * 5 + ["a dog"] * 5)
+    assert set(rows) == {2}  # the two prompts, and not one for each sample
+    cond = encode(prompt=["a cat"] * 5 + ["a dog"] * 5)
     drawn = directions.label_samples(
         model, range(10), 499, None, pool="space", cond=cond, steps=4
     )  # fmt: skip

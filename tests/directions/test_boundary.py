@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pullback.directions import boundary
+from pullback.directions import boundary, dual
 from tests.directions.planted import planted, sine
 
 WHERE = {"tap": "mid_block", "t": 500}
@@ -203,3 +203,16 @@ def test_moves_that_do_not_fit_are_named(x, to, words):
     found = boundary(features, labels, **WHERE)
     with pytest.raises(ValueError, match=words):
         found.move(x, to)
+
+
+def test_whether_the_solution_is_exact_is_told(rng, monkeypatch):
+    rows = torch.randn(30, 6, generator=rng, dtype=torch.float64)
+    labels = (rows[:, 0] > 0).long()
+    given = {"folds": 0, "space": "x"}
+    exact = boundary(rows, labels, **given)
+    assert exact.direction().provenance["exact"] is True
+    monkeypatch.setattr(dual, "solved", lambda *_: None)
+    near = boundary(rows, labels, **given)
+    assert near.direction().provenance["exact"] is False
+    # The machine's own, in float32 and to its tolerance.
+    assert 1 - 1e-6 < float(near.normal @ exact.normal) < 1

@@ -160,7 +160,7 @@ def matched(
         model.check_latents(sample[:, 0])  # those without an edit
         # The strongest edits are beyond what half precision holds, and are not asked for.
         finite = torch.isfinite(sample).flatten(2).all(2)
-        images = model.images_of(sample.nan_to_num(0, 0, 0).flatten(0, 1)).double().cpu()
+        images = _images_of(model, sample.nan_to_num(0, 0, 0).flatten(0, 1)).double().cpu()
         images = images.unflatten(0, sample.shape[:2]).flatten(2)
         changes = (images[:, 1:] - images[:, :1]).square().mean(2)
         squares.append(torch.where(finite[:, 1:].cpu(), changes, math.nan))
@@ -192,11 +192,16 @@ def _strengths_of(strengths: Sequence[float]) -> tuple[float, ...]:
     return values
 
 
+def _images_of(model: LatentModel, latents: torch.Tensor) -> torch.Tensor:
+    """Images of latents `[N, ...]`, decoded one by one: an autoencoder takes much memory."""
+    return torch.cat([model.images_of(one) for one in latents.split(1)])
+
+
 def _scores_of(
     model: LatentModel, score: Score, latents: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Images `[N, ...]` in float64 on the CPU, and their scores `[N, A]`."""
-    images = model.images_of(latents)
+    images = _images_of(model, latents)
     found = scored(score, images)
     return images.double().cpu(), found if found.dim() == 2 else found[:, None]
 

@@ -112,8 +112,10 @@ def boundary(
 
     The machine is solved in the dual, on the Gram matrix of the features around their mean, so that
     the number of entries of a feature enters once. scikit-learn rounds that matrix to float32; from
-    its solution the exact one is found in float64. C is that of features as they are: where all are
-    multiplied by a number, C is to be divided by its square for the same boundary.
+    its solution the exact one is found in float64, or, where none is found for which the conditions
+    of optimality hold, its own is taken: the provenance says so under "exact". C is that of
+    features as they are: where all are multiplied by a number, C is to be divided by its square for
+    the same boundary.
 
     Args:
         features: `[N, *shape]`: latents x_t, or features at a tap.
@@ -167,8 +169,8 @@ def boundary(
     if not bool((gram.diagonal() > 0).any()):
         raise ValueError("Expected features that differ, got the same for all samples.")
 
-    def machine(train: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Weights of samples and the intercept."""
+    def machine(train: torch.Tensor) -> tuple[torch.Tensor, float, bool]:
+        """Weights of samples, the intercept, and whether they are exact."""
         own, sides = gram[train][:, train], positive[train]
         for tol in _TOLS:
             found = SVC(kernel="precomputed", C=C, tol=tol).fit(own.numpy(), sides.numpy())
@@ -176,14 +178,14 @@ def boundary(
             weights[torch.from_numpy(found.support_).long()] = torch.from_numpy(found.dual_coef_[0])
             exact = dual.solved(own, sides, C, weights)
             if exact is not None:
-                return exact
-        return weights, float(found.intercept_[0])
+                return *exact, True
+        return weights, float(found.intercept_[0]), False
 
     def judge(train: torch.Tensor, test: torch.Tensor) -> torch.Tensor:
-        weights, offset = machine(train)
+        weights, offset, _ = machine(train)
         return gram[test][:, train] @ weights + offset
 
-    weights, offset = machine(torch.arange(len(rows), device="cpu"))
+    weights, offset, exact = machine(torch.arange(len(rows), device="cpu"))
     normal = weights.to(rows.device) @ centred
     length = float(torch.linalg.vector_norm(normal))
     rounding = len(rows) * torch.finfo(gram.dtype).eps
@@ -202,6 +204,7 @@ def boundary(
         "how": "boundary of a linear support vector machine",
         "C": C,
         "top": top,
+        "exact": exact,
         "intercept": intercept,
         "deviation": deviation,
         "accuracy": accuracy,

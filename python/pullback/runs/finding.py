@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -21,7 +22,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Finding:
+class Finding(ABC):
     """A way to find directions, with its options, for a given model.
 
     Attributes:
@@ -35,14 +36,15 @@ class Finding:
         """Whether nothing has to be made of a condition, as of prompts and the null condition."""
         return True
 
+    @abstractmethod
     def check(self, model: LatentModel) -> None:
         """Raise what can be known to be wrong before anything long is started.
 
         Raises:
             ValueError: an option is not what the model takes.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def found(
         self, model: LatentModel, memory: int | None, progress: Progress | None
     ) -> Sequence[Sequence[Direction]]:
@@ -53,7 +55,6 @@ class Finding:
             memory: memory budget of a pass, in bytes.
             progress: is called by what walks samples.
         """
-        raise NotImplementedError
 
     def settings(self, model: LatentModel) -> dict[str, Any]:
         """All that the directions depend on, as JSON.

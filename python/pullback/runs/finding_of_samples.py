@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -150,16 +151,22 @@ class OfClasses(OfOneKind):
     def conditions(self, model: LatentModel) -> Condition | None:
         """The condition of all samples, of one row or of one for each."""
         if self.classes is not None:
-            return model.encode(class_label=[i for i in self.classes for _ in range(self.samples)])
-        if self.prompts is not None:
-            return model.encode(prompt=[text for text in self.prompts for _ in range(self.samples)])
-        return self.condition(model)
+            pair = model.encode(class_label=list(self.classes))
+        elif self.prompts is not None:
+            pair = model.encode(prompt=list(self.prompts))
+        else:
+            return self.condition(model)
+        # Each is encoded once, and not for every sample.
+        return {
+            name: value.repeat_interleave(self.samples, 0) if len(value) == 2 else value
+            for name, value in pair.items()
+        }
 
+    @abstractmethod
     def made(
         self, features: torch.Tensor, labels: torch.Tensor, **place: Any
     ) -> Sequence[Direction]:
         """The edit that tells features `[N, ...]` apart by their labels `[N]`."""
-        raise NotImplementedError
 
     @override
     def check(self, model: LatentModel) -> None:
