@@ -118,12 +118,8 @@ class _Timed(BlockOperator):
         with self.clock:
             return self.operator.rmatmat(u)
 
-    def prepare(self, columns: int) -> None:
-        with self.clock:
-            self.operator.prepare(columns)
-
-    def release(self) -> None:
-        self.operator.release()
+    def _release(self) -> None:
+        self.operator._release()
 
     def select(self, index: torch.Tensor) -> _Timed:
         with self.clock:

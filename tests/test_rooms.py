@@ -17,7 +17,8 @@ PACKAGE = ROOT / "python/pullback"
 FOUNDATIONS = {
     "pullback_ext": [],
     "sampling": [],
-    "operators": ["pullback_ext"],
+    "linearization": ["pullback_ext"],
+    "operators": ["linearization"],
     "models": ["sampling", "zoo"],
     "krylov": ["operators"],
     "maps": ["models", "operators"],

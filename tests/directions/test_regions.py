@@ -16,7 +16,7 @@ def test_the_rows_of_an_operator_are_those_of_its_matrices(rng):
     assert rows.nearby(0) is None  # these products are exact
 
 
-def test_what_is_nearby_graphs_and_counts_are_those_of_the_operator(rng):
+def test_what_is_nearby_and_counts_are_those_of_the_operator(rng):
     x = torch.randn(2, 3, generator=rng)
     operator = JacobianOperator(torch.sin, x)
     rows = Rows(operator, torch.tensor([1]))
@@ -24,7 +24,6 @@ def test_what_is_nearby_graphs_and_counts_are_those_of_the_operator(rng):
     difference = (dense(other, 1e-5) - dense(rows, 1e-5)).abs().max()
     assert 0 < float(difference) < 1e-5
     before = operator.count.total
-    rows.prepare(2)
     rows.matmat(torch.ones(2, 2, 3))
-    rows.release()
+    rows._release()
     assert operator.count.total == before + 4

@@ -18,16 +18,16 @@ class Watched(MatrixOperator):
     """Matrices that note what they are multiplied with, each part of the batch in the same list.
 
     Attributes:
-        blocks: `(samples, columns, columns prepared for)` of every product with J.
+        blocks: `(samples, columns)` of every product with J.
         made: single-sample products, those of all parts and nearby operators together.
         near: those of nearby operators among them.
-        released: how often what is ready had to be freed.
+        released: how often what is kept had to be freed.
     """
 
     def __init__(self, matrices, x_shape=None, h_shape=None, size=None):
         super().__init__(matrices, x_shape, h_shape)
         self.blocks, self.made, self.near, self.released = [], [0], [0], [0]
-        self.ready, self.size, self.is_near = None, size, False
+        self.size, self.is_near = size, False
 
     def of(self, matrices):
         """Other matrices with the same notes."""
@@ -39,9 +39,7 @@ class Watched(MatrixOperator):
     def select(self, index):
         assert index.dtype == torch.int64
         assert len(index) > 0
-        other = self.of(self.matrices[index])
-        other.ready = self.ready  # a part may go on with what the whole has made ready
-        return other
+        return self.of(self.matrices[index])
 
     def nearby(self, draw):
         if self.size is None:
@@ -53,11 +51,7 @@ class Watched(MatrixOperator):
         other.is_near = True
         return other
 
-    def prepare(self, columns):
-        self.ready = columns
-
-    def release(self):
-        self.ready = None
+    def _release(self):
         self.released[0] += 1
 
     def count(self, block):
@@ -67,7 +61,7 @@ class Watched(MatrixOperator):
 
     def matmat(self, v):
         self.count(v)
-        self.blocks.append((v.shape[0], v.shape[1], self.ready))
+        self.blocks.append((v.shape[0], v.shape[1]))
         return super().matmat(v)
 
     def rmatmat(self, u):
@@ -82,7 +76,7 @@ SLOW = [i**-0.5 for i in range(1, 51)]
 
 def widths(operator):
     """Those of the blocks, one after the other, without the single vectors that look outside."""
-    return [columns for _, columns, _ in operator.blocks if columns > 1]
+    return [columns for _, columns in operator.blocks if columns > 1]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -115,15 +109,7 @@ def test_a_tie_that_the_basis_holds_makes_no_block_wider():
     assert set(widths(operator)) == {2}
 
 
-@pytest.mark.parametrize("spectrum", [COPIES, TIE, SLOW])
-def test_an_operator_is_prepared_for_what_it_is_multiplied_with(spectrum):
-    operator = Watched(with_spectrum(spectrum, 60, 50))
-    krylov.svd(operator, 4)
-    assert all(columns == ready for _, columns, ready in operator.blocks)
-    assert 1 in {columns for _, columns, _ in operator.blocks}
-
-
-def test_what_an_operator_has_made_ready_stays_as_long_as_all_samples_go_on():
+def test_what_an_operator_keeps_stays_as_long_as_all_samples_go_on():
     operator = Watched(with_spectrum([i**-0.1 for i in range(1, 200)], 250, 240))
     assert krylov.svd(operator, 4, max_products=60).stopped == ("max_products",) * 3
     assert len(operator.blocks) > 10
@@ -166,7 +152,7 @@ def test_one_dimension_that_is_left_takes_one_product_to_look_at():
     operator = Watched(with_spectrum([1.0, 0.5, 0.3, 0.2], 30, 9, batch=1))
     result = krylov.svd(operator, 2, tol=1e-6)
     assert result.stopped == ("converged",)
-    assert [columns for _, columns, _ in operator.blocks] == [2, 2, 2, 1]
+    assert [columns for _, columns in operator.blocks] == [2, 2, 2, 1]
 
 
 @pytest.mark.parametrize("seed", range(2))

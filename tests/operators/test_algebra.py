@@ -91,26 +91,25 @@ def test_release_reaches_every_part(rng):
     a, b, c = (smooth_operator(rng)[0] for _ in range(3))
     whole = (a - b).stacked() + c.stacked() * 2
     whole.rmatmat(torch.randn(1, 2, B, M, dtype=torch.float64))
-    assert all(part._passes._closure is not None for part in (a, b, c))
-    whole.release()
-    assert all(part._passes._closure is None for part in (a, b, c))
+    assert all(part._products._pieces for part in (a, b, c))
+    whole._release()
+    assert all(part._products._pieces == {} for part in (a, b, c))
     a.gram().matmat(torch.randn(B, 1, 3, 4, dtype=torch.float64))
-    assert a._passes._closure is not None
-    a.gram().release()
-    assert a._passes._closure is None
+    assert a._products._pieces
+    a.gram()._release()
+    assert a._products._pieces == {}
 
 
-@pytest.mark.parametrize(("samples", "prepared"), [(None, True), (B, True), (1, False)])
-def test_a_stack_prepares_its_operator_where_all_samples_go_through_at_once(rng, samples, prepared):
+@pytest.mark.parametrize(("samples", "kept"), [(None, True), (B, True), (1, False)])
+def test_a_stack_keeps_the_points_where_all_samples_go_through_at_once(rng, samples, kept):
     a, A = smooth_operator(rng)
     stack = a.stacked(samples)
-    stack.gram().prepare(2)
-    assert (a._graph is not None) == prepared
     metric = (A.mT @ A).mean(0)
     v = torch.randn(1, 2, 3, 4, dtype=torch.float64)
     close(stack.gram().matmat(v).flatten(2)[0], v.flatten(2)[0] @ metric)
-    stack.release()
-    assert a._graph is None
+    assert [bool(part._products._pieces) for part in stack._parts] == [kept] * len(stack._parts)
+    stack._release()
+    assert not any(part._products._pieces for part in stack._parts)
 
 
 @pytest.mark.parametrize("samples", [None, 1, 2, 5, 100])
@@ -147,10 +146,10 @@ def test_a_streamed_stack_keeps_nothing_of_its_samples(rng, samples):
     stack.gram().matmat(torch.randn(1, 3, 3, 4, dtype=torch.float64))
     stack.rmatmat(torch.randn(1, 3, 4, M, dtype=torch.float64))
     assert a.count.total - before == 4 * 3 * 3
-    assert all(part._passes._closure is None for part in stack._parts)
+    assert all(part._products._pieces == {} for part in stack._parts)
     # All samples in one product: then it is up to the operator what it keeps.
     a.stacked().rmatmat(torch.randn(1, 3, 4, M, dtype=torch.float64))
-    assert a._passes._closure is not None
+    assert a._products._pieces
 
 
 def test_the_metric_of_a_stack_never_holds_the_images_of_more_samples_than_asked(rng):

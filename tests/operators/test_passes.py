@@ -86,7 +86,7 @@ def test_one_tangent_that_does_not_fit_raises_a_memory_error():
     def fails(_block):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    operator._push = fails
+    operator._products.push = fails
     with pytest.raises(MemoryError, match=r"does not fit .*Tried to allocate.*smaller dtype"):
         operator.matmat(torch.randn(3, 4, 2, 5, 7))
 
@@ -100,7 +100,7 @@ def test_an_empty_out_of_memory_message_is_enough():
         attempts.append(1)
         raise MemoryError
 
-    operator._push = fails
+    operator._products.push = fails
     with pytest.raises(MemoryError, match="does not fit the memory of cpu: out of memory"):
         operator.matmat(torch.randn(3, 4, 2, 5, 7))
     assert len(attempts) <= 6  # halved from what is asked for, not from what would fit
@@ -267,15 +267,13 @@ def test_a_planned_pass_fits_the_budget_and_fills_it_or_what_the_allocator_keeps
 
 
 def test_passes_on_the_cpu_stay_within_what_the_allocator_keeps():
-    """However much memory there is: 128 MiB alive at once, and a graph within a part of it."""
+    """However much memory there is: 128 MiB alive at once."""
     f, (x, shift) = small_net(), points()
     _, (peak, total) = measure(JacobianOperator(f, x, shift).points.select(slice(0, 1)).value)
     planned = plan(10**6, "auto", None, (peak, total), torch.device("cpu"))
     samples, tangents = planned.cut(5)
     assert tangents == 5
     assert 64 * 2**20 < samples * tangents * peak <= 128 * 2**20
-    assert planned.keep_graph(4, 5)
-    assert not planned.keep_graph(samples, 5)
     # A budget stays a limit, also where it is the lower one.
     small = plan(10**6, "auto", 2**20, (peak, total), torch.device("cpu"))
     samples, tangents = small.cut(5)
@@ -309,27 +307,50 @@ def test_activations_of_several_passes_are_kept_where_they_fit():
     counted, calls = counting(f)
     operator = JacobianOperator(counted, x, shift)
     expected = operator.rmatmat(u)
-    operator.release()
+    operator._release()
     operator.chunk.rows = 8
-    for width, made in ((4, 4), (4, 0), (2, 2), (2, 0), (4, 4)):  # passes of 2, 4 and 2 samples
+    pieces = operator._products
+    for width, made in ((4, 4), (4, 0), (2, 0), (1, 0), (4, 0)):  # passes of 2 samples
         before = len(calls)
         assert torch.allclose(operator.rmatmat(u[:, :width]), expected[:, :width], atol=1e-12)
         assert len(calls) - before == made
     chunk = operator.chunk
-    assert len(operator._passes._closure) == 4
+    assert sorted(pieces._pieces) == [0, 2, 4, 6]
     # Beside what a pass takes they must fit the budget, which is a limit.
     chunk.budget = 7 * chunk.bytes_per_closure + 8 * chunk.bytes_per_tangent - 1
     operator.rmatmat(u)
-    assert operator._passes._closure is None
+    assert not pieces._pieces
     chunk.budget = 2 * 7 * chunk.bytes_per_closure + 8 * chunk.bytes_per_tangent
     operator.rmatmat(u)
-    assert len(operator._passes._closure) == 4
-    operator.release()
-    assert operator._passes._closure is None
+    assert len(pieces._pieces) == 4
+    operator._release()
+    assert not pieces._pieces
     # On a GPU several passes mean that the memory takes no more at once.
     chunk.rows, chunk.samples = None, 2
     operator.rmatmat(u)
-    assert operator._passes._closure is None
+    assert not pieces._pieces
+
+
+def test_more_columns_than_pieces_were_planned_for_go_through_a_part_at_a_time():
+    f, (x, shift) = small_net(), points(6)
+    u = torch.randn(6, 9, 3, 3, 4, dtype=torch.float64)
+    operator = JacobianOperator(f, x, shift)
+    expected = operator.rmatmat(u)
+    operator._release()
+    operator.chunk.rows = 6
+    operator.rmatmat(u[:, :2])
+    assert sorted(operator._products._pieces) == [0, 3]
+    widths = []
+    for piece in operator._products._pieces.values():
+
+        def pull(part, pull=piece.derivative.pull):
+            widths.append(tuple(part.shape[:2]))
+            return pull(part)
+
+        piece.derivative.pull = pull
+    assert torch.allclose(operator.rmatmat(u), expected, atol=1e-12)
+    assert widths == [(3, 2), (3, 2), (3, 2), (3, 2), (3, 1)] * 2
+    assert operator.chunk.width(1) == operator.chunk.tangents
 
 
 def test_activations_that_do_not_fit_are_freed_before_the_next_are_made():
@@ -338,7 +359,7 @@ def test_activations_that_do_not_fit_are_freed_before_the_next_are_made():
     kept = []
 
     def watched(x, shift):
-        kept.append(len(operator._passes._closure or {}))
+        kept.append(len(operator._products._pieces))
         return f(x, shift)
 
     operator = JacobianOperator(f, x, shift)
@@ -362,7 +383,7 @@ def test_products_go_on_after_an_error_of_f(product):
     shape = operator.x_shape if product == "matmat" else operator.h_shape
     block = torch.randn(3, 2, *shape, dtype=torch.float64)
     expected = getattr(operator, product)(block)
-    operator.release()
+    operator._release()
     operator.chunk.budget = 0  # nothing is kept
 
     def breaks(x, shift):
@@ -399,24 +420,3 @@ def test_what_is_kept_takes_half_the_budget_and_passes_beside_it_all_of_it(seed)
     passed = max(1, min(batch - 1, rows // columns)) * columns
     need = batch * closure + passed * tangent
     assert budget(batch - 1, rows) == max(2 * batch * closure, need)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_graph_needs_memory_for_each_sample_and_column_and_rows_likewise(seed):
-    generator = random.Random(seed)
-    batch, columns, closure = (generator.randint(2, 50) for _ in range(3))
-
-    def limits(batch, columns, closure):
-        wide = Chunk(batch, columns, 10**9, 1, closure, 10**9)
-
-        def least_of(name):
-            return least(lambda n: replace(wide, **{name: n}).keep_graph(batch, columns), 10**9)
-
-        return torch.tensor([least_of(name) for name in ("budget", "rows", "tangents")])
-
-    one = limits(1, 1, 1)
-    assert bool((one > 0).all())
-    size = batch * columns
-    assert torch.equal(
-        limits(batch, columns, closure), one * torch.tensor([size * closure, size, columns])
-    )

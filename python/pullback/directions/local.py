@@ -174,7 +174,7 @@ def local(
         how = "local, joint" if joint else "local, projected"
         return region.result(operator, v, removed, inside, outside, how, settings)
     finally:
-        operator.release()
+        operator._release()
 
 
 def toward(
@@ -241,7 +241,7 @@ def toward(
         settings = {"target": told(dict(target_cond))}
         return region.result(operator, v, removed, None, outside, how, settings)
     finally:
-        operator.release()
+        operator._release()
 
 
 @dataclass(frozen=True, eq=False)

@@ -80,11 +80,6 @@ class Rows(BlockOperator):
         return None if other is None else Rows(other, self.places)
 
     @override
-    def prepare(self, columns: int) -> None:
-        """Let the operator get ready for many products of one width."""
-        self.operator.prepare(columns)
-
-    @override
-    def release(self) -> None:
+    def _release(self) -> None:
         """Free what the operator keeps between products."""
-        self.operator.release()
+        self.operator._release()

@@ -214,7 +214,7 @@ class _Source:
         try:
             result = krylov.svd(operator, rank, init=init, progress=progress, **self.solver)
         finally:
-            operator.release()
+            operator._release()
         parts = result.tensors()
         parts["u"] = result.u.unflatten(2, operator.h_shape)
         parts["v"] = result.v.unflatten(2, operator.x_shape)

@@ -87,7 +87,6 @@ class BlockKrylov:
 
     def step(self) -> None:
         """Multiply the pending block, extend the projection, and let go who is done."""
-        self.operator.prepare(self.state.width)
         image = image_of(self.operator, self.state.pending)
         if self.state.size == 0:
             self.running.scale = power_of_two(image)
@@ -243,10 +242,6 @@ class BlockKrylov:
         start = self.draws.probe(settings.n)
         missing = start.new_zeros(len(running), 1, settings.n).to(gone.device, settings.dtype)
         operator = self.operator.select(rows.to(self.operator.device))
-        # With what is kept for blocks one row costs as much as a block, and the memory that was
-        # planned is for one of them.
-        self.operator.release()
-        operator.prepare(1)
         seen = Outside(self.state.basis[rows], start)
         known = evidence.select(rows)
         last, wider = known.last, self._rows_when_wider()
@@ -394,6 +389,6 @@ class BlockKrylov:
         if len(rows):
             self.operator = whole.select(rows.to(whole.device))
         # What is kept for the larger batch would stand idle beside what the smaller one keeps.
-        whole.release()
+        whole._release()
         self.running = self.running.select(rows)
         self.state = self.state.part(rows)

@@ -57,10 +57,7 @@ class BlockOperator(ABC):
     def select(self, index: torch.Tensor) -> BlockOperator:
         """The operator of the samples at the int64 indices `[B']`."""
 
-    def prepare(self, columns: int) -> None:  # noqa: B027 - most operators have nothing to prepare
-        """Get ready for many products with blocks of k = `columns`."""
-
-    def release(self) -> None:  # noqa: B027 - likewise
+    def _release(self) -> None:  # noqa: B027 - most operators keep nothing
         """Free what is kept between products; they make what they need again."""
 
     def nearby(self, draw: int) -> BlockOperator | None:
@@ -268,15 +265,10 @@ class Combination(BlockOperator):
             ]
         )
 
-    def release(self) -> None:
+    def _release(self) -> None:
         """Free what the operators keep between products."""
         for _, operator in self.terms:
-            operator.release()
-
-    def prepare(self, columns: int) -> None:
-        """Let the operators get ready for many products of one width."""
-        for _, operator in self.terms:
-            operator.prepare(columns)
+            operator._release()
 
 
 class Stacked(BlockOperator):
@@ -308,7 +300,10 @@ class Stacked(BlockOperator):
 
     def matmat(self, v: torch.Tensor) -> torch.Tensor:
         """`[1, k, *x_shape]` to `[1, k, B, *h_shape]`."""
-        images = [self._image(part, v).movedim(0, 1) for part in self._parts]
+        images = []
+        for part in self._parts:
+            images.append(self._image(part, v).movedim(0, 1))
+            self._let_go(part)
         return torch.cat(images, dim=1).unsqueeze(0) * self._scale
 
     def rmatmat(self, u: torch.Tensor) -> torch.Tensor:
@@ -328,9 +323,13 @@ class Stacked(BlockOperator):
     def _pulled(self, part: BlockOperator, u: torch.Tensor) -> torch.Tensor:
         """The sum over the samples of a part, in float64."""
         pulled = part.rmatmat(u).double().sum(0)
-        if len(self._parts) > 1:
-            part.release()  # or the activations of all samples would add up
+        self._let_go(part)
         return pulled
+
+    def _let_go(self, part: BlockOperator) -> None:
+        """Free what a part keeps, or the activations of all samples would add up."""
+        if len(self._parts) > 1:
+            part._release()
 
     def select(self, index: torch.Tensor) -> Stacked:
         """Itself for the indices [0]: there is one sample."""
@@ -343,15 +342,10 @@ class Stacked(BlockOperator):
         other = self.operator.nearby(draw)
         return None if other is None else Stacked(other, self.samples)
 
-    def prepare(self, columns: int) -> None:
-        """Let the operator get ready for many products, where all samples go through at once."""
-        if len(self._parts) == 1:
-            self._parts[0].prepare(columns)
-
-    def release(self) -> None:
+    def _release(self) -> None:
         """Free what the operators keep between products."""
         for part in self._parts:
-            part.release()
+            part._release()
 
 
 class Gram(BlockOperator):
@@ -385,13 +379,9 @@ class Gram(BlockOperator):
         other = self.operator.nearby(draw)
         return None if other is None else Gram(other)
 
-    def release(self) -> None:
+    def _release(self) -> None:
         """Free what A keeps between products."""
-        self.operator.release()
-
-    def prepare(self, columns: int) -> None:
-        """Let A get ready for many products of one width."""
-        self.operator.prepare(columns)
+        self.operator._release()
 
 
 def _sum(parts: Iterable[torch.Tensor]) -> torch.Tensor:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from pullback.operators.memory import is_out_of_memory
+from pullback.operators.derivative import Transformed, Way
 from pullback.operators.points import Points
-from pullback.operators.tangent_graph import TangentGraph
 from pullback_ext.intercept import forward_mode_ready
 
 #: Bounds on the relative disagreement of two results that should agree: well above rounding
@@ -84,7 +83,7 @@ class _Products:
     ju: torch.Tensor
 
 
-def check_map(points: Points, alone: torch.Tensor) -> bool:
+def check_map(points: Points, alone: torch.Tensor) -> str | None:
     """One product with J and one with its transpose, and what must hold between them.
 
     Nothing depends on the unit of x or f: tangents and cotangents have entries of size 1, and
@@ -95,14 +94,15 @@ def check_map(points: Points, alone: torch.Tensor) -> bool:
         alone: f at the first of them alone, `[1, *h_shape]`.
 
     Returns:
-        Whether two reverse passes give J as well, so that a `TangentGraph` may be used.
+        Why f must not be recorded: what a recording cannot follow, or that its products differ
+        from those of `torch.func`. None where it may be.
 
     Raises:
         ValueError: f or a product is not finite, f is not deterministic, mixes samples or depends
             on how many there are, or has a wrong derivative.
 
-    Cost: one product of each kind per point, and the same once more through graphs; for a single
-        point a forward pass of two copies as well.
+    Cost: one product of each kind per point by `torch.func`, and the same once more through a
+        recording; for a single point a forward pass of two copies as well.
     """
     limit = _Limit(points)
     value = points.value()
@@ -117,9 +117,8 @@ def check_map(points: Points, alone: torch.Tensor) -> bool:
     _check_independent(made)
     _check_any_count(points, value, alone, limit)
     _check_adjoint(made, limit)
-    twice = _same_by_graph(points, made.v, made.jv, limit)
     _check_zero_is_true(points, made, _AGREEMENT[points.x.dtype])
-    return twice
+    return _why_not_recorded(points, made, limit)
 
 
 def _multiply(points: Points, value: torch.Tensor) -> _Products:
@@ -224,30 +223,22 @@ def _check_zero_is_true(points: Points, made: _Products, tolerance: float) -> No
         )
 
 
-def _same_by_graph(points: Points, v: torch.Tensor, jv: torch.Tensor, limit: _Limit) -> bool:
-    """Whether two reverse passes give the product that forward mode gave.
-
-    They do not where a backward rule cannot be differentiated, or drops its own derivative. A
-    graph holds copies of every sample, which f must not mix; of several samples that is known.
-    """
-    if len(points) == 1 and _mixes(points, limit):
-        return False
-    try:
-        product = TangentGraph(points, 1).push(v.unsqueeze(1)).squeeze(1)
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise
-        return False
-    return not limit.exceeded(_relative(product - jv, jv))
-
-
-def _mixes(points: Points, limit: _Limit) -> bool:
-    """Whether the value of a single sample changes with what stands beside it."""
-    beside = points.select(torch.zeros(2, dtype=torch.int64, device="cpu"))
-    other = beside.x.clone()
-    other[1] = 1 - other[1]
-    changed = replace(beside, x=other).value()[:1]
-    return limit.exceeded(_relative(changed - beside.value()[:1], changed))
+def _why_not_recorded(points: Points, made: _Products, limit: _Limit) -> str | None:
+    """Why the products of a recording are not those of f; None where they are."""
+    way = Way()
+    with torch.no_grad(), forward_mode_ready():
+        derivative = way.derivative(points)
+        if isinstance(derivative, Transformed):
+            return way.refused
+        pairs = (
+            (derivative.push(made.v.unsqueeze(1)).squeeze(1), made.jv),
+            (derivative.pull(made.u.unsqueeze(1)).squeeze(1), made.ju),
+        )
+    for found, expected in pairs:
+        difference = _relative(found - expected, expected)
+        if limit.exceeded(difference):
+            return f"products of a recording differ from those of torch.func by {difference:.1e}"
+    return None
 
 
 def _relative(difference: torch.Tensor, of: torch.Tensor) -> float:

@@ -10,7 +10,7 @@ import torch
 
 from pullback.operators.base import BlockOperator
 from pullback.operators.checks import check_map
-from pullback.operators.forward_mode import ForwardMode
+from pullback.operators.derivative import Way
 from pullback.operators.inference import outside_inference_mode
 from pullback.operators.inputs import (
     check_args,
@@ -23,22 +23,18 @@ from pullback.operators.inputs import (
 from pullback.operators.memory import empty_cache, is_out_of_memory, measure
 from pullback.operators.passes import Chunk, ProductCount, plan, too_large
 from pullback.operators.points import Points, copied
-from pullback.operators.tangent_graph import SharedGraph
+from pullback.operators.products import Products
 
 
 class JacobianProducts(BlockOperator):
     """Products with the Jacobians at some points, by a plan of passes.
-
-    Blocks go through `ForwardMode`, pass by pass; after `prepare` through a `TangentGraph` where
-    one was recorded.
 
     Args:
         points: the map at the points.
         h_shape: shape of its output for one sample.
         chunk: how products are cut into passes; it shrinks when memory runs out.
         count: the products made are added here.
-        twice: whether two reverse passes are known to give J.
-        graph: a graph that serves these samples already.
+        way: how the map is differentiated.
     """
 
     def __init__(
@@ -47,15 +43,17 @@ class JacobianProducts(BlockOperator):
         h_shape: tuple[int, ...],
         chunk: Chunk,
         count: ProductCount,
-        *,
-        twice: bool,
-        graph: SharedGraph | None = None,
+        way: Way,
     ) -> None:
         x = points.x
         super().__init__(len(points), x.shape[1:], h_shape, x.dtype, x.device)
-        self.points, self.chunk, self.count = points, chunk, count
-        self._twice, self._graph = twice, graph
-        self._passes = ForwardMode(points, chunk, self.h_shape, count)
+        self.points, self.chunk, self.count, self.way = points, chunk, count, way
+        self._products = Products(points, chunk, self.h_shape, count, way)
+
+    @property
+    def plan(self) -> str:
+        """How products are made: whether f is recorded, or why not, and how passes are cut."""
+        return f"{self.way}; {self.chunk}"
 
     def select(self, index: torch.Tensor) -> JacobianProducts:
         """The operator of some of the samples; it adds to the same product count.
@@ -63,14 +61,15 @@ class JacobianProducts(BlockOperator):
         Args:
             index: int64 `[B']` indices of samples.
         """
-        return JacobianProducts(
+        part = JacobianProducts(
             self.points.select(index),
             self.h_shape,
             replace(self.chunk, samples=max(1, min(self.chunk.samples, len(index)))),
             self.count,
-            twice=self._twice,
-            graph=None if self._graph is None else self._graph.select(index),
+            self.way,
         )
+        self._products.hand_down(part._products, index)
+        return part
 
     @outside_inference_mode
     def nearby(self, draw: int) -> JacobianProducts:
@@ -82,7 +81,7 @@ class JacobianProducts(BlockOperator):
         Cost: a copy of x and of the arguments; nothing is kept between its products.
         """
         points = self.points.nearby(draw)
-        return JacobianProducts(points, self.h_shape, replace(self.chunk), self.count, twice=False)
+        return JacobianProducts(points, self.h_shape, replace(self.chunk), self.count, self.way)
 
     @outside_inference_mode
     def matmat(self, v: torch.Tensor) -> torch.Tensor:
@@ -98,10 +97,10 @@ class JacobianProducts(BlockOperator):
             ValueError: v has another shape.
             MemoryError: one tangent of one sample does not fit the device.
 
-        Cost: B k products with J; one primal evaluation per pass.
+        Cost: B k products with J; one evaluation of f, unless what it gave was kept.
         """
         check_block(v, self.batch, self.x_shape, "v", "x_shape")
-        return self._within_memory(self._push, v.to(self.dtype))
+        return self._within_memory(self._products.push, v.to(self.dtype))
 
     @outside_inference_mode
     def rmatmat(self, u: torch.Tensor) -> torch.Tensor:
@@ -117,51 +116,14 @@ class JacobianProducts(BlockOperator):
             ValueError: u has another shape.
             MemoryError: one cotangent of one sample does not fit the device.
 
-        Cost: B k products with the transpose; one primal evaluation, unless it was kept.
+        Cost: B k products with the transpose; one evaluation of f, unless what it gave was kept.
         """
         check_block(u, self.batch, self.h_shape, "u", "h_shape")
-        return self._within_memory(self._pull, u)
+        return self._within_memory(self._products.pull, u)
 
-    def release(self) -> None:
+    def _release(self) -> None:
         """Free what is kept between products; they make what they need again."""
-        self._graph = None
-        self._passes.forget()
-
-    @outside_inference_mode
-    def prepare(self, columns: int) -> None:
-        """Make many products with blocks of some width cheaper, where the plan of passes allows it.
-
-        Records the graphs of a `TangentGraph`, which takes about as long as two products and
-        makes a product with J cost a backward pass: a quarter to six tenths of its price
-        otherwise, measured on the digit model on a CPU.
-        """
-        if self._graph is not None and self._graph.serves(columns):
-            return  # its own, or the graphs of the operator that this one was selected from
-        self._graph = None
-        if not (self._twice and self.chunk.keep_graph(self.batch, columns)):
-            return
-        self.release()
-        try:
-            self._graph = SharedGraph.record(self.points, columns)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            self._twice = False
-            empty_cache(self.device)
-
-    def _push(self, v: torch.Tensor) -> torch.Tensor:
-        if self._graph is None or not v.shape[1]:
-            return self._passes.push(v)
-        product = self._graph.push(v)
-        self.count.jvp += v.shape[0] * v.shape[1]
-        return product
-
-    def _pull(self, u: torch.Tensor) -> torch.Tensor:
-        if self._graph is None or not u.shape[1]:
-            return self._passes.pull(u)
-        product = self._graph.pull(u)
-        self.count.vjp += u.shape[0] * u.shape[1]
-        return product
+        self._products.forget()
 
     def _within_memory(
         self, product: Callable[[torch.Tensor], torch.Tensor], block: torch.Tensor
@@ -177,7 +139,7 @@ class JacobianProducts(BlockOperator):
                 reason = str(error)
             # Outside the except clause, so that the traceback no longer holds the tensors.
             self.count.jvp, self.count.vjp = before.jvp, before.vjp
-            self.release()
+            self._release()
             gc.collect()
             empty_cache(self.device)
             self.chunk.tangents = min(self.chunk.tangents, block.shape[1])
@@ -189,10 +151,11 @@ class JacobianOperator(JacobianProducts):
     """The Jacobians J = df/dx of a map at a batch of points, as linear operators.
 
     `f(x, *args)` maps `[B, *x_shape]` to `[B, *h_shape]` and treats every sample by itself; each
-    tensor of `args` has the batch first and is indexed together with `x`. Products share one
-    primal evaluation between all tangents (`vmap` over `jvp`), and the activations that the
-    transpose needs are kept between calls where the memory budget allows it. `prepare` makes
-    many products of one width cheaper still, at the price of memory.
+    tensor of `args` has the batch first and is indexed together with `x`. f is evaluated once for
+    a point; the linear maps that its operations are there are recorded, and products of either
+    kind run these alone (`pullback.linearization`), for all columns together. They are kept between
+    calls where the memory budget allows it. Where f cannot be recorded, products go through
+    `torch.func`; `plan` tells which it is, and why.
 
     Args:
         f: the map; a plain function or module, deterministic, differentiable in its first
@@ -216,8 +179,8 @@ class JacobianOperator(JacobianProducts):
             by f, f's output is empty or does not start with the batch, chunk or memory is no such
             number, or one of the checks failed.
 
-    Cost: the check takes one product of each kind with two samples, and the same once more
-    through graphs; the plan one forward pass. Memory of the copies of x and args.
+    Cost: the check takes one product of each kind with two samples by `torch.func`, and the same
+    once more as they will be made; the plan one forward pass. Memory of the copies of x and args.
     """
 
     @outside_inference_mode
@@ -242,18 +205,18 @@ class JacobianOperator(JacobianProducts):
         try:
             value, usage = measure(points.select(slice(0, 1)).value)
             # Two samples show whether they are independent, whatever fits the memory.
-            twice = check and _checked(points.select(slice(0, 2)), value, count)
+            refused = _checked(points.select(slice(0, 2)), value, count) if check else None
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise too_large(x.device, str(error)) from None
         passes = plan(len(points), chunk, memory, usage, x.device)
-        super().__init__(points, tuple(value.shape[1:]), passes, count, twice=twice)
+        super().__init__(points, tuple(value.shape[1:]), passes, count, Way(refused))
 
 
-def _checked(points: Points, alone: torch.Tensor, count: ProductCount) -> bool:
-    """Check a map by one product of each kind; whether two reverse passes give J as well."""
-    twice = check_map(points, alone)
+def _checked(points: Points, alone: torch.Tensor, count: ProductCount) -> str | None:
+    """Check a map by one product of each kind; why it is not to be recorded, if it is not."""
+    refused = check_map(points, alone)
     count.jvp += len(points)
     count.vjp += len(points)
-    return twice
+    return refused

@@ -13,12 +13,6 @@ from pullback.operators.memory import default_budget, heap_rows
 #: each), the vjp closure at most all bytes made.
 _NEED = (4, 1)
 
-#: What a `TangentGraph` keeps per sample and column, in units of a vjp closure.
-_GRAPH_NEED = 4
-
-#: A graph is worth its memory up to this part of the rows of a pass; see `Chunk.keep_graph`.
-_GRAPH_SHARE = 4
-
 
 @dataclass
 class ProductCount:
@@ -66,15 +60,11 @@ class Chunk:
         room = samples >= batch or (self.rows is not None and need <= self.budget)
         return activations <= self.budget // 2 and room
 
-    def keep_graph(self, batch: int, columns: int) -> bool:
-        """Whether a `TangentGraph` of all samples fits half the budget, and makes products cheaper.
-
-        It saves calls of operations and not arithmetic, at the price of memory that is gone through
-        in every product: beyond a part of `rows` it is no faster than passes.
-        """
-        need = _GRAPH_NEED * batch * columns * self.bytes_per_closure
-        small = self.rows is None or _GRAPH_SHARE * batch * columns <= self.rows
-        return columns <= self.tangents and need <= self.budget // 2 and small
+    def width(self, samples: int) -> int:
+        """Columns in a pass of some samples, whatever their number was planned for."""
+        if self.rows is None or samples == 1:
+            return self.tangents
+        return max(1, min(self.tangents, self.rows // samples))
 
     def halve(self) -> bool:
         """Ask for half as much in one pass; False when there is nothing left to halve."""

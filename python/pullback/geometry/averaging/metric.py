@@ -93,8 +93,8 @@ def mean_metric(
     try:
         found = krylov.svd(stack if samples is None else stack.gram(), rank, **given)
     finally:
-        stack.release()
-        operator.release()
+        stack._release()
+        operator._release()
     # The singular values of E[JᵀJ] itself are the squares of those of the stack.
     s = found.s[0].double() if samples is None else found.s[0].double().sqrt()
     known = {
