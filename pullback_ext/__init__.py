@@ -288,7 +288,7 @@ def normalize_tangents(
     centered: bool = True,
     transposed: bool = False,
 ) -> torch.Tensor:
-    """k tangents through a normalisation layer, linearised at one point, or through its transpose.
+    """Tangents through a normalisation layer, linearised at one point, or through its transpose.
 
     Group, layer and RMS normalisation, and group normalisation followed by a gate, have one and the
     same derivative. With xh the normalised input, means over the last two dimensions and
@@ -305,9 +305,9 @@ def normalize_tangents(
     position side by side and at least 16 of them; of others a copy is made. ``t`` may be expanded,
     and its dimensions k, B and (in the first order) G may lie in any way.
 
-    Sums are runs of float32 that are added in float64, for float64 float64 throughout: float32 comes
-    out within 2e-6 of the largest entry of ``scale * gain * t``, 16-bit types within that and their
-    own rounding, and products of t and xh overflow only from 1e36 on. A constant tangent through a
+    Sums are short runs of float32 that are added in float64, for float64 float64 throughout:
+    float32 comes out within 2e-6 of the largest entry of ``scale * gain * t``, 16-bit types within
+    that and their own rounding, and products of t and xh overflow only from 1e36 on. A constant tangent through a
     centered layer gives zero to rounding. NaN and infinity spread over their own (k, B, G) and no
     further, as they do in torch's layers. A tangent's result is the same, to the bit, for any k, B
     and number of threads (not on another device or instruction set, nor in the other memory order).

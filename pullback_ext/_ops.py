@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-from pullback_ext import _loader, reference
+from pullback_ext import _loader, _tangent_rules, reference
 
 Rule = Callable[..., Any]
 
@@ -162,66 +162,6 @@ def _fold_all(name: str) -> Rule:
     return rule
 
 
-# ----------------------------------------------------------------------------- normalize_tangents
-
-
-def _normalize_tangents_fake(
-    t: torch.Tensor,
-    normalized: torch.Tensor,
-    scale: torch.Tensor,
-    gain: torch.Tensor | None = None,
-    centered: bool = True,  # noqa: ARG001  (the schema's)
-    transposed: bool = False,  # noqa: ARG001  (the schema's)
-) -> torch.Tensor:
-    reference.check_normalize_tangents(t, normalized, scale, gain)
-    return torch.empty_like(t) if reference.is_dense(t) else t.new_empty(t.shape)
-
-
-def _normalize_tangents_vmap(
-    info: Any,
-    in_dims: tuple[int | None, ...],
-    t: torch.Tensor,
-    normalized: torch.Tensor,
-    scale: torch.Tensor,
-    gain: torch.Tensor | None = None,
-    centered: bool = True,
-    transposed: bool = False,
-) -> tuple[torch.Tensor, int]:
-    """Folds the mapped dimension, V long, into the tangents, or into the batch.
-
-    Into the tangents where they alone are mapped: the primal's tensors are then read once for all.
-    """
-    op, count = overload("normalize_tangents"), info.batch_size
-    t_dim, normalized_dim, scale_dim, gain_dim = (*in_dims, None)[:4]
-    if t_dim is not None and normalized_dim is scale_dim is gain_dim is None:
-        folded, unfold = _fold_batch(t.movedim(t_dim, 0))
-        return unfold(op(folded, normalized, scale, gain, centered, transposed)), 0
-
-    def fold(x: torch.Tensor, dim: int | None, at: int) -> torch.Tensor:
-        """With V and B, the dimension at `at` once V is out, as one."""
-        x = x.unsqueeze(at) if dim is None else x.movedim(dim, at)
-        sizes = [-1] * x.dim()
-        sizes[at] = count
-        return x.expand(sizes).flatten(at, at + 1)
-
-    folded = fold(t, t_dim, 1)
-    if gain is not None and (gain_dim is not None or gain.shape[0] != 1):
-        if gain_dim is not None and gain.movedim(gain_dim, 0).shape[1] == 1:
-            batch = folded.shape[1] // count
-            gain = gain.movedim(gain_dim, 0).expand(-1, batch, -1, -1, -1)
-            gain_dim = 0
-        gain = fold(gain, gain_dim, 0)
-    out = op(
-        folded,
-        fold(normalized, normalized_dim, 0),
-        fold(scale, scale_dim, 0),
-        gain,
-        centered,
-        transposed,
-    )
-    return out.unflatten(1, (count, -1)), 1
-
-
 # ------------------------------------------------------------------------------------------ table
 
 OPS: dict[str, Op] = {
@@ -277,8 +217,8 @@ OPS: dict[str, Op] = {
             schema="normalize_tangents(Tensor t, Tensor normalized, Tensor scale, "
             "Tensor? gain=None, bool centered=True, bool transposed=False) -> Tensor",
             reference=reference.normalize_tangents,
-            fake=_normalize_tangents_fake,
-            vmap=_normalize_tangents_vmap,
+            fake=_tangent_rules.fake,
+            vmap=lambda *args: _tangent_rules.vmap(overload("normalize_tangents"), *args),
             no_derivative="differentiate the layer itself, by pullback_ext.group_norm, layer_norm "
             "or rms_norm",
         ),
