@@ -205,7 +205,6 @@ Tensor normalize_tangents_cuda(const Tensor& t, const Tensor& normalized, const 
   Prepared call = prepare(t, normalized, scale, gain, centered, transposed);
   if (is_empty(t)) return call.out;
   NormalizeTangentsParams& params = call.params;
-  params.aligned = cuda::normalize_tangents_aligned(params);
   const std::array<int64_t, 1> sums{cuda::normalize_tangents_partial(params)};
   const Tensor partial = torch::stable::new_empty(t, sums, ScalarType::Double);
   params.partial = static_cast<double*>(partial.mutable_data_ptr());
