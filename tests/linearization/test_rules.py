@@ -17,7 +17,7 @@ def drawn(*shape, seed=0):
 
 
 def check(f, x, *, generic=False):
-    """Products of a tape equal those of torch.func; `generic` says that a rule of ours is missing."""
+    """Products of a tape equal those of torch.func; `generic`: a rule of ours is missing."""
     tape = Tape(f, x)
     torch.testing.assert_close(tape.value, f(x), rtol=0, atol=0)
     v, u = drawn(COLUMNS, *x.shape, seed=1), drawn(COLUMNS, *tape.value.shape, seed=2)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map
 
 from pullback import maps
 from tests.models import families
@@ -16,8 +17,8 @@ MAPS = {
     "masked": lambda model: maps.output(model, "noise").restrict(mask()),
     "prompt": lambda model: maps.encoder(model, wrt="prompt"),
 }
-#: What stands in the way of a recording, by family.
-REFUSED = {"FluxTransformer2DModel": "writes to a part of a tensor"}
+#: Rounds to float32 inside, whatever its dtype.
+ROUNDS = "FluxTransformer2DModel"
 
 
 def mask():
@@ -26,26 +27,32 @@ def mask():
     return found
 
 
+def conditions(tiny, dtype):
+    """A condition of two samples."""
+    return tree_map(
+        lambda value: value.to(dtype) if value.is_floating_point() else value, tiny.draw(2)
+    )
+
+
 @pytest.mark.parametrize("kind", MAPS)
 @pytest.mark.parametrize("name", families.TINY)
 def test_recorded_products_are_those_of_torch_func(name, kind):
     tiny = families.TINY[name]
     if kind == "prompt" and "encoder_hidden_states" not in tiny.draw(1):
         pytest.skip("this family takes no prompt")
-    model = families.model_of(name, dtype=torch.float64)
+    dtype, tol = (torch.float32, 1e-5) if name == ROUNDS else (torch.float64, 1e-12)
+    model = families.model_of(name, dtype=dtype)
     generator = torch.Generator().manual_seed(0)
     for t in (700, 200):  # the points of one map, one after the other
-        x = model.sample_latents(2, t, seed=t).double()
+        x = torch.randn(2, *model.latent_shape, generator=generator, dtype=dtype)
         chosen = MAPS[kind](model)
-        operator = chosen.at(x, t, tiny.draw(2)).operator()
-        if operator.way.refused is not None:
-            assert REFUSED[name] in operator.way.refused
-            return
-        v = torch.randn(2, 3, *operator.x_shape, generator=generator, dtype=torch.float64)
-        u = torch.randn(2, 3, *operator.h_shape, generator=generator, dtype=torch.float64)
+        operator = chosen.at(x, t, conditions(tiny, dtype)).operator()
+        assert operator.way.refused is None
+        v = torch.randn(2, 3, *operator.x_shape, generator=generator, dtype=dtype)
+        u = torch.randn(2, 3, *operator.h_shape, generator=generator, dtype=dtype)
         found = operator.matmat(v), operator.rmatmat(u)
         operator._release()
         operator.way.refused = "to compare"
         for one, expected in zip(found, (operator.matmat(v), operator.rmatmat(u)), strict=True):
             assert float(expected.norm()) > 0
-            assert float((one - expected).norm() / expected.norm()) <= 1e-12
+            assert float((one - expected).norm() / expected.norm()) <= tol

@@ -95,7 +95,9 @@ def each(shapes):
         for dtype in ITEM:
             turn = i + dtype
             flags = (turn % 4 != 1, turn % 2 == 0)
-            rows.append(pytest.param(dtype, shape, GAINS[turn % 3], flags, id=f"{NAMES[dtype]}-{shape}"))
+            rows.append(
+                pytest.param(dtype, shape, GAINS[turn % 3], flags, id=f"{NAMES[dtype]}-{shape}")
+            )
     return rows
 
 

@@ -7,6 +7,7 @@ import math
 import torch
 
 from pullback.linearization.linear import Call, Linear, Single, rule
+from pullback_ext import normalize_tangents
 
 
 class Normalization(Single):
@@ -52,20 +53,6 @@ class Normalization(Single):
         factor = factor.reshape(self.normalized.shape).to(self.normalized.dtype)
         gain = factor if self.gain is None else self.gain * factor
         return Normalization(self.shape, self.normalized, self.scale, gain, centered=self.centered)
-
-
-def normalize_tangents(t, normalized, scale, gain, centered, transposed):
-    z = t.to(normalized.dtype)
-    if transposed and gain is not None:
-        z = z * gain
-    a2 = (z * normalized).mean((-1, -2), keepdim=True)
-    p = z - normalized * a2
-    if centered:
-        p = p - z.mean((-1, -2), keepdim=True)
-    p = p * scale[..., None, None]
-    if gain is not None and not transposed:
-        p = p * gain
-    return p.to(t.dtype)
 
 
 def _working(tensor: torch.Tensor) -> torch.dtype:
