@@ -4,6 +4,7 @@
 
 #include "cpu/isa.h"
 #include "ops/gram.h"
+#include "ops/normalize_tangents.h"
 #include "ops/orthonormalize.h"
 #include "ops/ritz.h"
 #include "ops/squared_singular_values.h"
@@ -24,6 +25,10 @@ STABLE_TORCH_LIBRARY(pullback, m) {
   m.def("ritz(Tensor t) -> (Tensor, Tensor)");
   // [P, k, p] -> [P, min(k, p)] float64
   m.def("squared_singular_values(Tensor c) -> Tensor");
+  // [k, B, G, Cg, P], [B, G, Cg, P], [B, G], [B, G, Cg, P] or 1 for any -> [k, B, G, Cg, P]
+  m.def(
+      "normalize_tangents(Tensor t, Tensor normalized, Tensor scale, Tensor? gain=None, "
+      "bool centered=True, bool transposed=False) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pullback, CPU, m) {
@@ -33,6 +38,7 @@ STABLE_TORCH_LIBRARY_IMPL(pullback, CPU, m) {
   m.impl("block_step", TORCH_BOX(&pullback::ops::block_step_cpu));
   m.impl("ritz", TORCH_BOX(&pullback::ops::ritz_cpu));
   m.impl("squared_singular_values", TORCH_BOX(&pullback::ops::squared_singular_values_cpu));
+  m.impl("normalize_tangents", TORCH_BOX(&pullback::ops::normalize_tangents_cpu));
 }
 
 #if defined(PULLBACK_WITH_CUDA)
@@ -42,5 +48,6 @@ STABLE_TORCH_LIBRARY_IMPL(pullback, CUDA, m) {
   m.impl("block_step", TORCH_BOX(&pullback::ops::block_step_cuda));
   m.impl("ritz", TORCH_BOX(&pullback::ops::ritz_cuda));
   m.impl("squared_singular_values", TORCH_BOX(&pullback::ops::squared_singular_values_cuda));
+  m.impl("normalize_tangents", TORCH_BOX(&pullback::ops::normalize_tangents_cuda));
 }
 #endif

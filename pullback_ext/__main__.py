@@ -137,12 +137,46 @@ def _squared_singular_values_cases(device: torch.device) -> Iterator[Case]:
             yield Case(label, (c,), error, 2e-14)
 
 
+def _normalize_tangents_cases(device: torch.device) -> Iterator[Case]:
+    """Group, layer and RMS normalisation, and its transpose, in both memory orders."""
+    bounds = {torch.float64: 1e-14, torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+    shapes = [(3, 2, 4, 5, 49), (2, 1, 2, 8, 4099), (5, 33, 1, 1, 320), (2, 1, 1, 1, 70000)]
+    generator = torch.Generator().manual_seed(4)
+    for dtype, bound in bounds.items():
+        for k, batch, groups, channels, positions in shapes:
+            work = torch.float64 if dtype == torch.float64 else torch.float32
+            size = (batch, groups, channels, positions)
+
+            def normal(*shape: int, dtype: torch.dtype = work) -> torch.Tensor:
+                return torch.randn(*shape, generator=generator).to(device, dtype)
+
+            x = normal(*size)
+            xh = (x - x.mean((2, 3), keepdim=True)) / x.std((2, 3), correction=0, keepdim=True)
+            layer = groups == channels == 1
+            gain = normal(1, 1, 1, positions) if layer else normal(1, groups, channels, 1)
+            tangents = normal(k, *size, dtype=dtype)
+            if batch == 2:  # channels last
+                tangents = tangents.movedim(4, 2).contiguous().movedim(2, 4)
+            scale = normal(batch, groups).abs()
+            largest = float((scale[:, :, None, None] * gain * tangents).abs().max())
+
+            def error(got: torch.Tensor, want: torch.Tensor, largest: float = largest) -> float:
+                """Largest difference over the largest entry of scale * gain * t."""
+                return float((got.double() - want.double()).abs().max()) / largest
+
+            label = f"{str(dtype).removeprefix('torch.')} {[k, *size]}"
+            for transposed in (False, True):
+                args = (tangents, xh, scale, gain, batch < 33, transposed)
+                yield Case(f"{label}{' T' if transposed else ''}", args, error, bound)
+
+
 CASES: dict[str, Callable[[torch.device], Iterator[Case]]] = {
     "gram": _gram_cases,
     "orthonormalize": _orthonormalize_cases,
     "block_step": _block_step_cases,
     "ritz": _ritz_cases,
     "squared_singular_values": _squared_singular_values_cases,
+    "normalize_tangents": _normalize_tangents_cases,
 }
 
 

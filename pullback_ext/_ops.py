@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-from pullback_ext import _loader, reference
+from pullback_ext import _loader, _tangent_rules, reference
 
 Rule = Callable[..., Any]
 
@@ -211,6 +211,16 @@ OPS: dict[str, Op] = {
             vmap=_fold_all("squared_singular_values"),
             no_derivative="pass detached tensors; to differentiate singular values, use "
             "torch.linalg.svdvals",
+        ),
+        Op(
+            name="normalize_tangents",
+            schema="normalize_tangents(Tensor t, Tensor normalized, Tensor scale, "
+            "Tensor? gain=None, bool centered=True, bool transposed=False) -> Tensor",
+            reference=reference.normalize_tangents,
+            fake=_tangent_rules.fake,
+            vmap=lambda *args: _tangent_rules.vmap(overload("normalize_tangents"), *args),
+            no_derivative="differentiate the layer itself, by pullback_ext.group_norm, layer_norm "
+            "or rms_norm",
         ),
     )
 }

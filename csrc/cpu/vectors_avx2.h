@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "numerics/half.h"
+
 namespace pullback::cpu {
 namespace {
 
@@ -17,10 +19,43 @@ struct Float8 {
   static Reg zero() { return _mm256_setzero_ps(); }
   static Reg load(const float* p) { return _mm256_load_ps(p); }
   static void store(float* p, Reg x) { _mm256_store_ps(p, x); }
+  static Reg load_unaligned(const float* p) { return _mm256_loadu_ps(p); }
+  static Reg load_unaligned(const Half* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static Reg load_unaligned(const BFloat16* p) {
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+  }
   static void store_unaligned(float* p, Reg x) { _mm256_storeu_ps(p, x); }
+  static void store_unaligned(Half* p, Reg x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                     _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+  static void store_unaligned(BFloat16* p, Reg x) {  // numerics/half.h: narrow()
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded =
+        _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i nan = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, nan, is_nan), 16);
+    const __m128i low_half = _mm256_castsi256_si128(high);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                     _mm_packus_epi32(low_half, _mm256_extracti128_si256(high, 1)));
+  }
   static Reg broadcast(float x) { return _mm256_set1_ps(x); }
   static Reg add(Reg x, Reg y) { return _mm256_add_ps(x, y); }
+  static Reg subtract(Reg x, Reg y) { return _mm256_sub_ps(x, y); }
+  static Reg multiply(Reg x, Reg y) { return _mm256_mul_ps(x, y); }
   static Reg fma(Reg x, Reg y, Reg acc) { return _mm256_fmadd_ps(x, y, acc); }
+  static Reg fnma(Reg x, Reg y, Reg acc) { return _mm256_fnmadd_ps(x, y, acc); }
+  static void add_lanes(Reg acc, double* sums) {
+    const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(acc));
+    const __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps(acc, 1));
+    _mm256_storeu_pd(sums, _mm256_add_pd(_mm256_loadu_pd(sums), low));
+    _mm256_storeu_pd(sums + 4, _mm256_add_pd(_mm256_loadu_pd(sums + 4), high));
+  }
   static void flush(Reg acc, double* sums, bool first) {
     const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(acc));
     const __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps(acc, 1));
@@ -38,10 +73,15 @@ struct Double4 {
   static Reg zero() { return _mm256_setzero_pd(); }
   static Reg load(const double* p) { return _mm256_load_pd(p); }
   static void store(double* p, Reg x) { _mm256_store_pd(p, x); }
+  static Reg load_unaligned(const double* p) { return _mm256_loadu_pd(p); }
   static void store_unaligned(double* p, Reg x) { _mm256_storeu_pd(p, x); }
   static Reg broadcast(double x) { return _mm256_set1_pd(x); }
   static Reg add(Reg x, Reg y) { return _mm256_add_pd(x, y); }
+  static Reg subtract(Reg x, Reg y) { return _mm256_sub_pd(x, y); }
+  static Reg multiply(Reg x, Reg y) { return _mm256_mul_pd(x, y); }
   static Reg fma(Reg x, Reg y, Reg acc) { return _mm256_fmadd_pd(x, y, acc); }
+  static Reg fnma(Reg x, Reg y, Reg acc) { return _mm256_fnmadd_pd(x, y, acc); }
+  static void add_lanes(Reg acc, double* sums) { flush(acc, sums, false); }
   static void flush(Reg acc, double* sums, bool first) {
     if (!first) acc = _mm256_add_pd(_mm256_loadu_pd(sums), acc);
     _mm256_storeu_pd(sums, acc);

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "numerics/half.h"
+
 namespace pullback::cpu {
 namespace {
 
@@ -17,10 +19,41 @@ struct Float16 {
   static Reg zero() { return _mm512_setzero_ps(); }
   static Reg load(const float* p) { return _mm512_load_ps(p); }
   static void store(float* p, Reg x) { _mm512_store_ps(p, x); }
+  static Reg load_unaligned(const float* p) { return _mm512_loadu_ps(p); }
+  static Reg load_unaligned(const Half* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static Reg load_unaligned(const BFloat16* p) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+  }
   static void store_unaligned(float* p, Reg x) { _mm512_storeu_ps(p, x); }
+  static void store_unaligned(Half* p, Reg x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+  static void store_unaligned(BFloat16* p, Reg x) {  // numerics/half.h: narrow()
+    const __m512i bits = _mm512_castps_si512(x);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded =
+        _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __m512i nan = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    const __m512i high = _mm512_srli_epi32(_mm512_mask_blend_epi32(is_nan, rounded, nan), 16);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(high));
+  }
   static Reg broadcast(float x) { return _mm512_set1_ps(x); }
   static Reg add(Reg x, Reg y) { return _mm512_add_ps(x, y); }
+  static Reg subtract(Reg x, Reg y) { return _mm512_sub_ps(x, y); }
+  static Reg multiply(Reg x, Reg y) { return _mm512_mul_ps(x, y); }
   static Reg fma(Reg x, Reg y, Reg acc) { return _mm512_fmadd_ps(x, y, acc); }
+  static Reg fnma(Reg x, Reg y, Reg acc) { return _mm512_fnmadd_ps(x, y, acc); }
+  static void add_lanes(Reg acc, double* sums) {
+    const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(acc));
+    const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(acc, 1));
+    _mm512_storeu_pd(sums, _mm512_add_pd(_mm512_loadu_pd(sums), low));
+    _mm512_storeu_pd(sums + 8, _mm512_add_pd(_mm512_loadu_pd(sums + 8), high));
+  }
   static void flush(Reg acc, double* sums, bool first) {
     const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(acc));
     const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(acc, 1));
@@ -38,10 +71,15 @@ struct Double8 {
   static Reg zero() { return _mm512_setzero_pd(); }
   static Reg load(const double* p) { return _mm512_load_pd(p); }
   static void store(double* p, Reg x) { _mm512_store_pd(p, x); }
+  static Reg load_unaligned(const double* p) { return _mm512_loadu_pd(p); }
   static void store_unaligned(double* p, Reg x) { _mm512_storeu_pd(p, x); }
   static Reg broadcast(double x) { return _mm512_set1_pd(x); }
   static Reg add(Reg x, Reg y) { return _mm512_add_pd(x, y); }
+  static Reg subtract(Reg x, Reg y) { return _mm512_sub_pd(x, y); }
+  static Reg multiply(Reg x, Reg y) { return _mm512_mul_pd(x, y); }
   static Reg fma(Reg x, Reg y, Reg acc) { return _mm512_fmadd_pd(x, y, acc); }
+  static Reg fnma(Reg x, Reg y, Reg acc) { return _mm512_fnmadd_pd(x, y, acc); }
+  static void add_lanes(Reg acc, double* sums) { flush(acc, sums, false); }
   static void flush(Reg acc, double* sums, bool first) {
     if (!first) acc = _mm512_add_pd(_mm512_loadu_pd(sums), acc);
     _mm512_storeu_pd(sums, acc);

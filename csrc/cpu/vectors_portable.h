@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "numerics/half.h"
+
 namespace pullback::cpu {
 namespace {
 
@@ -24,7 +26,16 @@ struct Lanes {
   static void store(T* p, Reg x) {
     for (int l = 0; l < kLanes; ++l) p[l] = x.lane[l];
   }
-  static void store_unaligned(T* p, Reg x) { store(p, x); }
+  template <class Entry>
+  static Reg load_unaligned(const Entry* p) {
+    Reg x;
+    for (int l = 0; l < kLanes; ++l) x.lane[l] = widen(p[l]);
+    return x;
+  }
+  template <class Entry>
+  static void store_unaligned(Entry* p, Reg x) {
+    for (int l = 0; l < kLanes; ++l) narrow(x.lane[l], p + l);
+  }
   static Reg broadcast(T value) {
     Reg x;
     for (int l = 0; l < kLanes; ++l) x.lane[l] = value;
@@ -34,10 +45,23 @@ struct Lanes {
     for (int l = 0; l < kLanes; ++l) x.lane[l] += y.lane[l];
     return x;
   }
+  static Reg subtract(Reg x, Reg y) {
+    for (int l = 0; l < kLanes; ++l) x.lane[l] -= y.lane[l];
+    return x;
+  }
+  static Reg multiply(Reg x, Reg y) {
+    for (int l = 0; l < kLanes; ++l) x.lane[l] *= y.lane[l];
+    return x;
+  }
   static Reg fma(Reg x, Reg y, Reg acc) {
     for (int l = 0; l < kLanes; ++l) acc.lane[l] += x.lane[l] * y.lane[l];
     return acc;
   }
+  static Reg fnma(Reg x, Reg y, Reg acc) {
+    for (int l = 0; l < kLanes; ++l) acc.lane[l] -= x.lane[l] * y.lane[l];
+    return acc;
+  }
+  static void add_lanes(Reg acc, double* sums) { flush(acc, sums, false); }
   static void flush(Reg acc, double* sums, bool first) {
     for (int l = 0; l < kLanes; ++l) sums[l] = (first ? 0.0 : sums[l]) + acc.lane[l];
   }

@@ -42,6 +42,7 @@ NAMES = {
     "stable::copy_",
     "stable::detail::from",
     "stable::detail::to",
+    "stable::empty_like",
     "stable::get_num_threads",
     "stable::new_empty",
     "stable::new_zeros",

@@ -1,8 +1,4 @@
-"""A plain-torch twin of every native operator: the oracle of the tests, and the fallback.
-
-Written for accuracy, not for speed: everything is float64 inside. Same checks and same messages as
-the native operators. These functions are differentiable by ordinary torch rules.
-"""
+"""Twins of the operators on blocks of rows and on small matrices."""
 
 from __future__ import annotations
 
@@ -10,19 +6,13 @@ import math
 
 import torch
 
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-
-
-def _fail(text: str) -> None:
-    raise RuntimeError(text)
-
-
-def _shape(tensor: torch.Tensor) -> str:
-    return "[" + ", ".join(str(size) for size in tensor.shape) + "]"
-
-
-def _dtype(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+from pullback_ext.reference.checks import (
+    FLOATS,
+    dtype_text,
+    fail,
+    shape_text,
+    working_dtype,
+)
 
 
 def check_gram(a: torch.Tensor, b: torch.Tensor | None = None) -> None:
@@ -36,20 +26,22 @@ def check_gram(a: torch.Tensor, b: torch.Tensor | None = None) -> None:
         RuntimeError: says what was expected and what came.
     """
     if a.dim() != 3:
-        _fail(f"gram: expected a of shape [B, k, N], got {_shape(a)}")
+        fail(f"gram: expected a of shape [B, k, N], got {shape_text(a)}")
     if a.dtype not in FLOATS:
-        _fail(f"gram: expected a of dtype float32, float64, float16 or bfloat16, got {_dtype(a)}")
+        fail(
+            f"gram: expected a of dtype float32, float64, float16 or bfloat16, got {dtype_text(a)}"
+        )
     if b is None:
         return
     if b.dim() != 3 or b.shape[0] != a.shape[0] or b.shape[2] != a.shape[2]:
-        _fail(
+        fail(
             f"gram: expected b of shape [{a.shape[0]}, p, {a.shape[2]}] beside a of shape "
-            f"{_shape(a)}, got {_shape(b)}"
+            f"{shape_text(a)}, got {shape_text(b)}"
         )
     if b.dtype != a.dtype:
-        _fail(f"gram: expected b of dtype {_dtype(a)} like a, got {_dtype(b)}")
+        fail(f"gram: expected b of dtype {dtype_text(a)} like a, got {dtype_text(b)}")
     if b.device != a.device:
-        _fail(f"gram: expected b on {a.device} like a, got {b.device}")
+        fail(f"gram: expected b on {a.device} like a, got {b.device}")
 
 
 def gram(a: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
@@ -86,18 +78,13 @@ def dependent_below(rows: int, dtype: torch.dtype) -> float:
     return (8 + 2 * math.sqrt(rows)) * unit
 
 
-def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of the orthonormal rows: float64 for a float64 block, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def _check_rows(op: str, name: str, rows: torch.Tensor) -> None:
     if rows.dim() != 3:
-        _fail(f"{op}: expected {name} of shape [B, k, N], got {_shape(rows)}")
+        fail(f"{op}: expected {name} of shape [B, k, N], got {shape_text(rows)}")
     if rows.dtype not in FLOATS:
-        _fail(
+        fail(
             f"{op}: expected {name} of dtype float32, float64, float16 or bfloat16, got "
-            f"{_dtype(rows)}"
+            f"{dtype_text(rows)}"
         )
 
 
@@ -106,26 +93,26 @@ def _check_against(
 ) -> None:
     same = against.dim() == 3 and against.shape[::2] == block.shape[::2]
     if not same:
-        _fail(
+        fail(
             f"{op}: expected {name} of shape [{block.shape[0]}, p, {block.shape[2]}] beside "
-            f"{block_name} of shape {_shape(block)}, got {_shape(against)}"
+            f"{block_name} of shape {shape_text(block)}, got {shape_text(against)}"
         )
     work = working_dtype(block.dtype)
     if against.dtype != work:
-        _fail(
+        fail(
             f"{op}: expected {name} of dtype {str(work).removeprefix('torch.')} beside "
-            f"{block_name} of dtype {_dtype(block)}, got {_dtype(against)}"
+            f"{block_name} of dtype {dtype_text(block)}, got {dtype_text(against)}"
         )
     if against.device != block.device:
-        _fail(f"{op}: expected {name} on {block.device} like {block_name}, got {against.device}")
+        fail(f"{op}: expected {name} on {block.device} like {block_name}, got {against.device}")
 
 
 def _check_row_counts(op: str, block_name: str, block: torch.Tensor, others: int) -> None:
     k, columns = block.shape[1:]
     if k > MOST_ROWS:
-        _fail(f"{op}: expected at most {MOST_ROWS} rows in {block_name}, got {k}")
+        fail(f"{op}: expected at most {MOST_ROWS} rows in {block_name}, got {k}")
     if k + others > columns:
-        _fail(
+        fail(
             f"{op}: expected at most N = {columns} rows in all, got {k} in {block_name} and "
             f"{others} to be orthogonal to"
         )
@@ -175,9 +162,9 @@ def check_ritz(t: torch.Tensor) -> None:
         RuntimeError: says what was expected and what came.
     """
     if t.dim() != 3 or t.shape[1] != t.shape[2]:
-        _fail(f"ritz: expected t of shape [B, n, n], got {_shape(t)}")
+        fail(f"ritz: expected t of shape [B, n, n], got {shape_text(t)}")
     if t.dtype not in (torch.float64, torch.float32):
-        _fail(f"ritz: expected t of dtype float64 or float32, got {_dtype(t)}")
+        fail(f"ritz: expected t of dtype float64 or float32, got {dtype_text(t)}")
 
 
 def check_squared_singular_values(c: torch.Tensor) -> None:
@@ -191,9 +178,9 @@ def check_squared_singular_values(c: torch.Tensor) -> None:
     """
     op = "squared_singular_values"
     if c.dim() != 3 or 0 in c.shape[1:]:
-        _fail(f"{op}: expected c of shape [P, k, p], k and p from 1 up, got {_shape(c)}")
+        fail(f"{op}: expected c of shape [P, k, p], k and p from 1 up, got {shape_text(c)}")
     if c.dtype not in (torch.float64, torch.float32):
-        _fail(f"{op}: expected c of dtype float64 or float32, got {_dtype(c)}")
+        fail(f"{op}: expected c of dtype float64 or float32, got {dtype_text(c)}")
 
 
 def _finite_rows(op: str, name: str, rows: torch.Tensor) -> torch.Tensor:
@@ -201,7 +188,7 @@ def _finite_rows(op: str, name: str, rows: torch.Tensor) -> torch.Tensor:
     finite = rows.isfinite().all(2)
     if rows.device.type == "cpu" and not bool(finite.all()):
         sample, row = torch.nonzero(~finite)[0].tolist()
-        _fail(
+        fail(
             f"{op}: expected finite rows, got NaN or infinity in row {row} of sample {sample} of "
             f"{name}"
         )
@@ -323,7 +310,7 @@ def ritz(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         finite = t.tril().isfinite().flatten(1).all(1)
         if not bool(finite.all()):
             sample = int(torch.nonzero(~finite)[0])
-            _fail(f"ritz: expected finite entries, got NaN or infinity in matrix {sample} of t")
+            fail(f"ritz: expected finite entries, got NaN or infinity in matrix {sample} of t")
     values, columns = torch.linalg.eigh(t.double())
     vectors = columns.flip(2).mT.contiguous()
     if t.shape[1]:
@@ -348,7 +335,7 @@ def squared_singular_values(c: torch.Tensor) -> torch.Tensor:
     finite = c.isfinite().flatten(1).all(1)
     if c.device.type == "cpu" and not bool(finite.all()):
         matrix = int(torch.nonzero(~finite)[0])
-        _fail(
+        fail(
             "squared_singular_values: expected finite entries, got NaN or infinity in matrix "
             f"{matrix} of c"
         )
