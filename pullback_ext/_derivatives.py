@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from pullback_ext import _loader
 
@@ -40,6 +43,17 @@ def refuse_silent_zeros(name: str) -> None:
             f"{torch.__version__} answers torch.func.jvp with silent zeros: use torch.no_grad() "
             f"in its place, or install torch {newer} or newer."
         )
+
+
+@contextmanager
+def rule_of_tangents(ctx: Any) -> Iterator[list[torch.Tensor | None]]:
+    """Context of a `jvp` rule: its saved tensors, and derivatives of what is computed of them.
+
+    torch runs the rules with forward mode switched off, and tensors that carry this level's own
+    tangents. Of `jvp` inside of `jvp`, the outer derivative of the rule would be a silent zero.
+    """
+    with forward_ad._set_fwd_grad_enabled(True):
+        yield [x if x is None else forward_ad.unpack_dual(x).primal for x in ctx.saved_tensors]
 
 
 def is_asked(ctx: Any, index: int, tensors: int) -> bool:

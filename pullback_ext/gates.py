@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from pullback_ext._derivatives import refuse_silent_zeros
+from pullback_ext._derivatives import refuse_silent_zeros, rule_of_tangents
 
 
 class _SiluSlope(torch.autograd.Function):
@@ -38,7 +38,8 @@ class _SiluSlope(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor) -> torch.Tensor:
-        return tangent * _silu_curvature(*ctx.saved_tensors)
+        with rule_of_tangents(ctx) as (x,):
+            return tangent * _silu_curvature(x)
 
     @staticmethod
     def backward(ctx: Any, cotangent: torch.Tensor | None) -> torch.Tensor | None:  # type: ignore[override]
@@ -85,7 +86,8 @@ class _Gate(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor, *_: None) -> torch.Tensor:
-        return tangent * ctx.slope(*ctx.saved_tensors)
+        with rule_of_tangents(ctx) as (x,):
+            return tangent * ctx.slope(x)
 
     @staticmethod
     def backward(ctx: Any, cotangent: torch.Tensor | None) -> Any:  # type: ignore[override]
@@ -114,9 +116,10 @@ class _Geglu(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor) -> torch.Tensor:
-        of_a, of_g = _geglu_slopes(*ctx.saved_tensors)
-        da, dg = tangent.chunk(2, dim=-1)
-        return torch.addcmul(da * of_a, dg, of_g)
+        with rule_of_tangents(ctx) as (x,):
+            of_a, of_g = _geglu_slopes(x)
+            da, dg = tangent.chunk(2, dim=-1)
+            return torch.addcmul(da * of_a, dg, of_g)
 
     @staticmethod
     def backward(ctx: Any, cotangent: torch.Tensor | None) -> torch.Tensor | None:  # type: ignore[override]

@@ -24,13 +24,17 @@ from typing import Any
 
 import torch
 
-from pullback_ext._derivatives import is_asked, refuse_silent_zeros
+from pullback_ext import _ops
+from pullback_ext._derivatives import is_asked, refuse_silent_zeros, rule_of_tangents
 from pullback_ext.gates import silu_slope
 
-Tensors = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]  # x, weight, bias
+Point = Sequence[Any]  # x, and weight and bias or None
 
 
-def _normalize_tangents(
+_by_kernel = _ops.overload("normalize_tangents")
+
+
+def _in_torch(
     t: torch.Tensor,
     normalized: torch.Tensor,
     scale: torch.Tensor,
@@ -38,6 +42,7 @@ def _normalize_tangents(
     centered: bool = True,
     transposed: bool = False,
 ) -> torch.Tensor:
+    """`normalize_tangents`, differentiable in all that it takes: the same names, shapes and dtypes."""
     wide = t.to(normalized.dtype)
     z = wide * gain if transposed and gain is not None else wide
     p = z - normalized * (z * normalized).mean((-2, -1), keepdim=True)
@@ -144,11 +149,11 @@ class _Norm:
         xh, scale = self.statistics(x)
         gain = self.gain(xh, weight, bias)
         blocks = t.reshape(len(t), *xh.shape)
-        return _normalize_tangents(blocks, xh, scale, gain, self.centered, transposed).reshape(
+        return _in_torch(blocks, xh, scale, gain, self.centered, transposed).reshape(
             t.shape
         )
 
-    def push_affine(self, point: Tensors, dw: Any, db: Any) -> torch.Tensor:
+    def push_affine(self, point: Point, dw: Any, db: Any) -> torch.Tensor:
         """What tangents of weight and bias add to the result's, in the shape of x."""
         x, weight, bias = point
         xh, _ = self.statistics(x)
@@ -157,7 +162,7 @@ class _Norm:
             total = total + self.affine(db, xh)
         return (total * self.slope(xh, weight, bias) if self.gated else total).reshape(x.shape)
 
-    def pull_affine(self, point: Tensors, cotangent: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def pull_affine(self, point: Point, cotangent: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Cotangents of weight and bias, in their working dtype and [channels] or `shape`."""
         x, weight, bias = point
         xh, _ = self.statistics(x)
@@ -204,7 +209,7 @@ class _Tangents(torch.autograd.Function):
         xh, scale = norm.statistics_by_kernel(x)
         gain = norm.gain(xh, weight, bias)
         blocks = t.reshape(len(t), *xh.shape)
-        product = _normalize_tangents(blocks, xh, scale, gain, norm.centered, transposed)
+        product = _by_kernel(blocks, xh, scale, gain, norm.centered, transposed)
         return product.reshape(t.shape)
 
     @staticmethod
@@ -216,18 +221,18 @@ class _Tangents(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, dt: torch.Tensor | None, *tangents: Any) -> torch.Tensor:
-        t, *point = ctx.saved_tensors
         total = None
-        if dt is not None:
-            total = _Tangents.apply(dt, *point, ctx.norm, ctx.transposed)
-        moving = [i for i in range(3) if tangents[i] is not None]
-        if moving:
-            f, at = _of_some(ctx.norm, t, point, moving, ctx.transposed)
-            # Reverse twice: a forward derivative inside a rule for one would nest dual levels.
-            _, pull = torch.func.vjp(f, *at)
-            _, push = torch.func.vjp(lambda u: pull(u), torch.zeros_like(t))
-            (second,) = push(tuple(tangents[i] for i in moving))
-            total = second if total is None else total + second
+        with rule_of_tangents(ctx) as (t, *point):
+            if dt is not None:
+                total = _Tangents.apply(dt, *point, ctx.norm, ctx.transposed)
+            moving = [i for i in range(3) if tangents[i] is not None]
+            if moving:
+                f, at = _of_some(ctx.norm, t, point, moving, ctx.transposed)
+                # Reverse twice: a forward derivative inside a rule for one would nest dual levels.
+                _, pull = torch.func.vjp(f, *at)
+                _, push = torch.func.vjp(pull, torch.zeros_like(t))
+                (second,) = push(tuple(tangents[i] for i in moving))
+                total = second if total is None else total + second
         assert total is not None  # torch calls where there is a tangent
         return total
 
@@ -280,7 +285,7 @@ class _Tangents(torch.autograd.Function):
 
 
 def _of_some(
-    norm: _Norm, t: torch.Tensor, point: Sequence[Any], which: list[int], transposed: bool
+    norm: _Norm, t: torch.Tensor, point: Point, which: list[int], transposed: bool
 ) -> tuple[Callable[..., torch.Tensor], list[torch.Tensor]]:
     """The linear map as a function of some of x, weight and bias, and those."""
 
@@ -312,13 +317,13 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, dx: Any, dw: Any, db: Any, _: None) -> torch.Tensor:
-        point = ctx.saved_tensors
         total = None
-        if dx is not None:
-            total = _Tangents.apply(dx[None], *point, ctx.norm, False)[0].to(ctx.dtype)
-        if dw is not None or db is not None:
-            rest = ctx.norm.push_affine(point, dw, db).to(ctx.dtype)
-            total = rest if total is None else total + rest
+        with rule_of_tangents(ctx) as point:
+            if dx is not None:
+                total = _Tangents.apply(dx[None], *point, ctx.norm, False)[0].to(ctx.dtype)
+            if dw is not None or db is not None:
+                rest = ctx.norm.push_affine(point, dw, db).to(ctx.dtype)
+                total = rest if total is None else total + rest
         assert total is not None  # torch calls where there is a tangent
         return total
 
