@@ -17,7 +17,7 @@ DERIVATIVES_IN_INFERENCE_MODE = (2, 12)
 
 
 def loses_derivatives() -> bool:
-    """Whether a call is inside `torch.func.jvp` in inference mode of a torch that has no rule there.
+    """Whether this is inside `torch.func.jvp`, in inference mode of a torch that has no rule there.
 
     The other transforms (`grad`, `vjp`, `linearize`) leave no trace that could be seen from here.
     """
@@ -46,7 +46,7 @@ def refuse_silent_zeros(name: str) -> None:
 
 
 @contextmanager
-def rule_of_tangents(ctx: Any) -> Iterator[list[torch.Tensor | None]]:
+def rule_of_tangents(ctx: Any) -> Iterator[list[Any]]:
     """Context of a `jvp` rule: its saved tensors, and derivatives of what is computed of them.
 
     torch runs the rules with forward mode switched off, and tensors that carry this level's own

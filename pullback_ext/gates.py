@@ -18,9 +18,13 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from pullback_ext._derivatives import refuse_silent_zeros, rule_of_tangents
+
+
+def _ones(x: torch.Tensor) -> torch.Tensor:
+    """Ones in the shape of x that take no memory, so that what comes has the layout of x."""
+    return torch.ones((), dtype=x.dtype, device=x.device).expand(x.shape)
 
 
 class _SiluSlope(torch.autograd.Function):
@@ -28,7 +32,7 @@ class _SiluSlope(torch.autograd.Function):
 
     @staticmethod
     def forward(x: torch.Tensor) -> torch.Tensor:
-        return torch.ops.aten.silu_backward(torch.ones_like(x), x)
+        return torch.ops.aten.silu_backward(_ones(x), x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:  # noqa: ARG004
@@ -63,7 +67,7 @@ def silu_slope(x: torch.Tensor) -> torch.Tensor:
 
 
 def _gelu_slope(x: torch.Tensor, approximate: str) -> torch.Tensor:
-    return torch.ops.aten.gelu_backward(torch.ones_like(x), x, approximate=approximate)
+    return torch.ops.aten.gelu_backward(_ones(x), x, approximate=approximate)
 
 
 class _Gate(torch.autograd.Function):
@@ -101,7 +105,7 @@ class _Gate(torch.autograd.Function):
 
 
 class _Geglu(torch.autograd.Function):
-    """a GELU(g) of the halves (a, g) of the last dimension."""
+    """The product a gelu(g) of the halves (a, g) of the last dimension."""
 
     @staticmethod
     def forward(x: torch.Tensor) -> torch.Tensor:
@@ -141,7 +145,7 @@ def _geglu_slopes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def silu(x: torch.Tensor) -> torch.Tensor:
-    """x sigmoid(x), as ``torch.nn.functional.silu``, for many tangents at once.
+    """SiLU, x sigmoid(x), as ``torch.nn.functional.silu``, for many tangents at once.
 
     Values are torch's, bit for bit. Under ``vmap(jvp)``, ``vmap(vjp)`` and alike with one primal
     for all tangents the derivative is computed once, and multiplies all of them. Derivatives of any
@@ -166,7 +170,7 @@ def silu(x: torch.Tensor) -> torch.Tensor:
 
 
 def gelu(x: torch.Tensor, approximate: str = "none") -> torch.Tensor:
-    """x Phi(x), as ``torch.nn.functional.gelu``, for many tangents at once.
+    """GELU, x Phi(x), as ``torch.nn.functional.gelu``, for many tangents at once.
 
     What :func:`silu` says of values, derivatives and layouts holds here too.
 
@@ -190,7 +194,7 @@ def gelu(x: torch.Tensor, approximate: str = "none") -> torch.Tensor:
 
 
 def geglu(x: torch.Tensor) -> torch.Tensor:
-    """a GELU(g) of the halves (a, g) of the last dimension, for many tangents at once.
+    """Gated GELU, a gelu(g) of the halves (a, g) of the last dimension, for many tangents at once.
 
     The gate of the feed-forward layers of diffusion transformers, after their projection. What
     :func:`silu` says of derivatives holds here too.

@@ -12,186 +12,21 @@ are decomposed into 24 to 42 kernels. Values are torch's, bit for bit.
 
 `_Normalize` is the function. Its rules call `_Tangents`, which is linear in its first argument, and
 whose rule for `vmap` folds tangents into one call. Derivatives of that with respect to the point,
-which are second derivatives, are those of `_Norm.linearized`, the same map in torch's functions.
+which are second derivatives, are those of `Norm.linearized`, the same map in torch's functions.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from pullback_ext import _ops
 from pullback_ext._derivatives import is_asked, refuse_silent_zeros, rule_of_tangents
-from pullback_ext.gates import silu_slope
-
-Point = Sequence[Any]  # x, and weight and bias or None
-
+from pullback_ext._norm import Norm, Point, working
 
 _by_kernel = _ops.overload("normalize_tangents")
-
-
-def _in_torch(
-    t: torch.Tensor,
-    normalized: torch.Tensor,
-    scale: torch.Tensor,
-    gain: torch.Tensor | None = None,
-    centered: bool = True,
-    transposed: bool = False,
-) -> torch.Tensor:
-    """`normalize_tangents`, differentiable in all that it takes: the same names, shapes and dtypes."""
-    wide = t.to(normalized.dtype)
-    z = wide * gain if transposed and gain is not None else wide
-    p = z - normalized * (z * normalized).mean((-2, -1), keepdim=True)
-    if centered:
-        p = p - z.mean((-2, -1), keepdim=True)
-    p = p * scale[..., None, None]
-    return (p if transposed or gain is None else p * gain).to(t.dtype)
-
-
-@dataclass(frozen=True)
-class _Norm:
-    """Which normalisation it is.
-
-    Attributes:
-        groups: number of groups of channels; None where the last dimensions are normalised.
-        shape: sizes of the last dimensions that are normalised, where there are no groups.
-        eps: what is added to the mean square.
-        centered: whether the mean is taken away.
-        gated: whether SiLU follows.
-    """
-
-    groups: int | None
-    shape: tuple[int, ...]
-    eps: float
-    centered: bool = True
-    gated: bool = False
-
-    def value(
-        self, x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None
-    ) -> torch.Tensor:
-        """torch's own result."""
-        aten = torch.ops.aten
-        if self.groups is not None:
-            y = aten.group_norm(x, self.groups, weight, bias, self.eps)
-        elif self.centered:
-            y = aten.layer_norm(x, self.shape, weight, bias, self.eps)
-        else:
-            y = aten.rms_norm(x, self.shape, weight, self.eps)
-        return aten.silu(y) if self.gated else y
-
-    def sizes(self, x: torch.Tensor) -> tuple[int, int, int, int]:
-        """B, G, Cg, P: statistics are of (Cg, P)."""
-        if self.groups is not None:
-            batch, channels, *positions = x.shape
-            return batch, self.groups, channels // self.groups, math.prod(positions)
-        return math.prod(x.shape[: x.dim() - len(self.shape)]), 1, 1, math.prod(self.shape)
-
-    def statistics(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """xh [B, G, Cg, P] and scale [B, G] in the working dtype, in torch's functions."""
-        wide = x.to(_working(x)).reshape(self.sizes(x))
-        if self.centered:
-            wide = wide - wide.mean((-2, -1), keepdim=True)
-        scale = torch.rsqrt((wide * wide).mean((-2, -1), keepdim=True) + self.eps)
-        return wide * scale, scale[..., 0, 0]
-
-    def statistics_by_kernel(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same by a kernel that has no derivatives of all that it gives."""
-        sizes, wide = self.sizes(x), x.to(_working(x))
-        if not self.centered or x.numel() == 0:
-            return self.statistics(x)
-        if self.groups is None:
-            rows = wide.reshape(sizes[0], sizes[3])
-            xh, _, scale = torch.native_layer_norm(rows, [sizes[3]], None, None, self.eps)
-        else:
-            xh, _, scale = torch.native_group_norm(
-                _dense(wide), None, None, sizes[0], x.shape[1], sizes[3], self.groups, self.eps
-            )
-        return xh.reshape(sizes), scale.reshape(sizes[:2])
-
-    def gain(
-        self, xh: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None
-    ) -> torch.Tensor | None:
-        """What multiplies the normalised tangent, in a shape that broadcasts to [B, G, Cg, P]."""
-        gain = None if weight is None else self.affine(weight, xh)
-        if not self.gated:
-            return gain
-        slope = self.slope(xh, weight, bias)
-        return slope if gain is None else slope * gain
-
-    def slope(
-        self, xh: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None
-    ) -> torch.Tensor:
-        """The derivative of SiLU at what it is applied to, [B, G, Cg, P]."""
-        z = xh if weight is None else xh * self.affine(weight, xh)
-        return silu_slope(z if bias is None else z + self.affine(bias, xh))
-
-    def affine(self, weight: torch.Tensor, xh: torch.Tensor) -> torch.Tensor:
-        """Weight or bias as [1, G, Cg, 1] or [1, 1, 1, P], in the working dtype."""
-        return weight.to(xh.dtype).reshape(self._affine_sizes(xh))
-
-    def _affine_sizes(self, xh: torch.Tensor) -> tuple[int, int, int, int]:
-        _, groups, channels, positions = xh.shape
-        return (1, 1, 1, positions) if self.groups is None else (1, groups, channels, 1)
-
-    def linearized(
-        self,
-        t: torch.Tensor,
-        x: torch.Tensor,
-        weight: torch.Tensor | None,
-        bias: torch.Tensor | None,
-        transposed: bool,
-    ) -> torch.Tensor:
-        """The linear map, or its transpose, of tangents [k, *x.shape], differentiable in all."""
-        xh, scale = self.statistics(x)
-        gain = self.gain(xh, weight, bias)
-        blocks = t.reshape(len(t), *xh.shape)
-        return _in_torch(blocks, xh, scale, gain, self.centered, transposed).reshape(
-            t.shape
-        )
-
-    def push_affine(self, point: Point, dw: Any, db: Any) -> torch.Tensor:
-        """What tangents of weight and bias add to the result's, in the shape of x."""
-        x, weight, bias = point
-        xh, _ = self.statistics(x)
-        total = torch.zeros_like(xh) if dw is None else xh * self.affine(dw, xh)
-        if db is not None:
-            total = total + self.affine(db, xh)
-        return (total * self.slope(xh, weight, bias) if self.gated else total).reshape(x.shape)
-
-    def pull_affine(self, point: Point, cotangent: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Cotangents of weight and bias, in their working dtype and [channels] or `shape`."""
-        x, weight, bias = point
-        xh, _ = self.statistics(x)
-        c = cotangent.to(xh.dtype).reshape(xh.shape)
-        if self.gated:
-            c = c * self.slope(xh, weight, bias)
-        over = (0, 1, 2) if self.groups is None else (0, 3)
-        shape = self.shape if self.groups is None else (x.shape[1],)
-        return (c * xh).sum(over).reshape(shape), c.sum(over).reshape(shape)
-
-    def folded(self, x: torch.Tensor, dim: int) -> torch.Tensor:
-        """A mapped dimension, at `dim`, of x or of tangents folded into the samples behind it."""
-        return x if self.groups is None else x.flatten(dim, dim + 1)
-
-    def unfolded(self, x: torch.Tensor, dim: int, size: int) -> torch.Tensor:
-        """The inverse of `folded`."""
-        return x if self.groups is None else x.unflatten(dim, (size, -1))
-
-
-def _working(x: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-def _dense(x: torch.Tensor) -> torch.Tensor:
-    """x in a layout that torch's kernel takes on the device."""
-    if x.device.type != "cpu" or x.dim() != 4:
-        return x.contiguous()
-    last = x.is_contiguous(memory_format=torch.channels_last)
-    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 class _Tangents(torch.autograd.Function):
@@ -203,7 +38,7 @@ class _Tangents(torch.autograd.Function):
         x: torch.Tensor,
         weight: torch.Tensor | None,
         bias: torch.Tensor | None,
-        norm: _Norm,
+        norm: Norm,
         transposed: bool,
     ) -> torch.Tensor:
         xh, scale = norm.statistics_by_kernel(x)
@@ -229,8 +64,8 @@ class _Tangents(torch.autograd.Function):
             if moving:
                 f, at = _of_some(ctx.norm, t, point, moving, ctx.transposed)
                 # Reverse twice: a forward derivative inside a rule for one would nest dual levels.
-                _, pull = torch.func.vjp(f, *at)
-                _, push = torch.func.vjp(pull, torch.zeros_like(t))
+                pull = torch.func.vjp(f, *at)[1]
+                push = torch.func.vjp(pull, torch.zeros_like(t))[1]
                 (second,) = push(tuple(tangents[i] for i in moving))
                 total = second if total is None else total + second
         assert total is not None  # torch calls where there is a tangent
@@ -248,7 +83,7 @@ class _Tangents(torch.autograd.Function):
         wanted = [i for i in present if is_asked(ctx, i + 1, present.index(i) + 1)]
         if wanted:
             f, at = _of_some(ctx.norm, t, point, wanted, ctx.transposed)
-            _, pull = torch.func.vjp(f, *at)
+            pull = torch.func.vjp(f, *at)[1]
             for i, grad in zip(wanted, pull(cotangent.to(t.dtype)), strict=True):
                 grads[i + 1] = grad
         return tuple(grads)
@@ -261,14 +96,14 @@ class _Tangents(torch.autograd.Function):
         x: torch.Tensor,
         weight: torch.Tensor | None,
         bias: torch.Tensor | None,
-        norm: _Norm,
+        norm: Norm,
         transposed: bool,
     ) -> tuple[torch.Tensor, int]:
         size = info.batch_size
         if in_dims[2] is not None or in_dims[3] is not None:  # a point of its own for each weight
 
             def linearized(*tensors: Any) -> torch.Tensor:
-                return norm.linearized(*tensors, transposed)
+                return norm.linearized(*tensors, transposed=transposed)
 
             return torch.vmap(linearized, in_dims=in_dims[:4])(t, x, weight, bias), 0
         if in_dims[1] is None:
@@ -285,7 +120,7 @@ class _Tangents(torch.autograd.Function):
 
 
 def _of_some(
-    norm: _Norm, t: torch.Tensor, point: Point, which: list[int], transposed: bool
+    norm: Norm, t: torch.Tensor, point: Point, which: list[int], transposed: bool
 ) -> tuple[Callable[..., torch.Tensor], list[torch.Tensor]]:
     """The linear map as a function of some of x, weight and bias, and those."""
 
@@ -293,7 +128,7 @@ def _of_some(
         every = list(point)
         for i, value in zip(which, some, strict=True):
             every[i] = value
-        return norm.linearized(t, *every, transposed)
+        return norm.linearized(t, *every, transposed=transposed)
 
     return f, [point[i] for i in which]
 
@@ -303,7 +138,7 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, norm: _Norm
+        x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, norm: Norm
     ) -> torch.Tensor:
         return norm.value(x, weight, bias)
 
@@ -350,7 +185,7 @@ class _Normalize(torch.autograd.Function):
         x: torch.Tensor,
         weight: torch.Tensor | None,
         bias: torch.Tensor | None,
-        norm: _Norm,
+        norm: Norm,
     ) -> tuple[torch.Tensor, int]:
         if in_dims[1] is not None or in_dims[2] is not None:
             return torch.vmap(norm.value, in_dims=in_dims[:3])(x, weight, bias), 0
@@ -367,8 +202,38 @@ def group_norm(
     bias: torch.Tensor | None = None,
     eps: float = 1e-5,
 ) -> torch.Tensor:
-    refuse_silent_zeros("group_norm")
-    return _Normalize.apply(x, weight, bias, _Norm(num_groups, (), eps))
+    """Group normalisation, as ``torch.nn.functional.group_norm``, for many tangents at once.
+
+    Values are torch's, bit for bit. Under ``vmap(jvp)`` and ``vmap(vjp)`` with one primal for all
+    tangents its statistics are computed once, and all tangents go through one call of
+    ``pullback_ext.normalize_tangents``: the result for a tangent is the same, to the bit, whatever
+    else is in the call. Primals and tangents may have any layout, each its own; torch's rule fails
+    for primals that are not contiguous. Derivatives with respect to ``x``, ``weight`` and ``bias``,
+    of any order and in any mixture of modes, are right; those of order two and more are made of
+    torch's functions and cost accordingly.
+
+    Args:
+        x: [B, C, ...], any strides; float64, float32, bfloat16 or float16; any device.
+        num_groups: G, which divides C.
+        weight: [C]; ones if None.
+        bias: [C]; zeros if None.
+        eps: added to the variance.
+
+    Returns:
+        [B, C, ...], dtype and device of ``x``. Tangents come in the layout of those that went in
+        where that is contiguous or channels-last, else contiguous.
+
+    Raises:
+        RuntimeError: another dtype or shape; inside ``torch.compile``, or differentiated in
+            inference mode with torch below 2.12: derivatives would be silent zeros.
+
+    Cost: of a block of tangents, one read and one write, as far as a group fits into the cache, and
+        a few passes over the primal. Saved for the backward pass: ``x``.
+
+    Source: Wu and He 2018, arXiv:1803.08494.
+    """
+    _check("group_norm", x)
+    return _Normalize.apply(x, weight, bias, Norm(num_groups, (), eps))
 
 
 def group_norm_silu(
@@ -378,8 +243,28 @@ def group_norm_silu(
     bias: torch.Tensor | None = None,
     eps: float = 1e-5,
 ) -> torch.Tensor:
-    refuse_silent_zeros("group_norm_silu")
-    return _Normalize.apply(x, weight, bias, _Norm(num_groups, (), eps, gated=True))
+    """SiLU of :func:`group_norm`, with one rule for both: tangents are read and written once.
+
+    Args:
+        x: [B, C, ...], any strides; float64, float32, bfloat16 or float16; any device.
+        num_groups: G, which divides C.
+        weight: [C]; ones if None.
+        bias: [C]; zeros if None.
+        eps: added to the variance.
+
+    Returns:
+        [B, C, ...], dtype and device of ``x``; layouts as :func:`group_norm`.
+
+    Raises:
+        RuntimeError: as :func:`group_norm`.
+
+    Cost: as :func:`group_norm`, and a tensor of the size of ``x`` in its working dtype more.
+
+    Source: the order of layers in residual blocks of diffusion networks (Ho et al. 2020,
+    arXiv:2006.11239).
+    """
+    _check("group_norm_silu", x)
+    return _Normalize.apply(x, weight, bias, Norm(num_groups, (), eps, gated=True))
 
 
 def layer_norm(
@@ -389,8 +274,30 @@ def layer_norm(
     bias: torch.Tensor | None = None,
     eps: float = 1e-5,
 ) -> torch.Tensor:
-    refuse_silent_zeros("layer_norm")
-    return _Normalize.apply(x, weight, bias, _Norm(None, tuple(normalized_shape), eps))
+    """Layer normalisation, as ``torch.nn.functional.layer_norm``, for many tangents at once.
+
+    What :func:`group_norm` says of values, derivatives and layouts holds here too. torch's own
+    second derivatives in forward mode are wrong for this layer (2.13); these are not.
+
+    Args:
+        x: [..., *normalized_shape], any strides; float64, float32, bfloat16 or float16; any device.
+        normalized_shape: sizes of the last dimensions, over which statistics are taken.
+        weight: [*normalized_shape]; ones if None.
+        bias: [*normalized_shape]; zeros if None.
+        eps: added to the variance.
+
+    Returns:
+        [..., *normalized_shape], dtype and device of ``x``.
+
+    Raises:
+        RuntimeError: as :func:`group_norm`.
+
+    Cost: as :func:`group_norm`.
+
+    Source: Ba et al. 2016, arXiv:1607.06450.
+    """
+    _check("layer_norm", x)
+    return _Normalize.apply(x, weight, bias, Norm(None, tuple(normalized_shape), eps))
 
 
 def rms_norm(
@@ -399,7 +306,37 @@ def rms_norm(
     weight: torch.Tensor | None = None,
     eps: float | None = None,
 ) -> torch.Tensor:
-    refuse_silent_zeros("rms_norm")
+    """Division by the root mean square, as ``torch.nn.functional.rms_norm``, for many tangents.
+
+    What :func:`group_norm` says of values, derivatives and layouts holds here too.
+
+    Args:
+        x: [..., *normalized_shape], any strides; float64, float32, bfloat16 or float16; any device.
+        normalized_shape: sizes of the last dimensions, over which the mean square is taken.
+        weight: [*normalized_shape]; ones if None.
+        eps: added to the mean square; one rounding of float64 for a float64 ``x``, else of float32,
+            if None.
+
+    Returns:
+        [..., *normalized_shape], dtype and device of ``x``.
+
+    Raises:
+        RuntimeError: as :func:`group_norm`.
+
+    Cost: as :func:`group_norm`.
+
+    Source: Zhang and Sennrich 2019, arXiv:1910.07467.
+    """
+    _check("rms_norm", x)
     if eps is None:
-        eps = torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps  # as torch has it
-    return _Normalize.apply(x, weight, None, _Norm(None, tuple(normalized_shape), eps, False))
+        eps = torch.finfo(working(x)).eps  # as torch has it
+    return _Normalize.apply(x, weight, None, Norm(None, tuple(normalized_shape), eps, False))
+
+
+def _check(name: str, x: torch.Tensor) -> None:
+    refuse_silent_zeros(name)
+    if not x.is_floating_point():
+        raise RuntimeError(
+            f"{name}: expected float64, float32, bfloat16 or float16, got {x.dtype}. Convert it, "
+            "for instance with .float()."
+        )

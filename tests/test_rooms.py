@@ -18,7 +18,7 @@ FOUNDATIONS = {
     "pullback_ext": [],
     "sampling": [],
     "operators": ["pullback_ext"],
-    "models": ["sampling", "zoo"],
+    "models": ["pullback_ext", "sampling", "zoo"],
     "krylov": ["operators"],
     "maps": ["models", "operators"],
     "geometry": ["maps", "krylov"],
