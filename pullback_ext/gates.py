@@ -155,11 +155,12 @@ def silu(x: torch.Tensor) -> torch.Tensor:
         x: [...], any strides; float64, float32, bfloat16 or float16; any device.
 
     Returns:
-        [...], dtype and device of ``x``; tangents have the layout that they come in.
+        [...], dtype and device of ``x``; cotangents have the layout that they come in.
 
     Raises:
-        RuntimeError: inside ``torch.compile``, or differentiated in inference mode with torch below
-            2.12: derivatives would be silent zeros.
+        RuntimeError: differentiated in inference mode with torch below 2.12, or traced by
+            ``torch.compile(fullgraph=True)``, where derivatives would be silent zeros (without
+            ``fullgraph`` it runs as it stands, uncompiled).
 
     Cost: of a block of tangents, one read and one write, and one pass over the primal.
 

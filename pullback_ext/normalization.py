@@ -220,12 +220,14 @@ def group_norm(
         eps: added to the variance.
 
     Returns:
-        [B, C, ...], dtype and device of ``x``. Tangents come in the layout of those that went in
-        where that is contiguous or channels-last, else contiguous.
+        [B, C, ...], dtype and device of ``x``. Cotangents come back in the layout that they have
+        where it is contiguous or channels-last, else contiguous; so do tangents, which torch puts
+        into the layout of the primal.
 
     Raises:
-        RuntimeError: another dtype or shape; inside ``torch.compile``, or differentiated in
-            inference mode with torch below 2.12: derivatives would be silent zeros.
+        RuntimeError: another dtype or shape; differentiated in inference mode with torch below
+            2.12, or traced by ``torch.compile(fullgraph=True)``, where derivatives would be silent
+            zeros (without ``fullgraph`` it runs as it stands, uncompiled).
 
     Cost: of a block of tangents, one read and one write, as far as a group fits into the cache, and
         a few passes over the primal. Saved for the backward pass: ``x``.
