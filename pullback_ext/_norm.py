@@ -172,8 +172,13 @@ def working(x: torch.Tensor) -> torch.dtype:
 
 
 def _dense(x: torch.Tensor) -> torch.Tensor:
-    """The same numbers in a layout that torch's kernel takes on the device."""
-    if x.device.type != "cpu" or x.dim() != 4:
-        return x.contiguous()
-    last = x.is_contiguous(memory_format=torch.channels_last)
-    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    """The same numbers in a layout that torch's kernel takes: [B, C, P], or channels-last on CPUs.
+
+    The kernel tells the layout by the strides, which say nothing where a size is 1: they are set to
+    what the layout has.
+    """
+    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    if x.device.type != "cpu" or not last or x.is_contiguous():
+        return x.contiguous().view(x.shape[0], x.shape[1], -1)
+    _, channels, height, width = x.shape
+    return x.as_strided(x.shape, (channels * height * width, 1, width * channels, channels))

@@ -150,8 +150,29 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.fixture
+def of_any_size(monkeypatch):
+    """Our functions for small tensors too."""
+    monkeypatch.setattr(intercept, "_WORTHWHILE", dict.fromkeys(intercept._WORTHWHILE, 0))
+
+
+@pytest.mark.parametrize("samples", [1, 30])
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_torchs_functions_are_ours_inside_the_context(name):
+def test_small_samples_are_left_to_torch(name, samples):
+    f, op = FUNCTIONS[name]
+    shapes = {"small": (samples, 8, 5, 6), "large": (samples, 8, 400, 6)}
+    for size, shape in shapes.items():
+        if size == "large" and name == "torch.layer_norm":  # of all entries of a sample
+            continue
+        x = torch.randn(shape, dtype=torch.float64)
+        with Calls() as calls, forward_mode_ready():
+            torch.func.jvp(f, (x,), (x,))
+        ours = op == "normalize_tangents" or "ones" in calls.names or "expand" in calls.names
+        assert (op in calls.names and ours) == (size == "large")
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_torchs_functions_are_ours_inside_the_context(name, of_any_size):
     f, op = FUNCTIONS[name]
     x = torch.randn(2, 8, 5, 6, dtype=torch.float64)
     v = torch.randn(3, 2, 8, 5, 6, dtype=torch.float64)
@@ -167,7 +188,7 @@ def test_torchs_functions_are_ours_inside_the_context(name):
     assert "normalize_tangents" not in calls.names
 
 
-def test_what_has_no_rule_is_left_to_torch():
+def test_what_has_no_rule_is_left_to_torch(of_any_size):
     """In-place SiLU, whole numbers, sparse tensors, classes derived from a tensor."""
 
     class Derived(torch.Tensor):
@@ -202,7 +223,7 @@ def norm_silu(x, between=None):
         (lambda y: y.view(y.shape), False),
     ],
 )
-def test_silu_of_a_group_norm_is_fused_where_cotangents_are_pulled(between, fused):
+def test_silu_of_a_group_norm_is_fused_where_cotangents_are_pulled(between, fused, of_any_size):
     x = torch.randn(2, 8, 5, dtype=torch.float64)
     v = torch.randn(3, 2, 8, 5, dtype=torch.float64)
 
@@ -224,7 +245,7 @@ def test_silu_of_a_group_norm_is_fused_where_cotangents_are_pulled(between, fuse
     assert (calls.names.count("silu") == 1 and calls.names.count("native_group_norm") == 2) == fused
 
 
-def test_fusion_forgets_what_came_before():
+def test_fusion_forgets_what_came_before(of_any_size):
     """A change in place, another norm, or the same tensor later on."""
     x = torch.randn(2, 8, 5, dtype=torch.float64)
 
@@ -380,7 +401,7 @@ class Block(nn.Module):
 
 
 @pytest.mark.parametrize("where", ["in torch.func", "by autograd"])
-def test_an_unmodified_module(where):
+def test_an_unmodified_module(where, of_any_size):
     module = Block().double()
     x = torch.randn(2, 8, 5, 6, dtype=torch.float64)
     v = torch.randn(3, 2, 8, 5, 6, dtype=torch.float64)

@@ -139,6 +139,28 @@ def test_every_layout_and_precision(name, layout, dtype):
             assert relative(got.double(), want) < ROUNDING[dtype]
 
 
+@pytest.mark.parametrize("shape", [(1, 6, 4, 5), (2, 6, 1, 5), (2, 6, 5, 1), (1, 12, 1, 1)])
+def test_sizes_of_one_whose_strides_say_nothing(shape):
+    """They may be any number in a tensor that is contiguous all the same."""
+    v = torch.randn(3, *shape, dtype=torch.float64)
+    plain = torch.randn(shape, dtype=torch.float64)
+    want = (
+        push(lambda x: F.silu(F.group_norm(x, 3)), plain, v),
+        pull(lambda x: F.silu(F.group_norm(x, 3)), plain, v),
+    )
+    for layout in ("contiguous", "channels last"):
+        x = LAYOUTS[layout](plain)
+        for odd in (1, 3, 7, 1000):
+            strides = [
+                odd if size == 1 else stride
+                for size, stride in zip(x.shape, x.stride(), strict=True)
+            ]
+            point = x.as_strided(x.shape, strides)
+            got = [p(lambda x: pullback_ext.group_norm_silu(x, 3), point, v) for p in (push, pull)]
+            assert relative(got[0], want[0]) < 1e-12
+            assert relative(got[1], want[1]) < 1e-12
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
 def test_cotangents_come_back_in_their_layout(layout):
     x = torch.randn(2, 16, 9, 11)
