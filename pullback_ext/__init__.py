@@ -319,10 +319,11 @@ def normalize_tangents(
 
     Sums are short runs of float32 that are added in float64, for float64 float64 throughout:
     float32 comes out within 2e-6 of the largest entry of ``scale * gain * t``, 16-bit types within
-    that and their own rounding, and products of t and xh overflow only from 1e36 on. A constant tangent through a
-    centered layer gives zero to rounding. NaN and infinity spread over their own (k, B, G) and no
-    further, as they do in torch's layers. A tangent's result is the same, to the bit, for any k, B
-    and number of threads (not on another device or instruction set, nor in the other memory order).
+    that and their own rounding. Tangents of 1e30 are no larger than others. A constant tangent
+    through a centered layer gives zero to rounding. NaN and infinity spread over their own
+    (k, B, G) and no further, as they do in torch's layers. A tangent's result is the same, to the
+    bit, for any k, B and number of threads (not on another device or instruction set, nor in the
+    other memory order).
 
     There is no derivative; ``torch.func.vmap`` folds the mapped dimension into k where ``t`` alone
     is mapped, else into B.
@@ -331,7 +332,7 @@ def normalize_tangents(
         t: [k, B, G, Cg, P], any strides; float32, float64, float16 or bfloat16; CPU or CUDA.
         normalized: [B, G, Cg, P], xh; float64 for a float64 ``t``, else float32.
         scale: [B, G], dtype of ``normalized``.
-        gain: broadcasts to ``normalized``, and its dtype; 1 if None.
+        gain: [B, G, Cg, P], or 1 for any of these sizes; dtype of ``normalized``; 1 if None.
         centered: whether the layer subtracts the mean; RMS normalisation does not.
         transposed: whether ``t`` are cotangents, to which the transpose is applied.
 

@@ -12,10 +12,10 @@ void normalize_tangents(const NormalizeTangentsParams& params);
 // How the work is cut: a tangent's share of some rows of the primal, so many that all tangents
 // find them in the cache. A row is a group, or, channels last, some groups of a sample.
 struct NormalizeTangentsPlan {
-  int64_t rows;         // [B, G], or [B, tiles]
-  int64_t tiles;        // channels last: parts of G, of nearly equal size
+  int64_t rows;   // [B, G], or [B, tiles]
+  int64_t tiles;  // channels last: parts of G, of nearly equal size
   int64_t rows_of_item;
-  int64_t items;        // [ceil(rows / rows_of_item), k]
+  int64_t items;  // [ceil(rows / rows_of_item), k]
 };
 
 // Computes the items begin <= item < end. `scratch` is the caller's own, aligned to 64 bytes,

@@ -4,8 +4,8 @@
 //
 // Of a contiguous group lane l of a vector sums entries l, l + lanes, ... in runs of kRun, kChains
 // of them side by side; the lanes of these are added to float64 sums. Channels last a lane is a
-// channel, which is summed over runs of kRunOfPositions positions, the runs and then the channels of
-// a group in float64. In float32 an entry thus takes part in at most 16 roundings.
+// channel, which is summed over runs of kRunOfPositions positions, the runs and then the channels
+// of a group in float64. In float32 an entry thus takes part in at most 16 roundings.
 #pragma once
 
 #include <cstdint>
@@ -124,8 +124,8 @@ void project(const T* t, const typename V::Real* xh, const typename V::Real* gai
   if (e == count) return;
   const Rest<V, T> rest(t + e, xh + e, kGain == Gain::kNone ? nullptr : gain + e, count - e);
   alignas(kMostVector) T last[V::kLanes];
-  V::store_unaligned(
-      last, projected<V, kGain>(V::load_unaligned(rest.t), rest.xh, rest.gain, means));
+  V::store_unaligned(last,
+                     projected<V, kGain>(V::load_unaligned(rest.t), rest.xh, rest.gain, means));
   for (int64_t i = 0; e + i < count; ++i) out[e + i] = last[i];
 }
 
@@ -247,8 +247,8 @@ void groups_side_by_side(const NormalizeTangentsParams& params, int64_t tangent,
                      sample * params.t_strides[1] + first;
   T* const out = static_cast<T*>(params.out) + tangent * params.out_strides[0] +
                  sample * params.out_strides[1] + first;
-  const Real* const xh = static_cast<const Real*>(params.normalized) +
-                         sample * params.normalized_strides[0] + first;
+  const Real* const xh =
+      static_cast<const Real*>(params.normalized) + sample * params.normalized_strides[0] + first;
   const Real* gain = nullptr;
   if constexpr (kGain != Gain::kNone) gain = gain_of<Real>(params, sample, 0) + first;
   const auto gain_at = [&](int64_t position, int64_t channel) {
@@ -297,8 +297,7 @@ void groups_side_by_side(const NormalizeTangentsParams& params, int64_t tangent,
   for (int64_t p = 0; p < positions; ++p) {
     for (int64_t v = 0; v < vectors; ++v) {
       const int64_t c = channel_of(v), at = p * pitch + c;
-      const Means<V> of_channels{V::load_unaligned(means + c),
-                                 V::load_unaligned(product_means + c),
+      const Means<V> of_channels{V::load_unaligned(means + c), V::load_unaligned(product_means + c),
                                  V::load_unaligned(scales + c)};
       V::store_unaligned(out + at, projected<V, kGain>(V::load_unaligned(t + at), xh + at,
                                                        gain_at(p, c), of_channels));

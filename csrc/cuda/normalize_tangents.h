@@ -7,10 +7,7 @@
 
 namespace pullback::cuda {
 
-// Whether all rows begin at multiples of 16 bytes, so that pieces of that size may be read.
-bool normalize_tangents_aligned(const NormalizeTangentsParams& params);
-
-// How many float64 numbers params.partial must hold, from sizes only.
+// How many float64 numbers params.partial must hold.
 int64_t normalize_tangents_partial(const NormalizeTangentsParams& params);
 
 // Enqueues the kernels on `stream` (a cudaStream_t) and returns nullptr, or what CUDA complained

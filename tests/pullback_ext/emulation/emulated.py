@@ -90,6 +90,32 @@ class SquaredSingularValuesParams(Structure):
     ]
 
 
+class NormalizeTangentsParams(Structure):
+    _fields_ = [
+        ("t", c_void_p),
+        ("normalized", c_void_p),
+        ("scale", c_void_p),
+        ("gain", c_void_p),
+        ("out", c_void_p),
+        ("dtype", c_int),
+        ("tangents", c_int64),
+        ("batch", c_int64),
+        ("groups", c_int64),
+        ("channels", c_int64),
+        ("positions", c_int64),
+        ("t_strides", c_int64 * 3),
+        ("out_strides", c_int64 * 3),
+        ("normalized_strides", c_int64 * 2),
+        ("gain_strides", c_int64 * 4),
+        ("channels_last", c_bool),
+        ("centered", c_bool),
+        ("transposed", c_bool),
+        ("partial", c_void_p),
+        ("aligned", c_bool),
+        ("device", c_int),
+    ]
+
+
 class Site(NamedTuple):
     """A place where threads wait for each other."""
 
@@ -130,6 +156,7 @@ def library():
     found = ctypes.CDLL(os.environ.get("PULLBACK_EMULATION") or str(build()))
     for name in (
         "gram",
+        "normalize_tangents",
         "orthonormalize",
         "ritz",
         "squared_singular_values",
@@ -140,7 +167,7 @@ def library():
         getattr(found, name).restype = c_char_p
     for name in ("site_file", "site_function", "stop_recording"):
         getattr(found, name).restype = c_char_p
-    found.gram_plan.restype = c_int64
+    found.gram_plan.restype = found.normalize_tangents_plan.restype = c_int64
     found.orthonormalize_plan.restype = c_size_t
     found.site_passed.restype = c_int64
     return found
@@ -278,6 +305,44 @@ def squared_singular_values(c, schedule=0, kernels=None):
     launch(
         kernels.squared_singular_values, ctypes.byref(params), schedule=schedule, kernels=kernels
     )
+    return out
+
+
+def normalize_tangents(
+    dtype, t, normalized, scale, gain=None, *flags, channels_last=False, schedule=0, kernels=None
+):
+    """Runs the launcher on t [k, B, G, Cg, P] in one of the two memory orders, any strides between.
+
+    ``flags``: centered and transposed. ``kernels``: as for gram(). Results start as NaN and end in
+    a guard zone, as the workspace does.
+    """
+    kernels = kernels or library()
+    k, batch, groups, channels, positions = t.shape
+    size = k * batch * groups * channels * positions
+    memory = np.full(size + 64, 255, np.uint8).repeat(t.itemsize).view(t.dtype)
+    out = memory[:size].reshape(t.shape)
+    if channels_last:
+        out = memory[:size].reshape(k, batch, positions, groups, channels).transpose(0, 1, 3, 4, 2)
+
+    def strides(x, count):
+        return (c_int64 * count)(
+            *(0 if n == 1 else s // x.itemsize for s, n in zip(x.strides, x.shape, strict=True))
+        )
+
+    params = NormalizeTangentsParams(
+        address(t), address(normalized), address(scale), address(gain), address(out), dtype,
+        *t.shape, strides(t[..., 0, 0], 3), strides(out[..., 0, 0], 3),
+        strides(normalized[..., 0, 0], 2),
+    )  # fmt: skip
+    if gain is not None:
+        params.gain_strides = strides(gain, 4)
+    params.channels_last = channels_last
+    params.centered, params.transposed = flags or (True, False)
+    partial = np.full(kernels.normalize_tangents_plan(ctypes.byref(params)) + 32, np.nan)
+    params.partial = address(partial)
+    launch(kernels.normalize_tangents, ctypes.byref(params), schedule=schedule, kernels=kernels)
+    assert (memory[size:].view(np.uint8) == 255).all(), "write behind the result"
+    assert np.isnan(partial[-32:]).all(), "write behind the workspace"
     return out
 
 

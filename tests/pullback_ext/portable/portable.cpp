@@ -5,6 +5,7 @@
 
 #include "cpu/gram.h"
 #include "cpu/isa.h"
+#include "cpu/normalize_tangents.h"
 #include "cpu/orthonormalize.h"
 #include "cpu/splits.h"
 #include "cpu/squared_singular_values.h"
@@ -46,5 +47,14 @@ const char* orthonormalize(const pullback::OrthonormalizeParams* params) {
 
 const char* squared_singular_values(const pullback::SquaredSingularValuesParams* params) {
   return pullback::cpu::squared_singular_values(*params) < 0 ? nullptr : "not finite";
+}
+
+int64_t normalize_tangents_plan(const pullback::NormalizeTangentsParams*) {
+  return 0;
+}
+
+const char* normalize_tangents(const pullback::NormalizeTangentsParams* params) {
+  pullback::cpu::normalize_tangents(*params);
+  return nullptr;
 }
 }

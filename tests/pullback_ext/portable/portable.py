@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.pullback_ext.emulation.emulated import COMPILER, CSRC
 
 HERE = Path(__file__).parent
-KERNELS = ("gram", "orthonormalize", "squared_singular_values")
+KERNELS = ("gram", "normalize_tangents", "orthonormalize", "squared_singular_values")
 
 
 @functools.cache
@@ -36,7 +36,8 @@ def library():
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     found = ctypes.CDLL(str(target))
-    found.gram_plan.restype, found.orthonormalize_plan.restype = c_int64, c_size_t
+    found.gram_plan.restype = found.normalize_tangents_plan.restype = c_int64
+    found.orthonormalize_plan.restype = c_size_t
     for op in KERNELS:
         getattr(found, op).restype = c_char_p
     return found
