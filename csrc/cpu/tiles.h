@@ -16,7 +16,8 @@
 // kProductRows rows x kProductCols vectors. For normalize_tangents: load_unaligned(p), which
 // widens, store_unaligned(p, x), which rounds, for every dtype that is computed with in Real;
 // subtract(x, y), multiply(x, y), fnma(x, y, acc), which is acc - x y; add_lanes(acc, sums), kLanes
-// float64 sums.
+// float64 sums; stream(p, x), as store_unaligned() but aligned and past the caches, and then
+// end_of_stream().
 #pragma once
 
 #include <cstdint>

@@ -96,6 +96,8 @@ def layouts(x):
     strided[..., ::3] = x
     rows = x.new_full((k, batch + 1, groups, channels, positions), float("nan"))
     rows[:, 1:] = x
+    apart = x.new_full((k, batch, groups, positions, groups * channels), float("nan"))
+    apart[..., :channels] = x.mT
     shifted = x.new_empty(x.numel() + 1)[1:].view(x.shape)
     shifted.copy_(x)
     return {
@@ -110,6 +112,7 @@ def layouts(x):
         "strided": strided[..., ::3],
         "some of a batch": rows[:, 1:],
         "some of a batch, channels last": in_order(rows, "channels last")[:, 1:],
+        "groups apart": apart[..., :channels].mT,
         "shifted": shifted,
     }
 
@@ -173,6 +176,31 @@ def test_bits_depend_on_nothing_else_in_the_call(rng, device, dtype, order, shap
             assert torch.equal(got, want[:, some])
         whole = gain.expand(shape[1:]).contiguous()
         assert torch.equal(normalize_tangents(t, xh, scale, whole, True, transposed), want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("order", "shape"),
+    [
+        ("contiguous", (1, 3, 1, 333_667)),  # rows that are not aligned
+        ("contiguous", (1000, 1, 1, 1001)),
+        ("channels last", (1, 4, 16, 16_000)),
+        ("channels last", (1, 3, 11, 31_001)),
+    ],
+)
+def test_bits_of_results_that_no_cache_holds(rng, device, dtype, order, shape):
+    """Results of 32 MB and more, which are written past the caches, and the same in pieces."""
+    itemsize = torch.empty(0, dtype=dtype).element_size()
+    count = -(-(33 << 20) // (shape[0] * shape[1] * shape[2] * shape[3] * itemsize))
+    some = in_order(torch.randn(2, *shape, generator=rng).to(device, dtype), order)
+    t = in_order(torch.cat([some] * (count // 2 + 1)), order)
+    xh = in_order(torch.randn(shape, generator=rng).to(device, work(dtype)), order)
+    scale = normal(rng, device, *shape[:2], dtype=work(dtype))
+    want = normalize_tangents(some, xh, scale)
+    got = normalize_tangents(t, xh, scale)
+    assert got.numel() * itemsize > 1 << 25 > want.numel() * itemsize
+    for i in range(0, len(t), 2):
+        assert torch.equal(got[i : i + 2], want)
 
 
 def test_one_gain_a_channel_has_the_bits_of_one_an_entry(rng, device):
