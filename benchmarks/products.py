@@ -22,7 +22,7 @@ from benchmarks.report import print_targets, table_of
 from benchmarks.timing import interleaved, peak_bytes
 from pullback import load, maps
 from pullback.linearization import Tape
-from pullback_ext.intercept import forward_mode_ready
+from pullback_ext.intercept import recordable
 
 #: What must be shown of J and its transpose: forward passes a column, by case.
 ASKED = {"digits": (1.3, 1.2), "unet": (1.8, 1.25), "unet without attention": (1.2, 1.15)}
@@ -76,7 +76,7 @@ def run(
     cases = _cases(settings, device)
     rows, norms = [], []
     for threads in settings.threads:
-        with _threads(threads), torch.no_grad(), forward_mode_ready():
+        with _threads(threads), torch.no_grad(), recordable():
             for name, case in cases.items():
                 tell(f"{name}, {threads} threads")
                 rows.append({"case": name, "threads": threads, **_measured(case, settings.rounds)})

@@ -1,4 +1,7 @@
-"""Native operators of pullback: one documented function each.
+"""Native operators of pullback, and what is made of them: one documented function each.
+
+Operators are raw: they have no derivative, and say so. Normalisation layers and gates are
+differentiable in every mode, and made for many tangents at one point.
 
 The kernels live in one native library, loaded when this package is imported; importing does not
 initialise CUDA. Where the library is missing, broken or without a kernel for a device, an operator
@@ -21,6 +24,8 @@ from typing import Any, NamedTuple
 import torch
 
 from pullback_ext import _loader, _ops
+from pullback_ext.gates import geglu, gelu, silu
+from pullback_ext.normalization import group_norm, group_norm_silu, layer_norm, rms_norm
 
 __all__ = [
     "BlockStep",
@@ -28,10 +33,17 @@ __all__ = [
     "available",
     "block_step",
     "build_info",
+    "geglu",
+    "gelu",
     "gram",
+    "group_norm",
+    "group_norm_silu",
+    "layer_norm",
     "normalize_tangents",
     "orthonormalize",
     "ritz",
+    "rms_norm",
+    "silu",
     "squared_singular_values",
     "why_unavailable",
 ]

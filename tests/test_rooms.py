@@ -19,7 +19,7 @@ FOUNDATIONS = {
     "sampling": [],
     "linearization": ["pullback_ext"],
     "operators": ["linearization"],
-    "models": ["sampling", "zoo"],
+    "models": ["pullback_ext", "sampling", "zoo"],
     "krylov": ["operators"],
     "maps": ["models", "operators"],
     "geometry": ["maps", "krylov"],
