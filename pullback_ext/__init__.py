@@ -344,8 +344,9 @@ def normalize_tangents(
         RuntimeError: a shape, dtype or device other than the above, or an input that carries a
             derivative.
 
-    Cost: about 8 operations an entry. Tangents of a group that fits the cache are read from memory
-        once, larger ones twice; normalized and gain at most as often.
+    Cost: about 8 operations an entry. Tangents of a group (channels last, of a sample) that fits
+        the cache are read from memory once, larger ones twice; normalized and gain at most as
+        often.
 
     Source: Ioffe and Szegedy, arXiv:1502.03167 (the derivative); Wu and He, arXiv:1803.08494.
     """

@@ -55,7 +55,7 @@ struct Strip {
 
   __device__ void load_gain(int64_t position, bool aligned, Real (&to)[kPiece<T>]) const {
     if (gain != nullptr) {
-      load_piece(gain + position * gain_pitch, count, aligned && gain_pitch % kPiece<T> == 0, to);
+      load_piece(gain + position * gain_pitch, count, aligned, to);
       return;
     }
 #pragma unroll
