@@ -52,6 +52,11 @@ def rule_of_tangents(ctx: Any) -> Iterator[list[Any]]:
     torch runs the rules with forward mode switched off, and tensors that carry this level's own
     tangents. Of `jvp` inside of `jvp`, the outer derivative of the rule would be a silent zero.
     """
+    levels = torch._C._functorch.get_interpreter_stack() or []
+    forward = [level for level in levels if level.key() == torch._C._functorch.TransformType.Jvp]
+    if len(forward) < 2:
+        yield list(ctx.saved_tensors)
+        return
     with forward_ad._set_fwd_grad_enabled(True):
         yield [x if x is None else forward_ad.unpack_dual(x).primal for x in ctx.saved_tensors]
 

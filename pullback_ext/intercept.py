@@ -5,8 +5,9 @@ Inside `forward_mode_ready` three things are replaced, where modules call them:
 * `scaled_dot_product_attention` takes its mathematical form, also where a module asks for another
   backend itself: the fast ones have no forward-mode rule (pytorch#98164).
 * `group_norm`, `layer_norm`, `rms_norm`, `silu` and `gelu` are those of `pullback_ext`, with one
-  rule for all tangents at a point. torch's rule of `group_norm` also fails on a primal that is not
-  contiguous ("view size is not compatible"), which the attention blocks of diffusers make.
+  rule for all tangents at a point, where a sample is large enough for that to be faster. torch's
+  rule of `group_norm` also fails on a primal that is not contiguous ("view size is not
+  compatible"), which the attention blocks of diffusers make.
 * Modules of the classes in `register` run a function in place of their forward.
 
 Nothing of the model is changed; the interception ends with the context.

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -206,6 +207,19 @@ def test_what_has_no_rule_is_left_to_torch(of_any_size):
             F.silu(torch.ones(3, dtype=torch.int64))
         tangent = torch.func.jvp(lambda x: F.silu(x * 1, inplace=True), (x,), (x,))[1]
     assert torch.allclose(tangent, torch.func.jvp(F.silu, (x,), (x,))[1])
+
+
+def test_a_trace_has_one_node_for_each_norm(of_any_size):
+    layers = nn.Sequential(nn.GroupNorm(2, 8, affine=False), nn.SiLU(), nn.RMSNorm(6))
+    layers.double().requires_grad_(False)
+    x = torch.randn(2, 8, 5, 6, dtype=torch.float64)
+    v = torch.randn(3, 2, 8, 5, 6, dtype=torch.float64)
+    with forward_mode_ready():
+        graph = make_fx(lambda x, v: jvp_columns(layers, x, v))(x, v)
+        want = jvp_columns(layers, x, v)
+    targets = [str(node.target) for node in graph.graph.nodes]
+    assert targets.count("pullback.normalize_tangents.default") == 2
+    assert relative(graph(x, v), want) < 1e-13
 
 
 def norm_silu(x, between=None):
