@@ -83,7 +83,7 @@ def main(
         typer.Argument(
             help="basis, edits, transport, finding: against the published algorithms; directions: "
             "every way to find them, before a judge; pca: of many trajectories; pairs: distances "
-            "of many subspaces; products: what they cost; angles, gram, orthonormalize: the kernels."
+            "of many subspaces; products: their cost; angles, gram, orthonormalize: the kernels."
         ),
     ] = What.basis,
     samples: Annotated[int | None, typer.Option(min=1, help="Latents of basis (8).")] = None,
