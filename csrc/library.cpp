@@ -29,6 +29,20 @@ STABLE_TORCH_LIBRARY(pullback, m) {
   m.def(
       "normalize_tangents(Tensor t, Tensor normalized, Tensor scale, Tensor? gain=None, "
       "bool centered=True, bool transposed=False) -> Tensor");
+  // [B, H, Sq, d], [B, Hk, Sk, d], [B, Hk, Sk, e], [B, H, Sq, Sk] or 1 for any -> o [B, H, Sq, e],
+  // lse [B, H, Sq]
+  m.def(
+      "attention(Tensor q, Tensor k, Tensor v, Tensor? bias, float scale, bool causal) -> "
+      "(Tensor, Tensor)");
+  // The same, o, lse, dq [T, B, H, Sq, d], dk [T, B, Hk, Sk, d], dv [T, B, Hk, Sk, e]
+  // -> [T, B, H, Sq, e]
+  m.def(
+      "attention_tangents(Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, Tensor? dq, "
+      "Tensor? dk, Tensor? dv, Tensor? bias, float scale, bool causal) -> Tensor");
+  // The same, o, lse, g [T, B, H, Sq, e] -> dq, dk, dv as above, the last two [0] without with_kv
+  m.def(
+      "attention_cotangents(Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, Tensor g, "
+      "Tensor? bias, float scale, bool causal, bool with_kv) -> (Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pullback, CPU, m) {
