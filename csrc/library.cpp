@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/isa.h"
+#include "ops/attention.h"
 #include "ops/gram.h"
 #include "ops/normalize_tangents.h"
 #include "ops/orthonormalize.h"
@@ -53,6 +54,9 @@ STABLE_TORCH_LIBRARY_IMPL(pullback, CPU, m) {
   m.impl("ritz", TORCH_BOX(&pullback::ops::ritz_cpu));
   m.impl("squared_singular_values", TORCH_BOX(&pullback::ops::squared_singular_values_cpu));
   m.impl("normalize_tangents", TORCH_BOX(&pullback::ops::normalize_tangents_cpu));
+  m.impl("attention", TORCH_BOX(&pullback::ops::attention_cpu));
+  m.impl("attention_tangents", TORCH_BOX(&pullback::ops::attention_tangents_cpu));
+  m.impl("attention_cotangents", TORCH_BOX(&pullback::ops::attention_cotangents_cpu));
 }
 
 #if defined(PULLBACK_WITH_CUDA)
@@ -63,5 +67,8 @@ STABLE_TORCH_LIBRARY_IMPL(pullback, CUDA, m) {
   m.impl("ritz", TORCH_BOX(&pullback::ops::ritz_cuda));
   m.impl("squared_singular_values", TORCH_BOX(&pullback::ops::squared_singular_values_cuda));
   m.impl("normalize_tangents", TORCH_BOX(&pullback::ops::normalize_tangents_cuda));
+  m.impl("attention", TORCH_BOX(&pullback::ops::attention_cuda));
+  m.impl("attention_tangents", TORCH_BOX(&pullback::ops::attention_tangents_cuda));
+  m.impl("attention_cotangents", TORCH_BOX(&pullback::ops::attention_cotangents_cuda));
 }
 #endif
