@@ -21,10 +21,22 @@ from typing import Any, NamedTuple
 import torch
 
 from pullback_ext import _loader, _ops
+from pullback_ext._attention import (
+    Attended,
+    AttentionCotangents,
+    attention,
+    attention_cotangents,
+    attention_tangents,
+)
 
 __all__ = [
+    "Attended",
+    "AttentionCotangents",
     "BlockStep",
     "Orthonormalized",
+    "attention",
+    "attention_cotangents",
+    "attention_tangents",
     "available",
     "block_step",
     "build_info",
