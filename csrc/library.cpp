@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/isa.h"
+#include "ops/attention.h"
 #include "ops/gram.h"
 #include "ops/normalize_tangents.h"
 #include "ops/orthonormalize.h"
@@ -29,6 +30,20 @@ STABLE_TORCH_LIBRARY(pullback, m) {
   m.def(
       "normalize_tangents(Tensor t, Tensor normalized, Tensor scale, Tensor? gain=None, "
       "bool centered=True, bool transposed=False) -> Tensor");
+  // [B, H, Sq, d], [B, Hk, Sk, d], [B, Hk, Sk, e], [B, H, Sq, Sk] or 1 for any -> o [B, H, Sq, e],
+  // lse [B, H, Sq]
+  m.def(
+      "attention(Tensor q, Tensor k, Tensor v, Tensor? bias, float scale, bool causal) -> "
+      "(Tensor, Tensor)");
+  // The same, o, lse, dq [T, B, H, Sq, d], dk [T, B, Hk, Sk, d], dv [T, B, Hk, Sk, e]
+  // -> [T, B, H, Sq, e]
+  m.def(
+      "attention_tangents(Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, Tensor? dq, "
+      "Tensor? dk, Tensor? dv, Tensor? bias, float scale, bool causal) -> Tensor");
+  // The same, o, lse, g [T, B, H, Sq, e] -> dq, dk, dv as above, the last two [0] without with_kv
+  m.def(
+      "attention_cotangents(Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, Tensor g, "
+      "Tensor? bias, float scale, bool causal, bool with_kv) -> (Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pullback, CPU, m) {
@@ -39,6 +54,9 @@ STABLE_TORCH_LIBRARY_IMPL(pullback, CPU, m) {
   m.impl("ritz", TORCH_BOX(&pullback::ops::ritz_cpu));
   m.impl("squared_singular_values", TORCH_BOX(&pullback::ops::squared_singular_values_cpu));
   m.impl("normalize_tangents", TORCH_BOX(&pullback::ops::normalize_tangents_cpu));
+  m.impl("attention", TORCH_BOX(&pullback::ops::attention_cpu));
+  m.impl("attention_tangents", TORCH_BOX(&pullback::ops::attention_tangents_cpu));
+  m.impl("attention_cotangents", TORCH_BOX(&pullback::ops::attention_cotangents_cpu));
 }
 
 #if defined(PULLBACK_WITH_CUDA)
@@ -49,5 +67,8 @@ STABLE_TORCH_LIBRARY_IMPL(pullback, CUDA, m) {
   m.impl("ritz", TORCH_BOX(&pullback::ops::ritz_cuda));
   m.impl("squared_singular_values", TORCH_BOX(&pullback::ops::squared_singular_values_cuda));
   m.impl("normalize_tangents", TORCH_BOX(&pullback::ops::normalize_tangents_cuda));
+  m.impl("attention", TORCH_BOX(&pullback::ops::attention_cuda));
+  m.impl("attention_tangents", TORCH_BOX(&pullback::ops::attention_tangents_cuda));
+  m.impl("attention_cotangents", TORCH_BOX(&pullback::ops::attention_cotangents_cuda));
 }
 #endif

@@ -24,12 +24,27 @@ from typing import Any, NamedTuple
 import torch
 
 from pullback_ext import _loader, _ops
+<<<<<<< HEAD
 from pullback_ext.gates import geglu, gelu, silu
 from pullback_ext.normalization import group_norm, group_norm_silu, layer_norm, rms_norm
+=======
+from pullback_ext._attention import (
+    Attended,
+    AttentionCotangents,
+    attention,
+    attention_cotangents,
+    attention_tangents,
+)
+>>>>>>> side-attention
 
 __all__ = [
+    "Attended",
+    "AttentionCotangents",
     "BlockStep",
     "Orthonormalized",
+    "attention",
+    "attention_cotangents",
+    "attention_tangents",
     "available",
     "block_step",
     "build_info",

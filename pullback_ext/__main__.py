@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import pullback_ext
-from pullback_ext import _ops
+from pullback_ext import _attention_cases, _ops
 
 Version = tuple[int, int]
 
@@ -170,6 +170,12 @@ def _normalize_tangents_cases(device: torch.device) -> Iterator[Case]:
                 yield Case(f"{label}{' T' if transposed else ''}", args, error, bound)
 
 
+def _cases_of(
+    parts: Callable[[torch.device], Iterator[_attention_cases.Parts]],
+) -> Callable[[torch.device], Iterator[Case]]:
+    return lambda device: (Case(*one) for one in parts(device))
+
+
 CASES: dict[str, Callable[[torch.device], Iterator[Case]]] = {
     "gram": _gram_cases,
     "orthonormalize": _orthonormalize_cases,
@@ -177,6 +183,9 @@ CASES: dict[str, Callable[[torch.device], Iterator[Case]]] = {
     "ritz": _ritz_cases,
     "squared_singular_values": _squared_singular_values_cases,
     "normalize_tangents": _normalize_tangents_cases,
+    "attention": _cases_of(_attention_cases.attention),
+    "attention_tangents": _cases_of(_attention_cases.attention_tangents),
+    "attention_cotangents": _cases_of(_attention_cases.attention_cotangents),
 }
 
 

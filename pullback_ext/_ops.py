@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-from pullback_ext import _loader, _tangent_rules, reference
+from pullback_ext import _attention_rules, _loader, _tangent_rules, reference
 from pullback_ext._derivatives import DERIVATIVES_IN_INFERENCE_MODE, loses_derivatives
 
 Rule = Callable[..., Any]
@@ -222,6 +222,42 @@ OPS: dict[str, Op] = {
             vmap=lambda *args: _tangent_rules.vmap(overload("normalize_tangents"), *args),
             no_derivative="differentiate the layer itself, by pullback_ext.group_norm, layer_norm "
             "or rms_norm",
+        ),
+        Op(
+            name="attention",
+            schema="attention(Tensor q, Tensor k, Tensor v, Tensor? bias, float scale, "
+            "bool causal) -> (Tensor, Tensor)",
+            reference=reference.attention,
+            fake=_attention_rules.fake,
+            vmap=lambda *args: _attention_rules.vmap(overload("attention"), *args),
+            no_derivative="differentiate "
+            "torch.nn.functional.scaled_dot_product_attention in its place",
+        ),
+        Op(
+            name="attention_tangents",
+            schema="attention_tangents(Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, "
+            "Tensor? dq, Tensor? dk, Tensor? dv, Tensor? bias, float scale, bool causal) -> "
+            "Tensor",
+            reference=reference.attention_tangents,
+            fake=_attention_rules.fake_tangents,
+            vmap=lambda *args: _attention_rules.vmap_tangents(
+                overload("attention_tangents"), *args
+            ),
+            no_derivative="pass detached tensors, or differentiate "
+            "pullback_ext.reference.attention_tangents",
+        ),
+        Op(
+            name="attention_cotangents",
+            schema="attention_cotangents(Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, "
+            "Tensor g, Tensor? bias, float scale, bool causal, bool with_kv) -> "
+            "(Tensor, Tensor, Tensor)",
+            reference=reference.attention_cotangents,
+            fake=_attention_rules.fake_cotangents,
+            vmap=lambda *args: _attention_rules.vmap_cotangents(
+                overload("attention_cotangents"), *args
+            ),
+            no_derivative="pass detached tensors, or differentiate "
+            "pullback_ext.reference.attention_cotangents",
         ),
     )
 }

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "cpu/transpose.h"
 #include "numerics/half.h"
 
 namespace pullback::cpu {
@@ -48,6 +49,19 @@ struct Float8 {
   static Reg multiply(Reg x, Reg y) { return _mm256_mul_ps(x, y); }
   static Reg fma(Reg x, Reg y, Reg acc) { return _mm256_fmadd_ps(x, y, acc); }
   static Reg fnma(Reg x, Reg y, Reg acc) { return _mm256_fnmadd_ps(x, y, acc); }
+  static Reg larger(Reg x, Reg y) { return _mm256_max_ps(x, y); }   // y if one is NaN
+  static Reg smaller(Reg x, Reg y) { return _mm256_min_ps(x, y); }  // likewise
+  static Reg times_power_of_two(Reg x, Reg power) {  // from 2^-126 to 2^127; 2^128 is infinity
+    const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(power), _mm256_set1_epi32(127));
+    return _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23)));
+  }
+  static Reg unless_below(Reg x, Reg limit, Reg value) {
+    return _mm256_and_ps(_mm256_cmp_ps(x, limit, _CMP_NLT_UQ), value);
+  }
+  static constexpr int kTransposed = 8;
+  static void transpose(const float* from, int64_t pitch, float* to, int64_t to_pitch) {
+    transpose_floats(from, pitch, to, to_pitch);
+  }
   static void add_lanes(Reg acc, double* sums) {
     const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(acc));
     const __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps(acc, 1));
@@ -96,6 +110,20 @@ struct Double4 {
   static Reg multiply(Reg x, Reg y) { return _mm256_mul_pd(x, y); }
   static Reg fma(Reg x, Reg y, Reg acc) { return _mm256_fmadd_pd(x, y, acc); }
   static Reg fnma(Reg x, Reg y, Reg acc) { return _mm256_fnmadd_pd(x, y, acc); }
+  static Reg larger(Reg x, Reg y) { return _mm256_max_pd(x, y); }
+  static Reg smaller(Reg x, Reg y) { return _mm256_min_pd(x, y); }
+  static Reg times_power_of_two(Reg x, Reg power) {  // from 2^-1022 to 2^1023; 2^1024 is infinity
+    const __m256i biased =
+        _mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(power)), _mm256_set1_epi64x(1023));
+    return _mm256_mul_pd(x, _mm256_castsi256_pd(_mm256_slli_epi64(biased, 52)));
+  }
+  static Reg unless_below(Reg x, Reg limit, Reg value) {
+    return _mm256_and_pd(_mm256_cmp_pd(x, limit, _CMP_NLT_UQ), value);
+  }
+  static constexpr int kTransposed = 4;
+  static void transpose(const double* from, int64_t pitch, double* to, int64_t to_pitch) {
+    transpose_doubles(from, pitch, to, to_pitch);
+  }
   static void add_lanes(Reg acc, double* sums) { flush(acc, sums, false); }
   static void flush(Reg acc, double* sums, bool first) {
     if (!first) acc = _mm256_add_pd(_mm256_loadu_pd(sums), acc);

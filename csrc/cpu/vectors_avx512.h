@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "cpu/transpose.h"
 #include "numerics/half.h"
 
 namespace pullback::cpu {
@@ -48,6 +49,16 @@ struct Float16 {
   static Reg multiply(Reg x, Reg y) { return _mm512_mul_ps(x, y); }
   static Reg fma(Reg x, Reg y, Reg acc) { return _mm512_fmadd_ps(x, y, acc); }
   static Reg fnma(Reg x, Reg y, Reg acc) { return _mm512_fnmadd_ps(x, y, acc); }
+  static Reg larger(Reg x, Reg y) { return _mm512_max_ps(x, y); }   // y if one is NaN
+  static Reg smaller(Reg x, Reg y) { return _mm512_min_ps(x, y); }  // likewise
+  static Reg times_power_of_two(Reg x, Reg power) { return _mm512_scalef_ps(x, power); }
+  static Reg unless_below(Reg x, Reg limit, Reg value) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), value);
+  }
+  static constexpr int kTransposed = 8;
+  static void transpose(const float* from, int64_t pitch, float* to, int64_t to_pitch) {
+    transpose_floats(from, pitch, to, to_pitch);
+  }
   static void add_lanes(Reg acc, double* sums) {
     const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(acc));
     const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(acc, 1));
@@ -96,6 +107,16 @@ struct Double8 {
   static Reg multiply(Reg x, Reg y) { return _mm512_mul_pd(x, y); }
   static Reg fma(Reg x, Reg y, Reg acc) { return _mm512_fmadd_pd(x, y, acc); }
   static Reg fnma(Reg x, Reg y, Reg acc) { return _mm512_fnmadd_pd(x, y, acc); }
+  static Reg larger(Reg x, Reg y) { return _mm512_max_pd(x, y); }
+  static Reg smaller(Reg x, Reg y) { return _mm512_min_pd(x, y); }
+  static Reg times_power_of_two(Reg x, Reg power) { return _mm512_scalef_pd(x, power); }
+  static Reg unless_below(Reg x, Reg limit, Reg value) {
+    return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(x, limit, _CMP_NLT_UQ), value);
+  }
+  static constexpr int kTransposed = 4;
+  static void transpose(const double* from, int64_t pitch, double* to, int64_t to_pitch) {
+    transpose_doubles(from, pitch, to, to_pitch);
+  }
   static void add_lanes(Reg acc, double* sums) { flush(acc, sums, false); }
   static void flush(Reg acc, double* sums, bool first) {
     if (!first) acc = _mm512_add_pd(_mm512_loadu_pd(sums), acc);

@@ -4,6 +4,14 @@ Written for accuracy, not for speed: everything is float64 inside. Same checks a
 the native operators. These functions are differentiable by ordinary torch rules.
 """
 
+from pullback_ext.reference.attention import (
+    attention,
+    attention_cotangents,
+    attention_tangents,
+    check_attention,
+    check_attention_cotangents,
+    check_attention_tangents,
+)
 from pullback_ext.reference.blocks import (
     MOST_ROWS,
     block_step,
@@ -28,7 +36,13 @@ from pullback_ext.reference.normalization import (
 __all__ = [
     "FLOATS",
     "MOST_ROWS",
+    "attention",
+    "attention_cotangents",
+    "attention_tangents",
     "block_step",
+    "check_attention",
+    "check_attention_cotangents",
+    "check_attention_tangents",
     "check_block_step",
     "check_gram",
     "check_normalize_tangents",

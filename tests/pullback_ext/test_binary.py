@@ -285,7 +285,7 @@ def test_no_kernel_was_compiled_with_fast_math(repository):
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="instruction sets of x86-64")
 @pytest.mark.parametrize("isa", ["avx2", "avx512"])
 @pytest.mark.parametrize(
-    "op", ["gram", "normalize_tangents", "orthonormalize", "squared_singular_values"]
+    "op", ["attention", "gram", "normalize_tangents", "orthonormalize", "squared_singular_values"]
 )
 def test_code_for_one_instruction_set_is_not_shared_with_others(repository, tmp_path, op, isa):
     """An inline function compiled for AVX-512 could become the copy that all callers use."""

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "cpu/attention.h"
 #include "cpu/gram.h"
 #include "cpu/isa.h"
 #include "cpu/normalize_tangents.h"
@@ -51,6 +52,11 @@ const char* squared_singular_values(const pullback::SquaredSingularValuesParams*
 
 int64_t normalize_tangents_plan(const pullback::NormalizeTangentsParams*) {
   return 0;
+}
+
+const char* attention(const pullback::AttentionParams* params) {
+  pullback::cpu::attention(*params);
+  return nullptr;
 }
 
 const char* normalize_tangents(const pullback::NormalizeTangentsParams* params) {

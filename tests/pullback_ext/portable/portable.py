@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.pullback_ext.emulation.emulated import COMPILER, CSRC
 
 HERE = Path(__file__).parent
-KERNELS = ("gram", "normalize_tangents", "orthonormalize", "squared_singular_values")
+KERNELS = ("attention", "gram", "normalize_tangents", "orthonormalize", "squared_singular_values")
 
 
 @functools.cache
