@@ -135,9 +135,7 @@ def attention_tangents(
     Cost: per tangent B H Sq Sk (d + e) multiply-adds for dq, d more for dk and e more for dv; P
         once for many tangents.
     """
-    return _attention_tangents(
-        q, k, v, o, lse, dq, dk, dv, bias, _scale_of(scale, q), causal
-    )
+    return _attention_tangents(q, k, v, o, lse, dq, dk, dv, bias, _scale_of(scale, q), causal)
 
 
 def attention_cotangents(

@@ -19,7 +19,7 @@ def fake(
     scale: float,  # noqa: ARG001  (the schema's)
     causal: bool,  # noqa: ARG001  (the schema's)
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """o and lse: shape, dtype and device."""
+    """O and lse: shape, dtype and device."""
     reference.check_attention(q, k, v, bias)
     rows = q.shape[:3]
     return (

@@ -28,7 +28,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from pullback_ext import gates, normalization
+from pullback_ext import _ops, gates, normalization
 
 
 def _group_norm(
@@ -87,8 +87,8 @@ _REPLACED: dict[Callable[..., Any], Callable[..., torch.Tensor]] = {
 _WORTHWHILE = {_group_norm: 1024, _layer_norm: 1024, _rms_norm: 1024, _silu: 16384, _gelu: 16384}
 
 
-class _MathAttention(TorchFunctionMode):
-    """Attention in its mathematical form at the call itself, whatever a module asks for."""
+class _NativeAttention(TorchFunctionMode):
+    """Attention as the native operator, below autograd: one node for a recording of operations."""
 
     def __torch_function__(
         self,
@@ -97,10 +97,54 @@ class _MathAttention(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> object:
-        if func is F.scaled_dot_product_attention:
-            with sdpa_kernel(SDPBackend.MATH):
-                return func(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        if torch.is_grad_enabled():
+            found = _attention(*args, **kwargs)
+            if found is not None:
+                return found
+        with sdpa_kernel(SDPBackend.MATH):
+            return func(*args, **kwargs)
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor | None:
+    """The native operator's answer; None where torch's own form is to be taken."""
+    heads = query.shape[-3:-2], key.shape[-3:-2], value.shape[-3:-2]
+    if (
+        query.dim() != 4 or key.dim() != 4 or value.dim() != 4
+        or not query.shape[0] == key.shape[0] == value.shape[0]
+        or heads[1] != heads[2] or (heads[0] != heads[1] and not enable_gqa)
+        or not query.dtype == key.dtype == value.dtype
+        or not query.is_floating_point()
+        or dropout_p > 0 or (is_causal and attn_mask is not None)
+        or 0 in (*query.shape, *key.shape, *value.shape)
+        or not _ops.has_kernel("attention", query.device.type)
+    ):  # fmt: skip
+        return None
+    bias = None
+    if attn_mask is not None:
+        if attn_mask.requires_grad or attn_mask.dim() > 4:
+            return None
+        if attn_mask.dtype == torch.bool:
+            hidden = torch.zeros_like(attn_mask, dtype=query.dtype)
+            bias = hidden.masked_fill(~attn_mask, float("-inf"))
+        else:
+            bias = attn_mask.to(query.dtype)
+        bias = bias.reshape((1,) * (4 - bias.dim()) + bias.shape)
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    with torch._C._AutoDispatchBelowAutograd():
+        o, _ = _ops.overload("attention")(query, key, value, bias, factor, is_causal)
+    return o
 
 
 class _Intercepted(TorchFunctionMode):
@@ -342,10 +386,11 @@ def plain_arithmetic() -> Iterator[None]:
 def recordable() -> Iterator[None]:
     """Context in which a network shows the plain operations that it consists of.
 
-    Attention takes its mathematical form, also where a module asks for another, and arithmetic is
-    plain; nothing else is replaced.
+    Attention is the native operator, also where a module asks for a backend, or its mathematical
+    form where that does not serve (a dropout, a mask that depends on x, tensors that are not [B, H,
+    S, d]); arithmetic is plain, and nothing else is replaced.
     """
-    with plain_arithmetic(), _ATTENTION(), _MathAttention():
+    with plain_arithmetic(), _ATTENTION(), _NativeAttention():
         yield
 
 

@@ -78,7 +78,7 @@ REFUSED = {
     "no tensor": (lambda x: [x], "something else than a tensor"),
     "statistics of a normalisation": (
         lambda x: torch.native_group_norm(x, None, None, 3, 4, 1, 2, 1e-5)[1],
-        "statistics of a normalisation",
+        "statistics that no rule tells",
     ),
 }
 

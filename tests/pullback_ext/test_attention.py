@@ -71,9 +71,7 @@ def want_tangents(f, primal, tangents):
         torch.zeros(count, *x.shape, dtype=torch.float64) if t is None else t.double()
         for x, t in zip(primal, tangents, strict=True)
     ]
-    return torch.stack(
-        [torch.func.jvp(f, primal, one)[1] for one in zip(*whole, strict=True)]
-    )
+    return torch.stack([torch.func.jvp(f, primal, one)[1] for one in zip(*whole, strict=True)])
 
 
 def want_cotangents(f, primal, g):
@@ -109,9 +107,7 @@ def check(device, primal, tangents, g, bound, bias=None, **options):
     for x, want in zip(both, want_cotangents(f, primal, g), strict=True):
         assert x.dtype == o.dtype
         assert error(x, want) < bound
-    queries = attention_cotangents(
-        *here, o, lse, g.to(device), there, with_kv=False, **options
-    )
+    queries = attention_cotangents(*here, o, lse, g.to(device), there, with_kv=False, **options)
     assert torch.equal(queries.dq, both.dq)
     assert queries.dk.shape == queries.dv.shape == (0,)
 
@@ -328,8 +324,11 @@ def test_large_logits_do_not_overflow(rng, device):
     assert bool(o.isfinite().all())
     want = dense()(*(x.double() for x in single))
     assert error(o, want) < 1e-3  # logits are rounded to 1e-4
-    assert bool(attention_tangents(*on(device, single), o, lse, tangents[0].float().to(device))
-                .isfinite().all())
+    assert bool(
+        attention_tangents(*on(device, single), o, lse, tangents[0].float().to(device))
+        .isfinite()
+        .all()
+    )
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e15])
@@ -360,9 +359,7 @@ def test_nan_and_infinity_stay_in_their_row_and_tangent(rng, device):
 )
 @pytest.mark.parametrize("causal", [False, True])
 def test_empty(rng, device, batch, count, queries, keys, causal):
-    primal, tangents, g = draw(
-        rng, torch.float32, (queries, keys, 4, 8), batch=batch, count=count
-    )
+    primal, tangents, g = draw(rng, torch.float32, (queries, keys, 4, 8), batch=batch, count=count)
     primal, tangents, (g,) = on(device, primal), on(device, tangents), on(device, [g])
     o, lse = attention(*primal, causal=causal)
     assert o.shape == (batch, 2, queries, 8)
@@ -385,7 +382,16 @@ def test_empty(rng, device, batch, count, queries, keys, causal):
 # ------------------------------------------------------------------------------------------- vmap
 
 NAMES = ("q", "k", "v", "o", "lse", "dq", "dk", "dv", "g", "bias")
-MAPPED = ["dq dk dv g", "dq g", "dv g", "q", "k v", "bias", "q k v o lse dq dk dv g bias", "dk bias"]
+MAPPED = [
+    "dq dk dv g",
+    "dq g",
+    "dv g",
+    "q",
+    "k v",
+    "bias",
+    "q k v o lse dq dk dv g bias",
+    "dk bias",
+]
 
 
 @pytest.mark.parametrize("mapped", MAPPED)

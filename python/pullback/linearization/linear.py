@@ -18,7 +18,13 @@ class Linear(ABC):
 
     Tangents have the column in front: `[k, *shape]` for a tensor of that shape. What a map keeps of
     the point stands in its attributes.
+
+    Attributes:
+        only_first: whether the operation has further outputs, such as statistics, of which the map
+            tells nothing.
     """
+
+    only_first = False
 
     @abstractmethod
     def push(self, tangents: Sequence[Tangent]) -> Sequence[Tangent]:
@@ -37,7 +43,9 @@ class Linear(ABC):
 
 
 class Single(Linear):
-    """A map of one tensor to one; further outputs, such as statistics, must not be used."""
+    """A map of one tensor to one."""
+
+    only_first = True
 
     @abstractmethod
     def push_one(self, tangent: torch.Tensor) -> torch.Tensor:
@@ -176,7 +184,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
     def register(function: Rule) -> Rule:
         for name in names:
-            RULES[f"aten::{name}"] = function
+            RULES[name if "::" in name else f"aten::{name}"] = function
         return function
 
     return register

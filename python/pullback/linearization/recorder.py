@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +10,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pullback.linearization import arithmetic, contractions, normalization, views  # noqa: F401
+from pullback.linearization import (  # noqa: F401 - they register their rules
+    arithmetic,
+    attention,
+    contractions,
+    normalization,
+    views,
+)  # fmt: skip
 from pullback.linearization.generic import Generic, differentiable
-from pullback.linearization.linear import IDENTITY, RULES, Call, Linear, Single
+from pullback.linearization.linear import IDENTITY, RULES, Call, Linear
 from pullback.linearization.views import Write
 
 
@@ -86,6 +91,7 @@ class Recorder(TorchDispatchMode):
         self._owner = object()
         self._variables = 0
         self._kept: set[int] = set()
+        self._seen: set[Any] = set()
         # Storages that were written to, alive so that none takes the place of another.
         self._written: dict[int, tuple[torch.UntypedStorage, int]] = {}
 
@@ -105,7 +111,7 @@ class Recorder(TorchDispatchMode):
         if mark is None:
             return None
         if mark.variable == _UNKNOWN:
-            raise UnrecordableError("f uses the statistics of a normalisation")
+            raise UnrecordableError("f uses statistics that no rule tells the derivative of")
         return mark.variable
 
     def _mark_of(self, tensor: torch.Tensor) -> _Mark | None:
@@ -120,9 +126,29 @@ class Recorder(TorchDispatchMode):
         places = self._places(args, kwargs)
         if schema.is_mutable:
             return self._in_place(func, args, kwargs, places)
+        if schema.name.startswith("pullback::"):  # below autograd, which sees nothing before it
+            for value in args:
+                if isinstance(value, torch.Tensor):
+                    self.check_own(value)
         result = func(*args, **kwargs)
         self._record(func, args, kwargs, result, places)
         return result
+
+    def check_own(self, result: torch.Tensor) -> None:
+        """Raise where a function with rules of its own leads to a tensor.
+
+        Its rules are what torch's derivatives go by, whatever its forward pass computes.
+        """
+        waiting = [result.grad_fn]
+        while waiting:
+            node = waiting.pop()
+            if node is None or node in self._seen:
+                continue
+            self._seen.add(node)
+            foreign = isinstance(node, torch.autograd.function.BackwardCFunction)
+            if foreign or not _OWN.search(node.name()):
+                raise UnrecordableError(f"f holds a function with rules of its own, {node.name()}")
+            waiting += [other for other, _ in node.next_functions]
 
     def _places(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -176,7 +202,7 @@ class Recorder(TorchDispatchMode):
         self._kept.update(_storage(tensor) for tensor in linear.kept())
         numbers: list[int | None] = []
         for one, has in zip(outputs, smooth, strict=True):
-            if numbers and isinstance(linear, Single):
+            if numbers and linear.only_first:
                 if isinstance(one, torch.Tensor):
                     self._mark(one, _UNKNOWN if has else None)
             elif has:
@@ -269,6 +295,10 @@ class Recorder(TorchDispatchMode):
         setattr(tensor, _MARK, _Mark(self._owner, variable, writes))
 
 
+#: Nodes of an autograd graph that are torch's own; any other has rules that somebody wrote.
+_OWN = re.compile(r"(Backward\d*|CopySlices|AccumulateGrad|CopyBackwards)$")
+
+
 def _storage(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
@@ -294,22 +324,3 @@ def _out_of_place(func: Any) -> Any:
         return torch.ops.aten.expand.default
     packet = getattr(torch.ops.aten, name[:-1], None)
     return getattr(packet, func._overloadname, None) if packet is not None else None
-
-
-#: Nodes of an autograd graph that are torch's own; any other has rules that somebody wrote.
-_OWN = re.compile(r"(Backward\d*|CopySlices|AccumulateGrad|CopyBackwards)$")
-
-
-def foreign_nodes(result: torch.Tensor) -> Iterator[str]:
-    """Names of the nodes in the autograd graph of a result whose rules are not torch's."""
-    seen, waiting = set(), [result.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if isinstance(node, torch.autograd.function.BackwardCFunction) or not _OWN.search(
-            node.name()
-        ):
-            yield node.name()
-        waiting += [other for other, _ in node.next_functions]

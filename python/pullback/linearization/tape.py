@@ -9,7 +9,7 @@ import torch
 from pullback.linearization.arithmetic import Scaled
 from pullback.linearization.linear import Tangent
 from pullback.linearization.normalization import Normalization
-from pullback.linearization.recorder import Recorder, Step, UnrecordableError, foreign_nodes
+from pullback.linearization.recorder import Recorder, Step, UnrecordableError
 
 
 class Tape:
@@ -40,8 +40,7 @@ class Tape:
                 value = f(point)
         if not isinstance(value, torch.Tensor):
             raise UnrecordableError("f returns something else than a tensor")
-        for name in foreign_nodes(value):
-            raise UnrecordableError(f"f holds a function with rules of its own, {name}")
+        recorder.check_own(value)
         end = recorder.variable(value)
         self.value = value.detach()
         self._start, self._end = start, end
