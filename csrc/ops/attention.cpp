@@ -93,6 +93,9 @@ class Call {
     check_like("lse", lse, working_type(q_));
     params_.o = rows(o);
     params_.lse = const_cast<void*>(kept(torch::stable::contiguous(lse)).const_data_ptr());
+    if (!q_.is_cpu() && working_type(q_) != q_.scalar_type()) {
+      params_.exact = kept(new_empty(of_queries(params_.width), working_type(q_))).mutable_data_ptr();
+    }
   }
 
   // A tangent, or a cotangent, [T, ..]; the first one says how many there are.
@@ -227,12 +230,9 @@ std::tuple<Tensor, Tensor, Tensor> attention_cotangents(
   const Tensor dv =
       with_kv ? call.new_tangents(call.of_keys(params.width)) : call.new_empty({0}, q.scalar_type());
   params.out = dq.mutable_data_ptr();
-  Tensor sums;
-  if (with_kv) {
-    sums = call.new_empty({params.tangents, params.batch, params.heads, params.queries},
-                          working_type(q));
-    params.sums = sums.mutable_data_ptr();
-  }
+  const Tensor sums = call.new_empty(
+      {params.tangents, params.batch, params.heads, params.queries}, working_type(q));
+  params.sums = sums.mutable_data_ptr();
   if (params.tangents * params.batch * params.heads * params.queries > 0) run(op, params);
   if (with_kv && dk.numel() + dv.numel() > 0) {
     params.kind = AttentionKind::kCotangentsOfKeys;
