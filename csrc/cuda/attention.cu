@@ -31,6 +31,10 @@ struct Job {
   void* out;      // [T, B, heads of mine, mine, width]
 };
 
+// Blocks that are to share a multiprocessor: bounds the registers, and none of these spill.
+template <class Real>
+constexpr int kBlocks = sizeof(Real) == 4 ? 2 : 1;
+
 template <class Real>
 __device__ Real infinity() {
   return static_cast<Real>(HUGE_VAL);
@@ -46,7 +50,7 @@ __device__ inline double exponential(double x) {
 // The logit of a query and a key from their product; -inf where the key is not seen.
 template <class T, class Real>
 __device__ Real logit(const AttentionParams& params, Real product, int64_t sample, int64_t head,
-                      int64_t query, int64_t key) {
+                      int query, int key) {
   if (query >= params.queries || key >= params.keys || (params.causal && key > query)) {
     return -infinity<Real>();
   }
@@ -62,7 +66,7 @@ __device__ Real logit(const AttentionParams& params, Real product, int64_t sampl
 // Logarithms of the row sums: a thread has its own largest logit of each row, and the sum relative
 // to that.
 template <class T, class Real>
-__global__ void __launch_bounds__(kThreads) attention_row_sums(AttentionParams params) {
+__global__ void __launch_bounds__(kThreads, kBlocks<Real>) attention_row_sums(AttentionParams params) {
   PULLBACK_SHARED(memory);
   const AttentionShared<Real, kBlockRows> shared(memory);
   const int y = threadIdx.x / 16, x = threadIdx.x % 16;
@@ -70,19 +74,20 @@ __global__ void __launch_bounds__(kThreads) attention_row_sums(AttentionParams p
   const int64_t items = params.batch * params.heads * blocks;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const int64_t head = item / blocks % params.heads, sample = item / blocks / params.heads;
-    const int64_t first = item % blocks * kBlockRows;
+    const int first = static_cast<int>(item % blocks) * kBlockRows;
     const int64_t key_head = head / (params.heads / params.key_heads);
-    const HeadTile<T> mine(params.q, 0, sample, head, first, params.queries - first);
+    const HeadTile<T> mine(params.q, 0, sample, head, first, static_cast<int>(params.queries) - first);
     Real most[kOfThread], sum[kOfThread];
 #pragma unroll
     for (int i = 0; i < kOfThread; ++i) {
       most[i] = -infinity<Real>();
       sum[i] = 0;
     }
-    const int64_t end = params.causal && first + kBlockRows < params.keys ? first + kBlockRows : params.keys;
-    for (int64_t tile = 0; tile < end; tile += kBlockRows) {
+    const int keys = static_cast<int>(params.keys);
+    const int end = params.causal && first + kBlockRows < keys ? first + kBlockRows : keys;
+    for (int tile = 0; tile < end; tile += kBlockRows) {
       Real p[kOfThread][kOfThread] = {};
-      const HeadTile<T> theirs(params.k, 0, sample, key_head, tile, params.keys - tile);
+      const HeadTile<T> theirs(params.k, 0, sample, key_head, tile, keys - tile);
       add_products(shared, mine, theirs, params.depth, p);
 #pragma unroll
       for (int i = 0; i < kOfThread; ++i) {
@@ -109,7 +114,7 @@ __global__ void __launch_bounds__(kThreads) attention_row_sums(AttentionParams p
       }
       const Real less = larger == -infinity<Real>() ? Real(0) : larger;
       const Real total = sum_of_row(sum[i] * exponential(most[i] - less));
-      const int64_t query = first + y + 16 * i;
+      const int query = first + y + 16 * i;
       if (x == 0 && query < params.queries) {
         static_cast<Real*>(params.lse)[(sample * params.heads + head) * params.queries + query] =
             total == 0 ? -infinity<Real>() : static_cast<Real>(less + log(double(total)));
@@ -140,11 +145,9 @@ __global__ void __launch_bounds__(kThreads) attention_centers(AttentionParams pa
   }
 }
 
-// Tangents in a group: as many sums as registers hold, with a second block beside for float32.
+// Tangents in a group: as many sums as registers hold.
 template <class Real, int kColumns>
 constexpr int kGroup = sizeof(Real) == 4 ? 128 / kColumns : 1;
-template <class Real>
-constexpr int kBlocks = sizeof(Real) == 4 ? 2 : 1;
 
 template <class T, class Real, class Out, int kColumns>
 __global__ void __launch_bounds__(kThreads, kBlocks<Real>)
@@ -153,8 +156,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Real>)
   PULLBACK_SHARED(memory);
   const AttentionShared<Real, kColumns> shared(memory);
   const int y = threadIdx.x / 16, x = threadIdx.x % 16;
-  const int64_t length = job.of_keys ? params.keys : params.queries;
-  const int64_t others = job.of_keys ? params.queries : params.keys;
+  const int length = job.of_keys ? params.keys : params.queries;
+  const int others = job.of_keys ? params.queries : params.keys;
   const int64_t heads = job.of_keys ? params.key_heads : params.heads;
   const int64_t served = params.heads / params.key_heads;
   const int64_t blocks = ceil_divide(length, kBlockRows), chunks = ceil_divide(job.width, kColumns);
@@ -162,10 +165,12 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Real>)
   const int64_t items = groups * chunks * params.batch * heads * blocks;
 
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    const int64_t first = item % blocks * kBlockRows, head = item / blocks % heads;
+    const int first = static_cast<int>(item % blocks) * kBlockRows;
+    const int64_t head = item / blocks % heads;
     const int64_t sample = item / blocks / heads % params.batch;
     const int64_t which = item / blocks / heads / params.batch;
-    const int64_t column = which % chunks * kColumns, begin = which / chunks * kMost;
+    const int column = static_cast<int>(which % chunks) * kColumns;
+    const int64_t begin = which / chunks * kMost;
     const int group = params.tangents - begin < kMost ? params.tangents - begin : kMost;
     Real sum[kMost][kOfThread][kWide] = {};
     Real mu[kMost][kOfThread] = {};
@@ -175,10 +180,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Real>)
       const int64_t query_head = job.of_keys ? their_head : head;
       const int64_t row = (sample * params.heads + query_head) * params.queries;
       // Of causal attention tiles that see nothing of each other are left out.
-      const int64_t from = params.causal && job.of_keys ? first : 0;
-      const int64_t end =
+      const int from = params.causal && job.of_keys ? first : 0;
+      const int end =
           params.causal && !job.of_keys && first + kBlockRows < others ? first + kBlockRows : others;
-      for (int64_t tile = from; tile < end; tile += kBlockRows) {
+      for (int tile = from; tile < end; tile += kBlockRows) {
         const auto mine = [&](const HeadRows& rows, int64_t tangent) {
           return HeadTile<T>(rows, tangent, sample, head, first, length - first);
         };
@@ -191,8 +196,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Real>)
         for (int i = 0; i < kOfThread; ++i) {
 #pragma unroll
           for (int j = 0; j < kOfThread; ++j) {
-            const int64_t own = first + y + 16 * i, their = tile + x + 16 * j;
-            const int64_t query = job.of_keys ? their : own;
+            const int own = first + y + 16 * i, their = tile + x + 16 * j;
+            const int query = job.of_keys ? their : own;
             const Real value =
                 logit<T>(params, p[i][j], sample, query_head, query, job.of_keys ? own : their);
             const Real less = query < params.queries
@@ -222,7 +227,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Real>)
             for (int i = 0; i < kOfThread; ++i) {
 #pragma unroll
               for (int j = 0; j < kOfThread; ++j) {
-                const int64_t query = job.of_keys ? tile + x + 16 * j : first + y + 16 * i;
+                const int query = job.of_keys ? tile + x + 16 * j : first + y + 16 * i;
                 Real value = h[i][j] * static_cast<Real>(job.products_scale);
                 if (job.centered && query < params.queries) value -= centers[query];
                 h[i][j] = p[i][j] * value;
@@ -248,11 +253,11 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Real>)
 #pragma unroll
       for (int i = 0; i < kOfThread; ++i) {
         const Real total = job.o.data == nullptr ? Real(0) : sum_of_row(mu[t][i]);
-        const int64_t own = first + y + 16 * i;
+        const int own = first + y + 16 * i;
         if (own >= length) continue;
 #pragma unroll
         for (int j = 0; j < kWide; ++j) {
-          const int64_t c = column + x + 16 * j;
+          const int c = column + x + 16 * j;
           if (c >= job.width) continue;
           Real value = sum[t][i][j];
           if (job.o.data != nullptr) {

@@ -36,10 +36,10 @@ template <class T>
 struct HeadTile {
   const T* data;
   int64_t stride;
-  int64_t rows;  // those beyond are zeros
+  int rows;  // those beyond are zeros
 
   __device__ HeadTile(const HeadRows& x, int64_t tangent, int64_t sample, int64_t head,
-                      int64_t first, int64_t count)
+                      int first, int count)
       : data(static_cast<const T*>(x.data) + tangent * x.strides[0] + sample * x.strides[1] +
              head * x.strides[2] + first * x.strides[3]),
         stride(x.strides[3]),
@@ -48,23 +48,25 @@ struct HeadTile {
 
 // Entries from `first` on of 64 rows, as columns of shared memory.
 template <class Real, class T>
-__device__ void load_strip(const HeadTile<T>& from, int64_t first, int64_t width, Real* to) {
-#pragma unroll 4
-  for (int e = threadIdx.x; e < kBlockRows * kStrip; e += kThreads) {
-    const int r = e / kStrip, c = e % kStrip;
-    const bool there = r < from.rows && first + c < width;
-    to[c * kPitch + r] =
-        there ? static_cast<Real>(widen(from.data[r * from.stride + first + c])) : Real(0);
+__device__ void load_strip(const HeadTile<T>& from, int first, int width, Real* to) {
+  const int y = threadIdx.x / kStrip, c = threadIdx.x % kStrip;
+  const T* at = from.data + y * from.stride + first + c;
+  const int64_t step = kThreads / kStrip * from.stride;
+#pragma unroll
+  for (int r = 0; r < kBlockRows; r += kThreads / kStrip, at += step) {
+    const bool there = r + y < from.rows && first + c < width;
+    to[c * kPitch + r + y] = there ? static_cast<Real>(widen(*at)) : Real(0);
   }
 }
 
 // out += products of rows of two tiles.
 template <class Real, class T, class Shared>
 __device__ void add_products(const Shared& shared, const HeadTile<T>& mine,
-                             const HeadTile<T>& theirs, int64_t width,
+                             const HeadTile<T>& theirs, int width,
                              Real (&out)[kOfThread][kOfThread]) {
   const int y = threadIdx.x / 16, x = threadIdx.x % 16;
-  int64_t first = 0;
+  int first = 0;
+#pragma unroll 1
   do {  // once at least: what the block wrote before is seen, and read, by all
     __syncthreads();
     load_strip(mine, first, width, shared.left);
@@ -102,18 +104,20 @@ __device__ void keep(const Real (&tile)[kOfThread][kOfThread], Real* to) {
 // tile's products are added by themselves first.
 template <class Real, class T, class Shared, int R>
 __device__ void add_rows(const Shared& shared, const Real* tile, const HeadTile<T>& theirs,
-                         int64_t column, int64_t width, Real (&sum)[kOfThread][R]) {
+                         int column, int width, Real (&sum)[kOfThread][R]) {
   constexpr int columns = 16 * R;
   const int y = threadIdx.x / 16, x = threadIdx.x % 16;
+  const int down = threadIdx.x / columns, across = threadIdx.x % columns;
   Real part[kOfThread][R] = {};
+#pragma unroll 1
   for (int first = 0; first < kBlockRows && first < theirs.rows; first += kStrip) {
     __syncthreads();
-#pragma unroll 4
-    for (int e = threadIdx.x; e < kStrip * columns; e += kThreads) {
-      const int r = first + e / columns, c = e % columns;
-      const bool there = r < theirs.rows && column + c < width;
-      shared.right[e] =
-          there ? static_cast<Real>(widen(theirs.data[r * theirs.stride + column + c])) : Real(0);
+    const T* at = theirs.data + (first + down) * theirs.stride + column + across;
+#pragma unroll
+    for (int r = 0; r < kStrip; r += kThreads / columns, at += kThreads / columns * theirs.stride) {
+      const bool there = first + r + down < theirs.rows && column + across < width;
+      shared.right[(r + down) * columns + across] =
+          there ? static_cast<Real>(widen(*at)) : Real(0);
     }
     __syncthreads();
 #pragma unroll 4
