@@ -23,6 +23,7 @@ from benchmarks import (
     orthonormalize,
     pairs,
     pca,
+    products,
     report,
     report_finding,
     transport,
@@ -40,6 +41,7 @@ _BENCHES: dict[str, tuple[Any, Callable[[Console, dict[str, Any]], None]]] = {
     "transport": (transport, report.print_transport),
     "finding": (finding, report_finding.print_finding),
     "pca": (pca, report_finding.print_pca),
+    "products": (products, products.print_products),
     "pairs": (pairs, report.print_pairs),
     "angles": (angles, report.print_angles),
     "gram": (gram, report.print_gram),
@@ -59,6 +61,7 @@ class What(str, Enum):
     orthonormalize = "orthonormalize"
     pairs = "pairs"
     pca = "pca"
+    products = "products"
     transport = "transport"
     all = "all"
 
@@ -80,7 +83,7 @@ def main(
         typer.Argument(
             help="basis, edits, transport, finding: against the published algorithms; directions: "
             "every way to find them, before a judge; pca: of many trajectories; pairs: distances "
-            "of many subspaces; angles, gram, orthonormalize: the kernels."
+            "of many subspaces; products: their cost; angles, gram, orthonormalize: the kernels."
         ),
     ] = What.basis,
     samples: Annotated[int | None, typer.Option(min=1, help="Latents of basis (8).")] = None,

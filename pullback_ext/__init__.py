@@ -1,4 +1,7 @@
-"""Native operators of pullback: one documented function each.
+"""Native operators of pullback, and what is made of them: one documented function each.
+
+Operators are raw: they have no derivative, and say so. Normalisation layers and gates are
+differentiable in every mode, and made for many tangents at one point.
 
 The kernels live in one native library, loaded when this package is imported; importing does not
 initialise CUDA. Where the library is missing, broken or without a kernel for a device, an operator
@@ -21,6 +24,10 @@ from typing import Any, NamedTuple
 import torch
 
 from pullback_ext import _loader, _ops
+<<<<<<< HEAD
+from pullback_ext.gates import geglu, gelu, silu
+from pullback_ext.normalization import group_norm, group_norm_silu, layer_norm, rms_norm
+=======
 from pullback_ext._attention import (
     Attended,
     AttentionCotangents,
@@ -28,6 +35,7 @@ from pullback_ext._attention import (
     attention_cotangents,
     attention_tangents,
 )
+>>>>>>> side-attention
 
 __all__ = [
     "Attended",
@@ -40,10 +48,17 @@ __all__ = [
     "available",
     "block_step",
     "build_info",
+    "geglu",
+    "gelu",
     "gram",
+    "group_norm",
+    "group_norm_silu",
+    "layer_norm",
     "normalize_tangents",
     "orthonormalize",
     "ritz",
+    "rms_norm",
+    "silu",
     "squared_singular_values",
     "why_unavailable",
 ]
@@ -319,10 +334,11 @@ def normalize_tangents(
 
     Sums are short runs of float32 that are added in float64, for float64 float64 throughout:
     float32 comes out within 2e-6 of the largest entry of ``scale * gain * t``, 16-bit types within
-    that and their own rounding, and products of t and xh overflow only from 1e36 on. A constant tangent through a
-    centered layer gives zero to rounding. NaN and infinity spread over their own (k, B, G) and no
-    further, as they do in torch's layers. A tangent's result is the same, to the bit, for any k, B
-    and number of threads (not on another device or instruction set, nor in the other memory order).
+    that and their own rounding. Tangents of 1e30 are no larger than others. A constant tangent
+    through a centered layer gives zero to rounding. NaN and infinity spread over their own
+    (k, B, G) and no further, as they do in torch's layers. A tangent's result is the same, to the
+    bit, for any k, B and number of threads (not on another device or instruction set, nor in the
+    other memory order).
 
     There is no derivative; ``torch.func.vmap`` folds the mapped dimension into k where ``t`` alone
     is mapped, else into B.
@@ -331,7 +347,7 @@ def normalize_tangents(
         t: [k, B, G, Cg, P], any strides; float32, float64, float16 or bfloat16; CPU or CUDA.
         normalized: [B, G, Cg, P], xh; float64 for a float64 ``t``, else float32.
         scale: [B, G], dtype of ``normalized``.
-        gain: broadcasts to ``normalized``, and its dtype; 1 if None.
+        gain: [B, G, Cg, P], or 1 for any of these sizes; dtype of ``normalized``; 1 if None.
         centered: whether the layer subtracts the mean; RMS normalisation does not.
         transposed: whether ``t`` are cotangents, to which the transpose is applied.
 
@@ -343,8 +359,9 @@ def normalize_tangents(
         RuntimeError: a shape, dtype or device other than the above, or an input that carries a
             derivative.
 
-    Cost: about 8 operations an entry. Tangents of a group that fits the cache are read from memory
-        once, larger ones twice; normalized and gain at most as often.
+    Cost: about 8 operations an entry. Tangents of a group (channels last, of a sample) that fits
+        the cache are read from memory once, larger ones twice; normalized and gain at most as
+        often.
 
     Source: Ioffe and Szegedy, arXiv:1502.03167 (the derivative); Wu and He, arXiv:1803.08494.
     """

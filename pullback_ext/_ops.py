@@ -15,6 +15,7 @@ import torch
 from torch.autograd import forward_ad
 
 from pullback_ext import _attention_rules, _loader, _tangent_rules, reference
+from pullback_ext._derivatives import DERIVATIVES_IN_INFERENCE_MODE, loses_derivatives
 
 Rule = Callable[..., Any]
 
@@ -320,25 +321,17 @@ def _guard(op: Op) -> Rule:
     return kernel
 
 
-#: The first release whose `torch.func` differentiates in inference mode. Earlier ones answer with
-#: zeros there, for torch's own functions too, as the Autograd key is off (pytorch#177318).
-_DERIVATIVES_IN_INFERENCE_MODE = (2, 12)
-
-
 def _inference_guard(op: Op) -> Rule:
     """The BackendSelect-key kernel for a torch that loses derivatives in inference mode.
 
-    The tangents are gone when it runs, so it refuses every call inside `torch.func.jvp`. The other
-    transforms (`grad`, `vjp`, `linearize`) leave no trace that could be seen from here.
+    The tangents are gone when it runs, so it refuses every call inside `torch.func.jvp`.
     """
-    from torch._functorch import eager_transforms  # private, and of frozen releases alone
-
     entry = overload(op.name)
     below = torch._C._dispatch_keyset_full_after(torch._C.DispatchKey.BackendSelect)
-    newer = ".".join(map(str, _DERIVATIVES_IN_INFERENCE_MODE))
+    newer = ".".join(map(str, DERIVATIVES_IN_INFERENCE_MODE))
 
     def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
-        if eager_transforms.JVP_NESTING and torch.is_inference_mode_enabled():
+        if loses_derivatives():
             raise RuntimeError(
                 f"{op.name}: expected inputs without derivatives, got a call inside "
                 f"torch.func.jvp in inference mode, where torch {torch.__version__} answers with "
@@ -402,7 +395,7 @@ def _register() -> torch.library.Library:
         torch.library.register_vmap(f"pullback::{op.name}", op.vmap, lib=library)
         library.impl(op.name, _fallback(op), "CompositeExplicitAutograd")
         library.impl(op.name, _guard(op), "Autograd", with_keyset=True)
-        if release < _DERIVATIVES_IN_INFERENCE_MODE:
+        if release < DERIVATIVES_IN_INFERENCE_MODE:
             library.impl(op.name, _inference_guard(op), "BackendSelect", with_keyset=True)
     return library
 

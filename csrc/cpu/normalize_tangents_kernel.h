@@ -4,8 +4,8 @@
 //
 // Of a contiguous group lane l of a vector sums entries l, l + lanes, ... in runs of kRun, kChains
 // of them side by side; the lanes of these are added to float64 sums. Channels last a lane is a
-// channel, which is summed over runs of kRunOfPositions positions, the runs and then the channels of
-// a group in float64. In float32 an entry thus takes part in at most 16 roundings.
+// channel, which is summed over runs of kRunOfPositions positions, the runs and then the channels
+// of a group in float64. In float32 an entry thus takes part in at most 16 roundings.
 #pragma once
 
 #include <cstdint>
@@ -44,6 +44,16 @@ typename V::Reg projected(typename V::Reg t, const typename V::Real* xh,
       V::multiply(means.scale, V::fnma(V::load_unaligned(xh), means.of_products, z));
   if constexpr (kGain == Gain::kAfter) return V::multiply(out, V::load_unaligned(gain));
   return out;
+}
+
+// Writes a vector, past the caches if it is aligned to its own size there.
+template <class V, bool kStreams, class T>
+void put(T* to, typename V::Reg x) {
+  if constexpr (kStreams) {
+    V::stream(to, x);
+  } else {
+    V::store_unaligned(to, x);
+  }
 }
 
 // Fewer entries than a vector has, with zeros behind them.
@@ -111,21 +121,26 @@ void add_to_sums(const T* t, const typename V::Real* xh, const typename V::Real*
   V::flush(products, sums.products, false);
 }
 
-template <class V, Gain kGain, class T>
+template <class V, Gain kGain, bool kStreams, class T>
 void project(const T* t, const typename V::Real* xh, const typename V::Real* gain, int64_t count,
              const Means<V>& means, T* out) {
   constexpr int64_t lanes = V::kLanes;
-  int64_t e = 0;
-#pragma GCC unroll 4
-  for (; e + lanes <= count; e += lanes) {
+  const auto at = [&](int64_t e) {
     const typename V::Real* const g = kGain == Gain::kNone ? nullptr : gain + e;
-    V::store_unaligned(out + e, projected<V, kGain>(V::load_unaligned(t + e), xh + e, g, means));
+    return projected<V, kGain>(V::load_unaligned(t + e), xh + e, g, means);
+  };
+  int64_t e = 0;
+  if (kStreams && count >= lanes) {  // up to where out is aligned, and some entries twice
+    V::store_unaligned(out, at(0));
+    e = lanes - reinterpret_cast<uintptr_t>(out) / sizeof(T) % lanes;
   }
+#pragma GCC unroll 4
+  for (; e + lanes <= count; e += lanes) put<V, kStreams>(out + e, at(e));
   if (e == count) return;
   const Rest<V, T> rest(t + e, xh + e, kGain == Gain::kNone ? nullptr : gain + e, count - e);
   alignas(kMostVector) T last[V::kLanes];
-  V::store_unaligned(
-      last, projected<V, kGain>(V::load_unaligned(rest.t), rest.xh, rest.gain, means));
+  V::store_unaligned(last,
+                     projected<V, kGain>(V::load_unaligned(rest.t), rest.xh, rest.gain, means));
   for (int64_t i = 0; e + i < count; ++i) out[e + i] = last[i];
 }
 
@@ -190,7 +205,7 @@ double sum_of(const double (&lanes)[V::kSums]) {
   return sum;
 }
 
-template <class V, class T, Gain kGain>
+template <class V, class T, Gain kGain, bool kStreams>
 void contiguous_group(const NormalizeTangentsParams& params, int64_t tangent, int64_t sample,
                       int64_t group, char* scratch) {
   using Real = typename V::Real;
@@ -226,31 +241,30 @@ void contiguous_group(const NormalizeTangentsParams& params, int64_t tangent, in
       V::broadcast(static_cast<Real>(sum_of<V>(sums.products) / share)),
       V::broadcast(static_cast<const Real*>(params.scale)[sample * params.groups + group])};
   tiles([&](int64_t e, int64_t count) {
-    project<V, kGain>(t + e, xh + e, gain.at(e, count), count, means, out + e);
+    project<V, kGain, kStreams>(t + e, xh + e, gain.at(e, count), count, means, out + e);
   });
 }
 
-// Channels last, some groups of a sample: `width` channels from `first` on. A vector takes as many
-// as it has lanes, the last one those at the end, which others may have taken as well.
-template <class V, class T, Gain kGain>
-void groups_side_by_side(const NormalizeTangentsParams& params, int64_t tangent, int64_t sample,
-                         int64_t first_group, int64_t groups, char* scratch) {
+// Channels last, all groups of a sample. A vector takes as many channels as it has lanes, the last
+// one those at the end, which others may have taken as well.
+template <class V, class T, Gain kGain, bool kStreams>
+void channels_of_sample(const NormalizeTangentsParams& params, int64_t tangent, int64_t sample,
+                        char* scratch) {
   using Real = typename V::Real;
   constexpr int64_t lanes = V::kLanes;
-  const int64_t pitch = params.groups * params.channels, positions = params.positions;
-  const int64_t first = first_group * params.channels, width = groups * params.channels;
+  const int64_t width = params.groups * params.channels, positions = params.positions;
   const int64_t vectors = ceil_divide(width, lanes);
   const auto channel_of = [&](int64_t vector) {
     return vector + 1 < vectors || width % lanes == 0 ? vector * lanes : width - lanes;
   };
   const T* const t = static_cast<const T*>(params.t) + tangent * params.t_strides[0] +
-                     sample * params.t_strides[1] + first;
+                     sample * params.t_strides[1];
   T* const out = static_cast<T*>(params.out) + tangent * params.out_strides[0] +
-                 sample * params.out_strides[1] + first;
-  const Real* const xh = static_cast<const Real*>(params.normalized) +
-                         sample * params.normalized_strides[0] + first;
+                 sample * params.out_strides[1];
+  const Real* const xh =
+      static_cast<const Real*>(params.normalized) + sample * params.normalized_strides[0];
   const Real* gain = nullptr;
-  if constexpr (kGain != Gain::kNone) gain = gain_of<Real>(params, sample, 0) + first;
+  if constexpr (kGain != Gain::kNone) gain = gain_of<Real>(params, sample, 0);
   const auto gain_at = [&](int64_t position, int64_t channel) {
     return kGain == Gain::kNone ? nullptr : gain + position * params.gain_strides[3] + channel;
   };
@@ -265,9 +279,9 @@ void groups_side_by_side(const NormalizeTangentsParams& params, int64_t tangent,
       typename V::Reg z = V::zero(), products = V::zero();
       for (int64_t p = begin; p < end; ++p) {
         const typename V::Reg entry =
-            gained<V, kGain>(V::load_unaligned(t + p * pitch + c), gain_at(p, c));
+            gained<V, kGain>(V::load_unaligned(t + p * width + c), gain_at(p, c));
         z = V::add(z, entry);
-        products = V::fma(entry, V::load_unaligned(xh + p * pitch + c), products);
+        products = V::fma(entry, V::load_unaligned(xh + p * width + c), products);
       }
       V::add_lanes(z, z_sums + v * lanes);
       V::add_lanes(products, product_sums + v * lanes);
@@ -278,15 +292,14 @@ void groups_side_by_side(const NormalizeTangentsParams& params, int64_t tangent,
   Real* const product_means = means + width;
   Real* const scales = product_means + width;
   const double share = static_cast<double>(params.channels * positions);
-  for (int64_t g = 0; g < groups; ++g) {
+  for (int64_t g = 0; g < params.groups; ++g) {
     double z = 0.0, products = 0.0;
     for (int64_t c = g * params.channels; c < (g + 1) * params.channels; ++c) {
       const int64_t v = c / lanes, at = v * lanes + c - channel_of(v);
       z += z_sums[at];
       products += product_sums[at];
     }
-    const Real scale =
-        static_cast<const Real*>(params.scale)[sample * params.groups + first_group + g];
+    const Real scale = static_cast<const Real*>(params.scale)[sample * params.groups + g];
     for (int64_t c = g * params.channels; c < (g + 1) * params.channels; ++c) {
       means[c] = params.centered ? static_cast<Real>(z / share) : Real(0);
       product_means[c] = static_cast<Real>(products / share);
@@ -296,17 +309,16 @@ void groups_side_by_side(const NormalizeTangentsParams& params, int64_t tangent,
 
   for (int64_t p = 0; p < positions; ++p) {
     for (int64_t v = 0; v < vectors; ++v) {
-      const int64_t c = channel_of(v), at = p * pitch + c;
-      const Means<V> of_channels{V::load_unaligned(means + c),
-                                 V::load_unaligned(product_means + c),
+      const int64_t c = channel_of(v), at = p * width + c;
+      const Means<V> of_channels{V::load_unaligned(means + c), V::load_unaligned(product_means + c),
                                  V::load_unaligned(scales + c)};
-      V::store_unaligned(out + at, projected<V, kGain>(V::load_unaligned(t + at), xh + at,
-                                                       gain_at(p, c), of_channels));
+      put<V, kStreams>(out + at, projected<V, kGain>(V::load_unaligned(t + at), xh + at,
+                                                     gain_at(p, c), of_channels));
     }
   }
 }
 
-template <class V, class T, Gain kGain>
+template <class V, class T, Gain kGain, bool kStreams>
 void normalize_tangents_item(const NormalizeTangentsParams& params,
                              const NormalizeTangentsPlan& plan, int64_t item, char* scratch) {
   const int64_t tangent = item % params.tangents;
@@ -314,14 +326,38 @@ void normalize_tangents_item(const NormalizeTangentsParams& params,
   const int64_t most = begin + plan.rows_of_item, end = most < plan.rows ? most : plan.rows;
   for (int64_t row = begin; row < end; ++row) {
     if (params.channels_last) {
-      const int64_t tile = row % plan.tiles, first = tile * params.groups / plan.tiles;
-      const int64_t groups = (tile + 1) * params.groups / plan.tiles - first;
-      groups_side_by_side<V, T, kGain>(params, tangent, row / plan.tiles, first, groups, scratch);
+      channels_of_sample<V, T, kGain, kStreams>(params, tangent, row, scratch);
     } else {
-      contiguous_group<V, T, kGain>(params, tangent, row / params.groups, row % params.groups,
-                                    scratch);
+      contiguous_group<V, T, kGain, kStreams>(params, tangent, row / params.groups,
+                                              row % params.groups, scratch);
     }
   }
+}
+
+// Whether vectors of results are aligned to their size. Those of contiguous groups are, from some
+// entry on.
+template <class V, class T>
+bool can_stream(const NormalizeTangentsParams& params) {
+  const auto whole = [](int64_t entries) { return entries % V::kLanes == 0; };
+  const auto address = reinterpret_cast<uintptr_t>(params.out);
+  return !params.channels_last ||
+         (address % (V::kLanes * sizeof(T)) == 0 && whole(params.groups * params.channels) &&
+          whole(params.out_strides[0]) && whole(params.out_strides[1]));
+}
+
+template <class V, class T, Gain kGain>
+void normalize_tangents_items_of(const NormalizeTangentsParams& params,
+                                 const NormalizeTangentsPlan& plan, int64_t begin, int64_t end,
+                                 char* scratch) {
+  const bool streams = plan.streams && can_stream<V, T>(params);
+  for (int64_t item = begin; item < end; ++item) {
+    if (streams) {
+      normalize_tangents_item<V, T, kGain, true>(params, plan, item, scratch);
+    } else {
+      normalize_tangents_item<V, T, kGain, false>(params, plan, item, scratch);
+    }
+  }
+  if (streams) V::end_of_stream();
 }
 
 template <class V32, class V64>
@@ -331,14 +367,12 @@ void normalize_tangents_items(const NormalizeTangentsParams& params,
   with_entry_type(params.dtype, [&](auto entry) {
     using T = decltype(entry);
     using V = std::conditional_t<sizeof(Working<T>) == 8, V64, V32>;
-    for (int64_t item = begin; item < end; ++item) {
-      if (params.gain == nullptr) {
-        normalize_tangents_item<V, T, Gain::kNone>(params, plan, item, scratch);
-      } else if (params.transposed) {
-        normalize_tangents_item<V, T, Gain::kBefore>(params, plan, item, scratch);
-      } else {
-        normalize_tangents_item<V, T, Gain::kAfter>(params, plan, item, scratch);
-      }
+    if (params.gain == nullptr) {
+      normalize_tangents_items_of<V, T, Gain::kNone>(params, plan, begin, end, scratch);
+    } else if (params.transposed) {
+      normalize_tangents_items_of<V, T, Gain::kBefore>(params, plan, begin, end, scratch);
+    } else {
+      normalize_tangents_items_of<V, T, Gain::kAfter>(params, plan, begin, end, scratch);
     }
   });
 }

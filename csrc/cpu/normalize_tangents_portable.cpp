@@ -5,8 +5,8 @@
 namespace pullback::cpu {
 
 void normalize_tangents_items_portable(const NormalizeTangentsParams& params,
-                                    const NormalizeTangentsPlan& plan, int64_t begin, int64_t end,
-                                    char* scratch) {
+                                       const NormalizeTangentsPlan& plan, int64_t begin,
+                                       int64_t end, char* scratch) {
   normalize_tangents_items<Lanes<float>, Lanes<double>>(params, plan, begin, end, scratch);
 }
 

@@ -13,7 +13,11 @@
 // A vector type V has: Real, Reg, kLanes; zero(), load(p), store(p, x), store_unaligned(p, x),
 // broadcast(x), add(x, y), fma(x, y, acc); kSums and flush(acc, sums, first), which adds the lanes
 // to kSums float64 sums, or sets them; Gram tiles of kRows x kCols entries and product tiles of
-// kProductRows rows x kProductCols vectors.
+// kProductRows rows x kProductCols vectors. For normalize_tangents: load_unaligned(p), which
+// widens, store_unaligned(p, x), which rounds, for every dtype that is computed with in Real;
+// subtract(x, y), multiply(x, y), fnma(x, y, acc), which is acc - x y; add_lanes(acc, sums), kLanes
+// float64 sums; stream(p, x), as store_unaligned() but aligned and past the caches, and then
+// end_of_stream().
 #pragma once
 
 #include <cstdint>

@@ -30,21 +30,19 @@ struct Float8 {
   }
   static void store_unaligned(float* p, Reg x) { _mm256_storeu_ps(p, x); }
   static void store_unaligned(Half* p, Reg x) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
-                     _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), half_bits(x));
   }
-  static void store_unaligned(BFloat16* p, Reg x) {  // numerics/half.h: narrow()
-    const __m256i bits = _mm256_castps_si256(x);
-    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i rounded =
-        _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-    const __m256i nan = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
-    const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-    const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, nan, is_nan), 16);
-    const __m128i low_half = _mm256_castsi256_si128(high);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
-                     _mm_packus_epi32(low_half, _mm256_extracti128_si256(high, 1)));
+  static void store_unaligned(BFloat16* p, Reg x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bfloat16_bits(x));
   }
+  static void stream(float* p, Reg x) { _mm256_stream_ps(p, x); }
+  static void stream(Half* p, Reg x) {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p), half_bits(x));
+  }
+  static void stream(BFloat16* p, Reg x) {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p), bfloat16_bits(x));
+  }
+  static void end_of_stream() { _mm_sfence(); }
   static Reg broadcast(float x) { return _mm256_set1_ps(x); }
   static Reg add(Reg x, Reg y) { return _mm256_add_ps(x, y); }
   static Reg subtract(Reg x, Reg y) { return _mm256_sub_ps(x, y); }
@@ -77,6 +75,21 @@ struct Float8 {
     if (!first) sum = _mm256_add_pd(_mm256_loadu_pd(sums), sum);
     _mm256_storeu_pd(sums, sum);
   }
+
+ private:
+  static __m128i half_bits(Reg x) {
+    return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  static __m128i bfloat16_bits(Reg x) {  // numerics/half.h: narrow()
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded =
+        _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i nan = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, nan, is_nan), 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
+  }
 };
 
 struct Double4 {
@@ -89,6 +102,8 @@ struct Double4 {
   static void store(double* p, Reg x) { _mm256_store_pd(p, x); }
   static Reg load_unaligned(const double* p) { return _mm256_loadu_pd(p); }
   static void store_unaligned(double* p, Reg x) { _mm256_storeu_pd(p, x); }
+  static void stream(double* p, Reg x) { _mm256_stream_pd(p, x); }
+  static void end_of_stream() { _mm_sfence(); }
   static Reg broadcast(double x) { return _mm256_set1_pd(x); }
   static Reg add(Reg x, Reg y) { return _mm256_add_pd(x, y); }
   static Reg subtract(Reg x, Reg y) { return _mm256_sub_pd(x, y); }

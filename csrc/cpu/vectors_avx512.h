@@ -30,19 +30,19 @@ struct Float16 {
   }
   static void store_unaligned(float* p, Reg x) { _mm512_storeu_ps(p, x); }
   static void store_unaligned(Half* p, Reg x) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                        _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), half_bits(x));
   }
-  static void store_unaligned(BFloat16* p, Reg x) {  // numerics/half.h: narrow()
-    const __m512i bits = _mm512_castps_si512(x);
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i rounded =
-        _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    const __m512i nan = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
-    const __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-    const __m512i high = _mm512_srli_epi32(_mm512_mask_blend_epi32(is_nan, rounded, nan), 16);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(high));
+  static void store_unaligned(BFloat16* p, Reg x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bfloat16_bits(x));
   }
+  static void stream(float* p, Reg x) { _mm512_stream_ps(p, x); }
+  static void stream(Half* p, Reg x) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), half_bits(x));
+  }
+  static void stream(BFloat16* p, Reg x) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), bfloat16_bits(x));
+  }
+  static void end_of_stream() { _mm_sfence(); }
   static Reg broadcast(float x) { return _mm512_set1_ps(x); }
   static Reg add(Reg x, Reg y) { return _mm512_add_ps(x, y); }
   static Reg subtract(Reg x, Reg y) { return _mm512_sub_ps(x, y); }
@@ -72,6 +72,21 @@ struct Float16 {
     if (!first) sum = _mm512_add_pd(_mm512_loadu_pd(sums), sum);
     _mm512_storeu_pd(sums, sum);
   }
+
+ private:
+  static __m256i half_bits(Reg x) {
+    return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  static __m256i bfloat16_bits(Reg x) {  // numerics/half.h: narrow()
+    const __m512i bits = _mm512_castps_si512(x);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded =
+        _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __m512i nan = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    const __m512i high = _mm512_srli_epi32(_mm512_mask_blend_epi32(is_nan, rounded, nan), 16);
+    return _mm512_cvtepi32_epi16(high);
+  }
 };
 
 struct Double8 {
@@ -84,6 +99,8 @@ struct Double8 {
   static void store(double* p, Reg x) { _mm512_store_pd(p, x); }
   static Reg load_unaligned(const double* p) { return _mm512_loadu_pd(p); }
   static void store_unaligned(double* p, Reg x) { _mm512_storeu_pd(p, x); }
+  static void stream(double* p, Reg x) { _mm512_stream_pd(p, x); }
+  static void end_of_stream() { _mm_sfence(); }
   static Reg broadcast(double x) { return _mm512_set1_pd(x); }
   static Reg add(Reg x, Reg y) { return _mm512_add_pd(x, y); }
   static Reg subtract(Reg x, Reg y) { return _mm512_sub_pd(x, y); }

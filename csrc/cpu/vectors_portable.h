@@ -36,6 +36,11 @@ struct Lanes {
   static void store_unaligned(Entry* p, Reg x) {
     for (int l = 0; l < kLanes; ++l) narrow(x.lane[l], p + l);
   }
+  template <class Entry>
+  static void stream(Entry* p, Reg x) {
+    store_unaligned(p, x);
+  }
+  static void end_of_stream() {}
   static Reg broadcast(T value) {
     Reg x;
     for (int l = 0; l < kLanes; ++l) x.lane[l] = value;

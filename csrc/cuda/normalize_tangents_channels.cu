@@ -47,15 +47,15 @@ struct Strip {
           sample * params.out_strides[1] + channel;
     xh = static_cast<const Real*>(params.normalized) + sample * params.normalized_strides[0] +
          channel;
-    gain = params.gain == nullptr ? nullptr
-                                  : static_cast<const Real*>(params.gain) +
-                                        sample * params.gain_strides[0] + channel;
+    gain = params.gain == nullptr
+               ? nullptr
+               : static_cast<const Real*>(params.gain) + sample * params.gain_strides[0] + channel;
     gain_pitch = params.gain_strides[3];
   }
 
   __device__ void load_gain(int64_t position, bool aligned, Real (&to)[kPiece<T>]) const {
     if (gain != nullptr) {
-      load_piece(gain + position * gain_pitch, count, aligned && gain_pitch % kPiece<T> == 0, to);
+      load_piece(gain + position * gain_pitch, count, aligned, to);
       return;
     }
 #pragma unroll
@@ -163,8 +163,7 @@ const char* launch_channel_sums(const NormalizeTangentsParams& params, const Sum
 }
 
 template <class T>
-const char* launch_channels(const NormalizeTangentsParams& params, const Sums& sums,
-                            void* stream) {
+const char* launch_channels(const NormalizeTangentsParams& params, const Sums& sums, void* stream) {
   PULLBACK_LAUNCH(
       (normalize_channels<T>),
       grid_of(params.batch * sums.splits.count * strips_of<T>(params) * params.tangents), kThreads,

@@ -93,7 +93,8 @@ Tensor in_order(const Tensor& x, bool channels_last) {
   if (channels_last ? channels_are_last(x) : group_is_contiguous(x)) return x;
   if (!channels_last) return torch::stable::contiguous(x);
   const int64_t g = x.dim() - 3;
-  const Tensor inner = torch::stable::transpose(torch::stable::transpose(x, g, g + 2), g + 1, g + 2);
+  const Tensor inner =
+      torch::stable::transpose(torch::stable::transpose(x, g, g + 2), g + 1, g + 2);
   return torch::stable::transpose(
       torch::stable::transpose(torch::stable::contiguous(inner), g + 1, g + 2), g, g + 2);
 }
@@ -145,8 +146,8 @@ Prepared prepare(const Tensor& t, const Tensor& normalized, const Tensor& scale,
   call.normalized = in_order(normalized, params.channels_last);
   call.scale = torch::stable::contiguous(scale);
   call.out = is_dense(t) ? torch::stable::empty_like(t) : new_in_order(t, false);
-  const bool writable = params.channels_last ? channels_are_last(call.out)
-                                             : group_is_contiguous(call.out);
+  const bool writable =
+      params.channels_last ? channels_are_last(call.out) : group_is_contiguous(call.out);
   call.written = writable ? call.out : new_in_order(t, params.channels_last);
   params.t = call.t.const_data_ptr();
   params.normalized = call.normalized.const_data_ptr();

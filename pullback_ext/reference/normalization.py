@@ -88,7 +88,7 @@ def normalize_tangents(
         t: [k, B, G, Cg, P]; float32, float64, float16 or bfloat16.
         normalized: [B, G, Cg, P]; float64 for a float64 ``t``, else float32.
         scale: [B, G], dtype of ``normalized``.
-        gain: broadcasts to ``normalized``, and its dtype; 1 if None.
+        gain: [B, G, Cg, P], or 1 for any of these sizes; dtype of ``normalized``; 1 if None.
         centered: whether the layer subtracts the mean.
         transposed: whether the transpose is applied.
 

@@ -37,6 +37,12 @@ def check(f, x, *, generic=False):
     return tape
 
 
+def written(y, write):
+    """A tensor of which a part is changed in place, and then used."""
+    write(y)
+    return y.exp() * y
+
+
 M, N = drawn(5, 4, seed=3), drawn(2, 4, 6, seed=4)
 IMAGE = (2, 4, 5, 7)
 
@@ -124,6 +130,22 @@ OWN = {
     "in place": (lambda x: x.clone().mul_(2).add_(x.sin()).sub_(drawn(3, 4)).exp_(), (3, 4)),
     "relu in place": (lambda x: nn.ReLU(inplace=True)(x * 2) * x, (3, 4)),
     "copy into all": (lambda x: torch.empty(3, 4, dtype=x.dtype).copy_(x.sin()[:1]) * x, (3, 4)),
+    "write a column": (lambda x: written(x * 2, lambda y: y[:, 0].copy_(x[:, 1].sin())), (3, 4)),
+    "write a block": (lambda x: written(x * 2, lambda y: y[1:, ::2].mul_(x[:2, :2])), (3, 4)),
+    "write a number": (lambda x: written(x * 2, lambda y: y[1].fill_(3.0)), (3, 4)),
+    "write into constants": (
+        lambda x: written(torch.ones(4, 3).double(), lambda y: y.mT[:, 1:].copy_(x[:, 1:])),
+        (3, 4),
+    ),
+    "write constants": (lambda x: written(x * 2, lambda y: y[:, 3].copy_(drawn(3))), (3, 4)),
+    "write twice": (
+        lambda x: written(x * 2, lambda y: (y[0].mul_(x[1]), y[:, 0].add_(x[:, 2]))),
+        (3, 4),
+    ),
+    "write what was written": (
+        lambda x: written(x * 2, lambda y: (p := y[0]).mul_(x[1]) is p.add_(x[2])),
+        (3, 4),
+    ),
     "constants by the way": (lambda x: x.sin() * torch.arange(4.0).double().add_(1), (3, 4)),
 }
 

@@ -39,6 +39,17 @@ def view_written_later(x):
     return row + h
 
 
+def viewed_before(y):
+    row = y[1]
+    y[:, 0].mul_(3)
+    return row * y
+
+
+def written(y, x):
+    y[0].copy_(x[0])
+    return y * x
+
+
 def kept_and_written(x):
     a, b = x.sin(), x.cos()
     h = a * b
@@ -48,7 +59,16 @@ def kept_and_written(x):
 
 REFUSED = {
     "a function with rules of its own": (lambda x: Square.apply(x.sin()), "rules of its own, Squ"),
-    "a part that is written to": (lambda x: x.clone().fill_diagonal_(1), "part of a tensor|needs"),
+    "what a derivative of no rule of ours needs": (
+        lambda x: (x * 2).as_strided((2, 2), (4, 1), 1).mT.sin_() + x[:2, :2],
+        "changes a tensor that its derivative needs",
+    ),
+    "no form out of place": (lambda x: (x * 2).t_().sin(), "t_.* has no form that"),
+    "a part of what is not contiguous": (
+        lambda x: written(torch.empty_strided((3, 4), (1, 3)).double(), x),
+        "not contiguous",
+    ),
+    "a view from before": (lambda x: viewed_before(x * 2), "another view of it"),
     "a view of what was written": (view_written_later, "another view of it"),
     "what a derivative needs": (kept_and_written, "changes a tensor that its derivative needs"),
     "its own derivative": (

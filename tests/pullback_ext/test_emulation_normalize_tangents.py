@@ -45,7 +45,7 @@ CHANNELS_LAST = [
 
 def case(rng, dtype, shape, gain="none", channels_last=False):
     """t, normalized, scale and gain in the memory orders that the kernels take."""
-    _, batch, groups, channels, positions = shape
+    batch, groups, channels = shape[1:4]
     work = np.float64 if dtype == FLOAT64 else np.float32
 
     def draw(*sizes):

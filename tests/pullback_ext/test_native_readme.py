@@ -268,6 +268,41 @@ def test_squared_singular_values_are_launched_as_told(tables, dtype, m):
     assert check(tables, launches, symbols) == {kernel}
 
 
+@needs_compiler
+@pytest.mark.parametrize("dtype", BYTES)
+@pytest.mark.parametrize(
+    ("shape", "channels_last", "kernels"),
+    [
+        ((3, 5, 2, 4, 256), False, ["normalize_groups_by_warps"]),
+        ((4, 5, 2, 4, 257), False, ["normalize_groups_by_blocks"]),
+        ((16, 1, 32, 16, 4096), False, ["normalize_groups_by_blocks"]),
+        ((16, 1, 32, 16, 4097), False, ["sums_of_parts", "means_of_groups", "normalize_parts"]),
+        ((1, 2, 3, 10, 100_003), False, ["sums_of_parts", "means_of_groups", "normalize_parts"]),
+        ((5, 2, 32, 10, 4096), True, ["sums_of_channels", "means_of_groups", "normalize_channels"]),
+        (
+            (2, 1, 1, 17, 40_000),
+            True,
+            ["sums_of_channels", "means_of_groups", "normalize_channels"],
+        ),
+    ],
+)
+def test_normalize_tangents_is_launched_as_told(tables, dtype, shape, channels_last, kernels):
+    params = emulated.NormalizeTangentsParams(None, None, None, None, None, dtype, *shape)
+    params.channels_last = channels_last
+    k, batch, groups, channels, positions = shape
+    symbols = {"k": k, "c": -(-k // 2), "B": batch, "G": groups, "Cg": channels, "P": positions}
+    symbols |= {"L": channels * positions, "n": 16 // BYTES[dtype]}
+    for row in rows_of(tables, "`normalize_tangents`", "contiguous", "channels last"):
+        for formula in formulas(row[1 + channels_last]):
+            symbols[plain(row[0])] = value(formula, symbols)
+    launches = recorded(emulated.library().normalize_tangents, params)
+    assert [one.kernel for one in launches] == kernels
+    check(tables, launches, symbols)
+    columns = groups * (channels if channels_last else 1)
+    sums = k * batch * (symbols["parts"] * columns + groups) * 2 if len(kernels) > 1 else 0
+    assert emulated.library().normalize_tangents_plan(ctypes.byref(params)) == sums
+
+
 def test_every_kernel_is_told_of(tables):
     kernel = re.compile(r"__global__\s+void\s+__launch_bounds__\([^)]*\)\s+(\w+)\(")
     texts = [path.read_text() for path in (SOURCES / "cuda").glob("*.cu")]

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from pullback.linearization import arithmetic, contractions, normalization, views  # noqa: F401
 from pullback.linearization.generic import Generic, differentiable
 from pullback.linearization.linear import IDENTITY, RULES, Call, Linear, Single
+from pullback.linearization.views import Write
 
 
 class UnrecordableError(RuntimeError):
@@ -58,7 +59,13 @@ _MARK = "_pullback_mark"
 _UNKNOWN = -1
 
 #: Operators whose result is a constant, as for torch's own derivatives.
-_CONSTANT = {"aten::detach", "aten::detach_"}
+_CONSTANT = {
+    f"aten::{name}"
+    for name in (
+        "detach", "detach_", "zero", "zeros_like", "ones_like", "empty_like", "full_like",
+        "new_zeros", "new_ones", "new_empty", "new_full", "round", "floor", "ceil", "sign",
+    )
+}  # fmt: skip
 
 
 class Recorder(TorchDispatchMode):
@@ -151,6 +158,8 @@ class Recorder(TorchDispatchMode):
         outputs = result if isinstance(result, (tuple, list)) else (result,)
         name = func._schema.name
         smooth = [differentiable(one) for one in outputs]
+        if name == "aten::fill" and all(position == 0 for (position, _), _ in places):
+            places = ()  # what was there before is gone
         if not places or not any(smooth) or name in _CONSTANT or not torch.is_grad_enabled():
             for one in outputs:
                 if isinstance(one, torch.Tensor):
@@ -200,20 +209,46 @@ class Recorder(TorchDispatchMode):
             self._mark(target, None)
             return result
         plain = _out_of_place(func)
-        if plain is None or target.numel() * target.element_size() != storage.nbytes():
-            raise UnrecordableError(f"{func} writes to a part of a tensor")
+        if plain is None:
+            raise UnrecordableError(f"{func} has no form that leaves its argument as it is")
+        base = _whole(target)
+        if base is None:
+            raise UnrecordableError(f"{func} writes to a part of a tensor that is not contiguous")
+        before = self.variable(base)  # first: another write makes it stale
         if func._schema.name == "aten::copy_":
             args, kwargs = self._copied(target, args[1])
             places = tuple(((0, 0), number) for (position, _), number in places if position == 1)
+        else:
+            args = (target.clone(), *args[1:])  # as it was, for a rule that keeps it
         value = plain(*args, **kwargs)
         self._record(plain, args, kwargs, value, places)
         mark = self._mark_of(value)
         assert mark is not None
+        if storage._cdata in self._kept:
+            raise UnrecordableError(f"{func} changes a tensor that its derivative needs")
+        if base is not target:
+            self._write(base, before, target, mark.variable)
         target.copy_(value)
         writes = self._written.get(storage._cdata, (storage, 0))[1] + 1
         self._written[storage._cdata] = (storage, writes)
         setattr(target, _MARK, _Mark(self._owner, mark.variable, writes))
+        if base is not target:
+            after = self._mark_of(base)
+            assert after is not None
+            setattr(base, _MARK, _Mark(self._owner, after.variable, writes))
         return target
+
+    def _write(
+        self, base: torch.Tensor, before: int | None, part: torch.Tensor, value: int | None
+    ) -> None:
+        """Record that a part of a tensor gets another value."""
+        numbers = (before, value)
+        if before is None and value is None:
+            self._mark(base, None)
+            return
+        linear = Write(base, part, tuple(number is not None for number in numbers))
+        inputs = tuple(number for number in numbers if number is not None)
+        self.steps.append(Step(linear, inputs, (self._name(base),)))
 
     def _copied(self, target: torch.Tensor, source: torch.Tensor) -> Any:
         """The arguments of the expansion that a copy into all of a tensor is."""
@@ -238,6 +273,14 @@ def _storage(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
+def _whole(tensor: torch.Tensor) -> torch.Tensor | None:
+    """What covers the storage of a tensor: itself, or the contiguous tensor it is a view of."""
+    for one in (tensor, tensor._base):
+        if one is not None and one.numel() * one.element_size() == one.untyped_storage().nbytes():
+            return one if one is tensor or one.is_contiguous() else None
+    return None
+
+
 def _is_written(argument: Any) -> bool:
     return argument.alias_info is not None and argument.alias_info.is_write
 
@@ -245,7 +288,7 @@ def _is_written(argument: Any) -> bool:
 def _out_of_place(func: Any) -> Any:
     """The operator that computes the same and changes nothing; None where there is none."""
     name = func._schema.name.removeprefix("aten::")
-    if not name.endswith("_"):
+    if not name.endswith("_") or torch.Tag.inplace_view in func.tags:
         return None
     if name == "copy_":
         return torch.ops.aten.expand.default

@@ -205,6 +205,50 @@ def _joined(call: Call) -> Linear | None:
     return _Joined(dim % whole + 1, shapes, places, new)
 
 
+class Write(Linear):
+    """A tensor of which a part got another value.
+
+    Args:
+        base: the whole tensor, contiguous.
+        part: the part, a view of it.
+        depends: whether the tensor before and the value depend on x.
+    """
+
+    def __init__(self, base: torch.Tensor, part: torch.Tensor, depends: tuple[bool, ...]) -> None:
+        self.shape, self.depends = tuple(base.shape), depends
+        self.size, self.step = tuple(part.shape), part.stride()
+        self.offset = part.storage_offset() - base.storage_offset()
+
+    def _part(self, whole: torch.Tensor) -> torch.Tensor:
+        """The part of contiguous tangents `[k, *shape]` of the whole tensor."""
+        size, step = (len(whole), *self.size), (math.prod(self.shape), *self.step)
+        return whole.as_strided(size, step, whole.storage_offset() + self.offset)
+
+    def push(self, tangents: Sequence[Tangent]) -> Sequence[Tangent]:
+        """The tangent of the whole, with that of the value in its place."""
+        given = iter(tangents)
+        before, value = (next(given) if has else None for has in self.depends)
+        known = next(t for t in tangents if t is not None)
+        if before is None:
+            whole = known.new_zeros(len(known), *self.shape)
+        else:
+            whole = before.clone(memory_format=torch.contiguous_format)
+        if value is None:
+            self._part(whole).zero_()
+        else:
+            self._part(whole).copy_(value)
+        return (whole,)
+
+    def pull(self, cotangents: Sequence[Tangent]) -> Sequence[Tangent]:
+        """The cotangent of the whole without the part, and that of the part."""
+        (cotangent,) = cotangents
+        assert cotangent is not None
+        whole = cotangent.clone(memory_format=torch.contiguous_format)
+        value = self._part(whole).clone()
+        self._part(whole).zero_()
+        return [one for one, has in zip((whole, value), self.depends, strict=True) if has]
+
+
 @rule("mean", "sum")
 def _summed(call: Call) -> Linear | None:
     before, after = call.args[0], call.result

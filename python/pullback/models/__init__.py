@@ -1,5 +1,6 @@
 """A diffusion model as this library sees it: schedule, conditions, taps, and loading."""
 
+import pullback.models.tangents  # noqa: F401  (registers modules of diffusers)
 from pullback.models.conditions import Condition, Conditions
 from pullback.models.denoising import denoise, states
 from pullback.models.fingerprints import told

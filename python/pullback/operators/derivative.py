@@ -11,6 +11,7 @@ from pullback.linearization import Tape, UnrecordableError
 from pullback.operators.memory import is_out_of_memory
 from pullback.operators.points import Points
 from pullback.operators.surroundings import Surroundings
+from pullback_ext.intercept import forward_mode_ready, plain_arithmetic, recordable
 
 
 class Derivative(ABC):
@@ -51,16 +52,19 @@ class Recorded(Derivative):
 
     def __init__(self, points: Points) -> None:
         self.batch = len(points)
-        self.tape = Tape(points.at, points.x)
+        with recordable():
+            self.tape = Tape(points.at, points.x)
         self._surroundings = Surroundings(points.f, self.tape.outside)
 
     def push(self, v: torch.Tensor) -> torch.Tensor:
         """J v: `[B, k, *x_shape]` to `[B, k, *h_shape]`."""
-        return self.tape.push(v.transpose(0, 1)).transpose(0, 1)
+        with plain_arithmetic():
+            return self.tape.push(v.transpose(0, 1)).transpose(0, 1)
 
     def pull(self, u: torch.Tensor) -> torch.Tensor:
         """Jᵀ u: `[B, k, *h_shape]` to `[B, k, *x_shape]`."""
-        return self.tape.pull(u.to(self.tape.value.dtype).transpose(0, 1)).transpose(0, 1)
+        with plain_arithmetic():
+            return self.tape.pull(u.to(self.tape.value.dtype).transpose(0, 1)).transpose(0, 1)
 
     def holds(self) -> bool:
         """Whether everything that was met is as it was."""
@@ -86,14 +90,16 @@ class Transformed(Derivative):
         def push(tangent: torch.Tensor) -> torch.Tensor:
             return torch.func.jvp(points.at, (points.x,), (tangent,))[1]
 
-        return torch.func.vmap(push, in_dims=1, out_dims=1)(v)
+        with torch.no_grad(), forward_mode_ready():
+            return torch.func.vmap(push, in_dims=1, out_dims=1)(v)
 
     def pull(self, u: torch.Tensor) -> torch.Tensor:
         """Jᵀ u: `[B, k, *h_shape]` to `[B, k, *x_shape]`."""
-        if self._pull is None:
-            value, closure = torch.func.vjp(self._points.at, self._points.x)[:2]
-            self._pull = lambda w: closure(w.to(value.dtype))[0]
-        return torch.func.vmap(self._pull, in_dims=1, out_dims=1)(u)
+        with torch.no_grad(), forward_mode_ready():
+            if self._pull is None:
+                value, closure = torch.func.vjp(self._points.at, self._points.x)[:2]
+                self._pull = lambda w: closure(w.to(value.dtype))[0]
+            return torch.func.vmap(self._pull, in_dims=1, out_dims=1)(u)
 
     def holds(self) -> bool:
         """Whether the modules are as they were."""

@@ -210,7 +210,7 @@ class JacobianOperator(JacobianProducts):
             if not is_out_of_memory(error):
                 raise
             raise too_large(x.device, str(error)) from None
-        passes = plan(len(points), chunk, memory, usage, x.device)
+        passes = plan(len(points), chunk, memory, usage, x.device, recorded=refused is None)
         super().__init__(points, tuple(value.shape[1:]), passes, count, Way(refused))
 
 

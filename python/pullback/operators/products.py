@@ -10,7 +10,6 @@ import torch
 from pullback.operators.derivative import Derivative, Way
 from pullback.operators.passes import Chunk, ProductCount
 from pullback.operators.points import Points
-from pullback_ext.intercept import forward_mode_ready
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Products:
         if not keep:
             self.forget()  # or the old activations would stand beside those of a pass
         found = []
-        with torch.no_grad(), forward_mode_ready():
+        with torch.no_grad():
             for samples in self._cut(columns):
                 piece = self._piece(samples)
                 if keep:

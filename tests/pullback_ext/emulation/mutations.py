@@ -16,6 +16,7 @@ from tests.pullback_ext.emulation.emulated import (
     FLOAT32,
     SCHEDULES,
     gram,
+    normalize_tangents,
     orthonormal_rows,
     orthonormalize,
     ritz,
@@ -44,11 +45,26 @@ def cases():
     narrow = rng.standard_normal((60, 7, 11))
     narrow[[9, 33], 0, 3] = narrow[21, 6, 2] = np.nan  # the first and the last thread's row
     broad = rng.standard_normal((4, 35, 41))
+
+    def tangents(*shape):
+        """Of one shape with what belongs to their primal."""
+        return FLOAT32, normal(*shape), normal(*shape[1:]), normal(*shape[1:3])
+
+    short, long = tangents(3, 13, 1, 1, 70), tangents(3, 4, 1, 5, 211)
+    cut = tangents(1, 2, 1, 1, 65537)
+    strips = [np.moveaxis(normal(*lead, 5, 70, 2), -3, -1) for lead in ((4, 1), (1,))]
+    scale = normal(1, 70)
     return {
         "gram": lambda s: [gram(FLOAT32, products, schedule=s)],
         "not finite": lambda s: orthonormalize(FLOAT32, not_finite, schedule=s),
         "ritz": lambda s: ritz(matrices, schedule=s),
         "by warps": lambda s: [squared_singular_values(narrow, schedule=s)],
+        "tangents by warps": lambda s: [normalize_tangents(*short, schedule=s)],
+        "tangents by blocks": lambda s: [normalize_tangents(*long, schedule=s)],
+        "tangents in parts": lambda s: [normalize_tangents(*cut, schedule=s)],
+        "channels last": lambda s: [
+            normalize_tangents(FLOAT32, *strips, scale, channels_last=True, schedule=s)
+        ],
         "by blocks": lambda s: [squared_singular_values(broad, schedule=s)],
         "many samples": lambda s: orthonormalize(
             FLOAT32, block, against[:, :3], against[:, 3:], schedule=s
