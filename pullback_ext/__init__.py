@@ -24,10 +24,6 @@ from typing import Any, NamedTuple
 import torch
 
 from pullback_ext import _loader, _ops
-<<<<<<< HEAD
-from pullback_ext.gates import geglu, gelu, silu
-from pullback_ext.normalization import group_norm, group_norm_silu, layer_norm, rms_norm
-=======
 from pullback_ext._attention import (
     Attended,
     AttentionCotangents,
@@ -35,7 +31,8 @@ from pullback_ext._attention import (
     attention_cotangents,
     attention_tangents,
 )
->>>>>>> side-attention
+from pullback_ext.gates import geglu, gelu, silu
+from pullback_ext.normalization import group_norm, group_norm_silu, layer_norm, rms_norm
 
 __all__ = [
     "Attended",
