@@ -1,7 +1,7 @@
 // Attention, its tangents and its cotangents on CUDA, in one kernel: weights p of a block's rows
 // with a tile of others, shared by a group of tangents; from products with their rows, h = p
-// products; and sums of h and of p times rows of the others. What o, its tangents, dq, dk and dv are
-// in these terms is told by the jobs below.
+// products; and sums of h and of p times rows of the others. What o, its tangents, dq, dk and dv
+// are in these terms is told by the jobs below.
 #include "cuda/attention.h"
 
 #include <math.h>
@@ -66,7 +66,8 @@ __device__ Real logit(const AttentionParams& params, Real product, int64_t sampl
 // Logarithms of the row sums: a thread has its own largest logit of each row, and the sum relative
 // to that.
 template <class T, class Real>
-__global__ void __launch_bounds__(kThreads, kBlocks<Real>) attention_row_sums(AttentionParams params) {
+__global__ void __launch_bounds__(kThreads, kBlocks<Real>)
+    attention_row_sums(AttentionParams params) {
   PULLBACK_SHARED(memory);
   const AttentionShared<Real, kBlockRows> shared(memory);
   const int y = threadIdx.x / 16, x = threadIdx.x % 16;
@@ -76,7 +77,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Real>) attention_row_sums(At
     const int64_t head = item / blocks % params.heads, sample = item / blocks / params.heads;
     const int first = static_cast<int>(item % blocks) * kBlockRows;
     const int64_t key_head = head / (params.heads / params.key_heads);
-    const HeadTile<T> mine(params.q, 0, sample, head, first, static_cast<int>(params.queries) - first);
+    const HeadTile<T> mine(params.q, 0, sample, head, first,
+                           static_cast<int>(params.queries) - first);
     Real most[kOfThread], sum[kOfThread];
 #pragma unroll
     for (int i = 0; i < kOfThread; ++i) {
@@ -181,8 +183,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Real>)
       const int64_t row = (sample * params.heads + query_head) * params.queries;
       // Of causal attention tiles that see nothing of each other are left out.
       const int from = params.causal && job.of_keys ? first : 0;
-      const int end =
-          params.causal && !job.of_keys && first + kBlockRows < others ? first + kBlockRows : others;
+      const int end = params.causal && !job.of_keys && first + kBlockRows < others
+                          ? first + kBlockRows
+                          : others;
       for (int tile = from; tile < end; tile += kBlockRows) {
         const auto mine = [&](const HeadRows& rows, int64_t tangent) {
           return HeadTile<T>(rows, tangent, sample, head, first, length - first);
@@ -220,9 +223,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Real>)
               add_products(shared, mine(job.products[n].mine, tangent),
                            theirs(job.products[n].theirs, tangent), job.products[n].width, h);
             }
-            const Real* const centers =
-                static_cast<const Real*>(params.sums) +
-                tangent * params.batch * params.heads * params.queries + row;
+            const Real* const centers = static_cast<const Real*>(params.sums) +
+                                        tangent * params.batch * params.heads * params.queries +
+                                        row;
 #pragma unroll
             for (int i = 0; i < kOfThread; ++i) {
 #pragma unroll
@@ -277,9 +280,8 @@ const char* run_job(const AttentionParams& params, const Job& job, void* stream)
   constexpr size_t bytes = AttentionShared<Real, kColumns>::kBytes;
   const int64_t groups = ceil_divide(params.tangents, kGroup<Real, kColumns>);
   const int64_t chunks = ceil_divide(job.width, kColumns);
-  const int64_t rows = job.of_keys
-                           ? params.key_heads * ceil_divide(params.keys, kBlockRows)
-                           : params.heads * ceil_divide(params.queries, kBlockRows);
+  const int64_t rows = job.of_keys ? params.key_heads * ceil_divide(params.keys, kBlockRows)
+                                   : params.heads * ceil_divide(params.queries, kBlockRows);
   const int64_t items = groups * chunks * params.batch * rows;
   if (items == 0) return nullptr;
   if (const char* error = allow_shared(kernel, bytes, params.device)) return error;

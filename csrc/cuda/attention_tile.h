@@ -1,5 +1,5 @@
-// What the attention kernels are made of: products of tiles of 64 x 64 by plain fused multiply-adds.
-// Of a tile thread (y, x) has the rows y + 16 i and the columns x + 16 j.
+// What the attention kernels are made of: products of tiles of 64 x 64 by plain fused
+// multiply-adds. Of a tile thread (y, x) has the rows y + 16 i and the columns x + 16 j.
 #pragma once
 
 #include "common/attention_params.h"
@@ -8,9 +8,9 @@
 
 namespace pullback::cuda {
 
-constexpr int kBlockRows = 64;             // rows of a block, and of a tile that it goes through
-constexpr int kStrip = 16;            // entries that are in shared memory at a time
-constexpr int kOfThread = 4;          // rows and columns of a tile
+constexpr int kBlockRows = 64;  // rows of a block, and of a tile that it goes through
+constexpr int kStrip = 16;      // entries that are in shared memory at a time
+constexpr int kOfThread = 4;    // rows and columns of a tile
 constexpr int kPitch = kBlockRows + 1;
 
 // Shared memory of a block: strips of both factors, the weights, and weights times products.
@@ -22,7 +22,8 @@ struct AttentionShared {
   Real* products;
 
   static constexpr int kRight = kStrip * (kColumns > kPitch ? kColumns : kPitch);
-  static constexpr size_t kBytes = sizeof(Real) * (kStrip * kPitch + kRight + 2 * kBlockRows * kPitch);
+  static constexpr size_t kBytes =
+      sizeof(Real) * (kStrip * kPitch + kRight + 2 * kBlockRows * kPitch);
 
   __device__ explicit AttentionShared(char* memory)
       : left(reinterpret_cast<Real*>(memory)),
@@ -38,8 +39,8 @@ struct HeadTile {
   int64_t stride;
   int rows;  // those beyond are zeros
 
-  __device__ HeadTile(const HeadRows& x, int64_t tangent, int64_t sample, int64_t head,
-                      int first, int count)
+  __device__ HeadTile(const HeadRows& x, int64_t tangent, int64_t sample, int64_t head, int first,
+                      int count)
       : data(static_cast<const T*>(x.data) + tangent * x.strides[0] + sample * x.strides[1] +
              head * x.strides[2] + first * x.strides[3]),
         stride(x.strides[3]),
@@ -116,8 +117,7 @@ __device__ void add_rows(const Shared& shared, const Real* tile, const HeadTile<
 #pragma unroll
     for (int r = 0; r < kStrip; r += kThreads / columns, at += kThreads / columns * theirs.stride) {
       const bool there = first + r + down < theirs.rows && column + across < width;
-      shared.right[(r + down) * columns + across] =
-          there ? static_cast<Real>(widen(*at)) : Real(0);
+      shared.right[(r + down) * columns + across] = there ? static_cast<Real>(widen(*at)) : Real(0);
     }
     __syncthreads();
 #pragma unroll 4

@@ -71,9 +71,7 @@ def want_tangents(f, primal, tangents):
         torch.zeros(count, *x.shape, dtype=torch.float64) if t is None else t.double()
         for x, t in zip(primal, tangents, strict=True)
     ]
-    return torch.stack(
-        [torch.func.jvp(f, primal, one)[1] for one in zip(*whole, strict=True)]
-    )
+    return torch.stack([torch.func.jvp(f, primal, one)[1] for one in zip(*whole, strict=True)])
 
 
 def want_cotangents(f, primal, g):
@@ -109,9 +107,7 @@ def check(device, primal, tangents, g, bound, bias=None, **options):
     for x, want in zip(both, want_cotangents(f, primal, g), strict=True):
         assert x.dtype == o.dtype
         assert error(x, want) < bound
-    queries = attention_cotangents(
-        *here, o, lse, g.to(device), there, with_kv=False, **options
-    )
+    queries = attention_cotangents(*here, o, lse, g.to(device), there, with_kv=False, **options)
     assert torch.equal(queries.dq, both.dq)
     assert queries.dk.shape == queries.dv.shape == (0,)
 
@@ -328,8 +324,11 @@ def test_large_logits_do_not_overflow(rng, device):
     assert bool(o.isfinite().all())
     want = dense()(*(x.double() for x in single))
     assert error(o, want) < 1e-3  # logits are rounded to 1e-4
-    assert bool(attention_tangents(*on(device, single), o, lse, tangents[0].float().to(device))
-                .isfinite().all())
+    assert bool(
+        attention_tangents(*on(device, single), o, lse, tangents[0].float().to(device))
+        .isfinite()
+        .all()
+    )
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e15])
@@ -360,9 +359,7 @@ def test_nan_and_infinity_stay_in_their_row_and_tangent(rng, device):
 )
 @pytest.mark.parametrize("causal", [False, True])
 def test_empty(rng, device, batch, count, queries, keys, causal):
-    primal, tangents, g = draw(
-        rng, torch.float32, (queries, keys, 4, 8), batch=batch, count=count
-    )
+    primal, tangents, g = draw(rng, torch.float32, (queries, keys, 4, 8), batch=batch, count=count)
     primal, tangents, (g,) = on(device, primal), on(device, tangents), on(device, [g])
     o, lse = attention(*primal, causal=causal)
     assert o.shape == (batch, 2, queries, 8)
@@ -385,7 +382,16 @@ def test_empty(rng, device, batch, count, queries, keys, causal):
 # ------------------------------------------------------------------------------------------- vmap
 
 NAMES = ("q", "k", "v", "o", "lse", "dq", "dk", "dv", "g", "bias")
-MAPPED = ["dq dk dv g", "dq g", "dv g", "q", "k v", "bias", "q k v o lse dq dk dv g bias", "dk bias"]
+MAPPED = [
+    "dq dk dv g",
+    "dq g",
+    "dv g",
+    "q",
+    "k v",
+    "bias",
+    "q k v o lse dq dk dv g bias",
+    "dk bias",
+]
 
 
 @pytest.mark.parametrize("mapped", MAPPED)
@@ -432,23 +438,23 @@ def test_tangents_alone_are_folded_into_tangents(rng, monkeypatch):
 # ----------------------------------------------------------------------------------------- errors
 
 BAD = [
-    (dict(q=(2, 20, 8)), r"expected q of shape \[B, H, Sq, d\], got \[2, 20, 8\]"),
-    (dict(k=(2, 2, 21, 9)), r"expected k of shape \[B, Hk, Sk, d\] beside q of shape"),
-    (dict(k=(2, 3, 21, 8)), "expected a number of heads of k that divides that of q, 2, got 3"),
-    (dict(v=(2, 2, 22, 8)), r"expected v of shape \[B, Hk, Sk, e\] beside k"),
-    (dict(bias=(2, 2, 21, 21)), "expected bias of four sizes, each 1 or that of"),
-    (dict(bias=(20, 21)), "expected bias of four sizes"),
-    (dict(o=(2, 2, 20, 9)), r"expected o of shape \[B, H, Sq, e\], here \[2, 2, 20, 8\]"),
-    (dict(lse=(2, 2, 21)), r"expected lse of shape \[B, H, Sq\], here \[2, 2, 20\]"),
-    (dict(dq=(2, 2, 20, 8)), r"expected dq of shape \[T, B, H, Sq, d\]"),
-    (dict(dk=(4, 2, 2, 21, 8)), r"expected dk of shape \[T, B, Hk, Sk, d\], here \[3, 2, 2, 21, 8"),
-    (dict(dv=(3, 2, 2, 21, 9)), r"expected dv of shape \[T, B, Hk, Sk, e\]"),
-    (dict(g=(3, 2, 2, 21, 8)), r"expected g of shape \[T, B, H, Sq, e\]"),
-    (dict(k=torch.float64), "expected k of dtype float32 beside q of dtype float32, got float64"),
-    (dict(lse=torch.float64), "expected lse of dtype float32 beside q"),
-    (dict(bias=torch.bool), "expected bias of dtype float32 beside q of dtype float32, got bool"),
-    (dict(dv=torch.float16), "expected dv of dtype float32 beside q"),
-    (dict(q=torch.int64), "expected q of dtype float32, float64, float16 or bfloat16, got int64"),
+    ({"q": (2, 20, 8)}, r"expected q of shape \[B, H, Sq, d\], got \[2, 20, 8\]"),
+    ({"k": (2, 2, 21, 9)}, r"expected k of shape \[B, Hk, Sk, d\] beside q of shape"),
+    ({"k": (2, 3, 21, 8)}, "expected a number of heads of k that divides that of q, 2, got 3"),
+    ({"v": (2, 2, 22, 8)}, r"expected v of shape \[B, Hk, Sk, e\] beside k"),
+    ({"bias": (2, 2, 21, 21)}, "expected bias of four sizes, each 1 or that of"),
+    ({"bias": (20, 21)}, "expected bias of four sizes"),
+    ({"o": (2, 2, 20, 9)}, r"expected o of shape \[B, H, Sq, e\], here \[2, 2, 20, 8\]"),
+    ({"lse": (2, 2, 21)}, r"expected lse of shape \[B, H, Sq\], here \[2, 2, 20\]"),
+    ({"dq": (2, 2, 20, 8)}, r"expected dq of shape \[T, B, H, Sq, d\]"),
+    ({"dk": (4, 2, 2, 21, 8)}, r"expected dk of shape \[T, B, Hk, Sk, d\], here \[3, 2, 2, 21, 8"),
+    ({"dv": (3, 2, 2, 21, 9)}, r"expected dv of shape \[T, B, Hk, Sk, e\]"),
+    ({"g": (3, 2, 2, 21, 8)}, r"expected g of shape \[T, B, H, Sq, e\]"),
+    ({"k": torch.float64}, "expected k of dtype float32 beside q of dtype float32, got float64"),
+    ({"lse": torch.float64}, "expected lse of dtype float32 beside q"),
+    ({"bias": torch.bool}, "expected bias of dtype float32 beside q of dtype float32, got bool"),
+    ({"dv": torch.float16}, "expected dv of dtype float32 beside q"),
+    ({"q": torch.int64}, "expected q of dtype float32, float64, float16 or bfloat16, got int64"),
 ]
 
 

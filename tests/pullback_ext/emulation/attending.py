@@ -41,8 +41,7 @@ def head_rows(x):
         return HeadRows()
     assert x.shape[-1] <= 1 or x.strides[-1] == x.itemsize
     strides = [
-        0 if n == 1 else s // x.itemsize
-        for s, n in zip(x.strides[:-1], x.shape[:-1], strict=True)
+        0 if n == 1 else s // x.itemsize for s, n in zip(x.strides[:-1], x.shape[:-1], strict=True)
     ]
     return HeadRows(address(x), (c_int64 * 4)(*[0] * (4 - len(strides)), *strides))
 
