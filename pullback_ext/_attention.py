@@ -80,8 +80,7 @@ def attention(
         RuntimeError: a shape, dtype or device other than the above, or an input that carries a
             derivative.
 
-    Cost: B H Sq Sk (d + e) multiply-adds, half as many if causal, and as many exponentials as
-        there are pairs.
+    Cost: B H Sq Sk (d + e) multiply-adds, half as many if causal, and B H Sq Sk exponentials.
 
     Source: Dao et al., arXiv:2205.14135 (sums over tiles).
     """
@@ -117,13 +116,18 @@ def attention_tangents(
     alone are mapped, else into B.
 
     Args:
-        q: as :func:`attention` has it, with ``k``, ``v``, ``bias``, ``scale`` and ``causal``.
+        q: [B, H, Sq, d], as :func:`attention` has it.
+        k: [B, Hk, Sk, d], likewise.
+        v: [B, Hk, Sk, e], likewise.
         o: [B, H, Sq, e], what :func:`attention` gave.
         lse: [B, H, Sq], likewise. float32 of a row whose logits are all beyond 1e3 in magnitude is
             too coarse: hide keys with -inf and not with large numbers.
         dq: [T, B, H, Sq, d], any strides, dtype of ``q``; or None.
         dk: [T, B, Hk, Sk, d], likewise.
         dv: [T, B, Hk, Sk, e], likewise; one of the three is needed.
+        bias: as :func:`attention` has it.
+        scale: likewise.
+        causal: likewise.
 
     Returns:
         [T, B, H, Sq, e], dtype of ``q``, contiguous.
@@ -160,9 +164,15 @@ def attention_cotangents(
     Rounding, bits, ``torch.func.vmap`` and memory are as there.
 
     Args:
-        q: as :func:`attention_tangents` has it, with ``k``, ``v``, ``o``, ``lse``, ``bias``,
-            ``scale`` and ``causal``.
+        q: [B, H, Sq, d], as :func:`attention` has it.
+        k: [B, Hk, Sk, d], likewise.
+        v: [B, Hk, Sk, e], likewise.
+        o: [B, H, Sq, e], what :func:`attention` gave.
+        lse: [B, H, Sq], likewise.
         g: [T, B, H, Sq, e], any strides, dtype of ``q``.
+        bias: as :func:`attention` has it.
+        scale: likewise.
+        causal: likewise.
         with_kv: whether dk and dv are wanted.
 
     Returns:

@@ -39,7 +39,7 @@ def _error(got: Any, want: Any) -> float:
     return worst
 
 
-def _primals(device: torch.device, normal: Callable[..., torch.Tensor]) -> Iterator[Primal]:
+def _primals(normal: Callable[..., torch.Tensor]) -> Iterator[Primal]:
     shapes = [  # B, H, Hk, Sq, Sk, d, e
         (2, 2, 2, 33, 33, 40, 40),
         (1, 4, 2, 70, 15, 16, 24),
@@ -66,7 +66,7 @@ def _scale(q: torch.Tensor) -> float:
 
 def attention(device: torch.device) -> Iterator[Parts]:
     """Of every dtype: strides, grouped heads, a bias, causal."""
-    for p in _primals(device, _normal(device, 5)):
+    for p in _primals(_normal(device, 5)):
         yield p.label, (p.q, p.k, p.v, p.bias, _scale(p.q), p.causal), _error, p.bound
 
 
@@ -77,7 +77,7 @@ def _attended(p: Primal) -> tuple[torch.Tensor, torch.Tensor]:
 def attention_tangents(device: torch.device) -> Iterator[Parts]:
     """Likewise, with tangents of q, of k and v, and of all."""
     normal = _normal(device, 6)
-    for i, p in enumerate(_primals(device, normal)):
+    for i, p in enumerate(_primals(normal)):
         count = (3, 1, 2)[i % 3]
         dq, dk, dv = (normal(x.dtype, count, *x.shape) for x in (p.q, p.k, p.v))
         some = ((dq, dk, dv), (dq, None, None), (None, dk, dv))[i % 3]
@@ -88,7 +88,7 @@ def attention_tangents(device: torch.device) -> Iterator[Parts]:
 def attention_cotangents(device: torch.device) -> Iterator[Parts]:
     """Likewise, with and without those of k and v."""
     normal = _normal(device, 7)
-    for i, p in enumerate(_primals(device, normal)):
+    for i, p in enumerate(_primals(normal)):
         o, lse = _attended(p)
         g = normal(o.dtype, (3, 1, 2)[i % 3], *o.shape)
         args = (p.q, p.k, p.v, o, lse, g, p.bias, _scale(p.q), p.causal, i % 3 != 1)

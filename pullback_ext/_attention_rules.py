@@ -19,7 +19,7 @@ def fake(
     scale: float,  # noqa: ARG001  (the schema's)
     causal: bool,  # noqa: ARG001  (the schema's)
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """O and lse: shape, dtype and device."""
+    """Shape, dtype and device of o and lse."""
     reference.check_attention(q, k, v, bias)
     rows = q.shape[:3]
     return (
@@ -131,7 +131,8 @@ def vmap_tangents(
     *flags: Any,
 ) -> tuple[torch.Tensor, int]:
     """Folds the mapped dimension into the tangents where they alone are mapped, else into B."""
-    primal, tangents, batch_dims = (q, k, v, o, lse), (dq, dk, dv), (*in_dims[:5], in_dims[8])
+    primal: tuple[torch.Tensor, ...] = (q, k, v, o, lse)
+    tangents, batch_dims = (dq, dk, dv), (*in_dims[:5], in_dims[8])
     given = [(x, d) for x, d in zip(tangents, in_dims[5:8], strict=True) if x is not None]
     alone = all(dim is None for dim in batch_dims)
     outer = (x if d is None else x.select(d, 0) for x, d in given)
@@ -164,7 +165,7 @@ def vmap_cotangents(
     with_kv: bool,
 ) -> tuple[Any, Any]:
     """Folds the mapped dimension into the cotangents where they alone are mapped, else into B."""
-    primal = (q, k, v, o, lse)
+    primal: tuple[torch.Tensor, ...] = (q, k, v, o, lse)
     alone = all(dim is None for dim in (*in_dims[:5], in_dims[6]))
     one = g if in_dims[5] is None else g.select(in_dims[5], 0)  # [T, B, ..]
     at = 0 if alone else 1

@@ -30,6 +30,7 @@ struct AttentionParams {
   int64_t bias_strides[4];  // of B, H, Sq and Sk
   void* lse;                // [B, H, Sq], Real, contiguous; written by kForward
   void* sums;               // [T, B, H, Sq], Real: rows of g o; cotangents of keys read them
+  void* exact;              // [B, H, Sq, e], Real: o without its rounding; CUDA, 16-bit types only
   void* out;                // o, its tangents, or cotangents of q
   void* out_k;              // [T, B, Hk, Sk, d]
   void* out_v;              // [T, B, Hk, Sk, e]

@@ -14,7 +14,8 @@ constexpr int64_t kAttentionLanes = 64;  // queries, or keys, that an item has s
 constexpr int64_t kAttentionTile = 64;   // keys, or queries, that it goes through at a time
 
 // How the work is cut: an item is a block of queries of a head, for the cotangents of keys one of
-// keys. It takes `group` tangents at a time, which share the weights; no result depends on how many.
+// keys. It takes `group` tangents at a time, which share the weights; no result depends on how
+// many.
 struct AttentionPlan {
   int64_t blocks;
   int64_t items;  // [B, H, blocks], or [B, Hk, blocks]

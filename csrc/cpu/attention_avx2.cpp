@@ -1,6 +1,6 @@
 // Attention for x86-64-v3.
-#include "cpu/vectors_avx2.h"
 #include "cpu/attention_kernel.h"
+#include "cpu/vectors_avx2.h"
 
 namespace pullback::cpu {
 

@@ -34,7 +34,8 @@ struct Place {
   int64_t count;
 };
 
-static inline Place place_of(const AttentionPlan& plan, int64_t item, int64_t heads, int64_t length) {
+static inline Place place_of(const AttentionPlan& plan, int64_t item, int64_t heads,
+                             int64_t length) {
   const int64_t first = item % plan.blocks * kAttentionLanes, left = length - first;
   return {item / plan.blocks / heads, item / plan.blocks % heads, first,
           left < kAttentionLanes ? left : kAttentionLanes};
@@ -117,9 +118,9 @@ void weigh(const Panel<typename V::Real>& tile, int64_t rows, typename V::Real s
     for (int64_t l = 0; l < tile.lanes; l += V::kLanes) {
       typename V::Real* const at = tile.row(r) + l;
       const typename V::Reg less = of_rows ? V::broadcast(lse[r]) : V::load(lse + l);
-      V::store(at, exponential<V>(logit<V>(
-                       V::load(at), times, mask == nullptr ? nullptr : mask + r * tile.lanes + l,
-                       less)));
+      V::store(at, exponential<V>(logit<V>(V::load(at), times,
+                                           mask == nullptr ? nullptr : mask + r * tile.lanes + l,
+                                           less)));
     }
   }
 }

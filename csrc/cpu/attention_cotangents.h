@@ -91,14 +91,12 @@ void cotangents_of_queries(const AttentionParams& params, const AttentionPlan& p
     fill<V>(mu, group, 0);
     if (kCorrects) fill<V>(mean, d, 0);
     for_tiles(0, keys_seen(params, place), [&](int64_t first, int64_t count) {
-      const Factor<Real> k =
-          widened<V>(rows_of<T>(params.k, 0, place.sample, key_head, first), params.k.strides[3],
-                     count, d, keys);
-      const Factor<Real> v =
-          widened<V>(rows_of<T>(params.v, 0, place.sample, key_head, first), params.v.strides[3],
-                     count, e, values);
-      const bool masked = fill_mask<T>(params, place.sample, place.head, first, count, place,
-                                       false, mask);
+      const Factor<Real> k = widened<V>(rows_of<T>(params.k, 0, place.sample, key_head, first),
+                                        params.k.strides[3], count, d, keys);
+      const Factor<Real> v = widened<V>(rows_of<T>(params.v, 0, place.sample, key_head, first),
+                                        params.v.strides[3], count, e, values);
+      const bool masked =
+          fill_mask<T>(params, place.sample, place.head, first, count, place, false, mask);
       product<V>(count, d, k, q, weights, false);
       weigh<V>(weights, count, scale, masked ? mask.data : nullptr, lse, false);
       if (kCorrects) product<V>(d, count, k.transposed(), weights, mean, true);
@@ -134,7 +132,8 @@ void cotangents_of_keys(const AttentionParams& params, const AttentionPlan& plan
   const int64_t lanes = round_up(place.count, V::kLanes), d = params.depth, e = params.width;
   const int64_t served = params.heads / params.key_heads;
   Scratch<Real> scratch(memory, lanes);
-  const Panel<Real> k = scratch.panel(d), v = scratch.panel(e), mask = scratch.panel(kAttentionTile);
+  const Panel<Real> k = scratch.panel(d), v = scratch.panel(e),
+                    mask = scratch.panel(kAttentionTile);
   const Panel<Real> weights = scratch.panel(kAttentionTile), tile = scratch.panel(kAttentionTile);
   const Panel<Real> out_k = scratch.panel(d * plan.group), out_v = scratch.panel(e * plan.group);
   Real* const lse = scratch.rows(kAttentionTile);
@@ -158,9 +157,8 @@ void cotangents_of_keys(const AttentionParams& params, const AttentionPlan& plan
     for (int64_t head = place.head * served; head < (place.head + 1) * served; ++head) {
       const int64_t row = (place.sample * params.heads + head) * params.queries;
       for_tiles(params.causal ? place.first : 0, params.queries, [&](int64_t first, int64_t count) {
-        const Factor<Real> q =
-            widened<V>(rows_of<T>(params.q, 0, place.sample, head, first), params.q.strides[3],
-                       count, d, queries);
+        const Factor<Real> q = widened<V>(rows_of<T>(params.q, 0, place.sample, head, first),
+                                          params.q.strides[3], count, d, queries);
         const bool masked =
             fill_mask<T>(params, place.sample, head, first, count, place, true, mask);
         for (int64_t r = 0; r < count; ++r) {

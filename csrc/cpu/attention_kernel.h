@@ -9,7 +9,8 @@ namespace pullback::cpu {
 namespace {
 
 template <class Real>
-constexpr Real kLowest = static_cast<Real>(std::is_same_v<Real, float> ? -__FLT_MAX__ : -__DBL_MAX__);
+constexpr Real kLowest =
+    static_cast<Real>(std::is_same_v<Real, float> ? -__FLT_MAX__ : -__DBL_MAX__);
 
 // Attention of a block of queries: sums over tiles of keys are kept relative to the largest logit
 // so far.
@@ -19,7 +20,8 @@ void forward_item(const AttentionParams& params, const Place& place, char* memor
   const int64_t lanes = round_up(place.count, V::kLanes), d = params.depth, e = params.width;
   const int64_t key_head = place.head / (params.heads / params.key_heads);
   Scratch<Real> scratch(memory, lanes);
-  const Panel<Real> q = scratch.panel(d), o = scratch.panel(e), mask = scratch.panel(kAttentionTile);
+  const Panel<Real> q = scratch.panel(d), o = scratch.panel(e),
+                    mask = scratch.panel(kAttentionTile);
   const Panel<Real> weights = scratch.panel(kAttentionTile), sums = scratch.panel(4);
   Real* const largest = sums.row(0);
   Real* const total = sums.row(1);
@@ -36,14 +38,12 @@ void forward_item(const AttentionParams& params, const Place& place, char* memor
     total[l] = 0;
   }
   for_tiles(0, keys_seen(params, place), [&](int64_t first, int64_t count) {
-    const Factor<Real> k =
-        widened<V>(rows_of<T>(params.k, 0, place.sample, key_head, first), params.k.strides[3],
-                   count, d, keys);
-    const Factor<Real> v =
-        widened<V>(rows_of<T>(params.v, 0, place.sample, key_head, first), params.v.strides[3],
-                   count, e, values);
-    const bool masked = fill_mask<T>(params, place.sample, place.head, first, count, place, false,
-                                     mask);
+    const Factor<Real> k = widened<V>(rows_of<T>(params.k, 0, place.sample, key_head, first),
+                                      params.k.strides[3], count, d, keys);
+    const Factor<Real> v = widened<V>(rows_of<T>(params.v, 0, place.sample, key_head, first),
+                                      params.v.strides[3], count, e, values);
+    const bool masked =
+        fill_mask<T>(params, place.sample, place.head, first, count, place, false, mask);
     product<V>(count, d, k, q, weights, false);
     for (int64_t l = 0; l < lanes; l += V::kLanes) {
       const typename V::Reg before = V::load(largest + l);
@@ -160,8 +160,8 @@ void tangents_item(const AttentionParams& params, const AttentionPlan& plan, con
     for_tiles(0, keys_seen(params, place), [&](int64_t first, int64_t count) {
       const Factor<Real> k = rows(params.k, 0, first, count, d, keys);
       const Factor<Real> v = rows(params.v, 0, first, count, e, values).transposed();
-      const bool masked = fill_mask<T>(params, place.sample, place.head, first, count, place,
-                                       false, mask);
+      const bool masked =
+          fill_mask<T>(params, place.sample, place.head, first, count, place, false, mask);
       product<V>(count, d, k, q, weights, false);
       weigh<V>(weights, count, scale, masked ? mask.data : nullptr, lse, false);
       if (kIsRounded<T, Real>) product<V>(e, count, v, weights, o, true);
@@ -176,9 +176,8 @@ void tangents_item(const AttentionParams& params, const AttentionPlan& plan, con
           product<V>(e, count, v, tile, part(out, e, i), true);
         }
         if (params.dv.data != nullptr) {
-          product<V>(e, count,
-                     rows(params.dv, begin + i, first, count, e, others).transposed(), weights,
-                     part(out, e, i), true);
+          product<V>(e, count, rows(params.dv, begin + i, first, count, e, others).transposed(),
+                     weights, part(out, e, i), true);
         }
       }
     });
@@ -191,8 +190,7 @@ void tangents_item(const AttentionParams& params, const AttentionPlan& plan, con
         }
       }
       const int64_t tangent = (begin + i) * params.batch * params.heads * params.queries;
-      store_transposed<V>(mine, place.count, e,
-                          static_cast<T*>(params.out) + (tangent + row) * e);
+      store_transposed<V>(mine, place.count, e, static_cast<T*>(params.out) + (tangent + row) * e);
     }
   }
 }

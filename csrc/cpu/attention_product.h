@@ -34,7 +34,7 @@ struct Factor {
   Factor transposed() const { return {data, column, row}; }
 };
 
-constexpr int64_t kChain = 128;         // products that are added before their sum is
+constexpr int64_t kChain = 128;  // products that are added before their sum is
 constexpr int64_t kMostVectorBytes = 64;
 
 // M rows of N vectors: c = a b, or c + a b.
@@ -93,8 +93,8 @@ void product_columns(int64_t rows, const Factor<typename V::Real>& a, const type
   constexpr int kFill = V::kProductRows * V::kProductCols / N, kMost = kFill < 12 ? kFill : 12;
   for (int64_t i = 0, left = ceil_divide(rows, kMost); left > 0; --left) {
     const int64_t count = ceil_divide(rows - i, left);
-    product_rows<V, kMost, N>(count, {a.data + i * a.row, a.row, a.column}, b, steps,
-                              c + i * lanes, lanes, add);
+    product_rows<V, kMost, N>(count, {a.data + i * a.row, a.row, a.column}, b, steps, c + i * lanes,
+                              lanes, add);
     i += count;
   }
 }
@@ -249,8 +249,8 @@ typename V::Reg exponential(typename V::Reg x) {
   const typename V::Reg round = V::broadcast(E::kRound);
   const typename V::Reg power = V::subtract(
       V::fma(below, V::broadcast(static_cast<Real>(1.44269504088896340736)), round), round);
-  const typename V::Reg rest = V::fnma(power, V::broadcast(E::kLow),
-                                       V::fnma(power, V::broadcast(E::kHigh), below));
+  const typename V::Reg rest =
+      V::fnma(power, V::broadcast(E::kLow), V::fnma(power, V::broadcast(E::kHigh), below));
   static constexpr auto kSeries = [] {
     struct {
       Real of[E::kDegree + 1];

@@ -113,8 +113,8 @@ struct Double4 {
   static Reg larger(Reg x, Reg y) { return _mm256_max_pd(x, y); }
   static Reg smaller(Reg x, Reg y) { return _mm256_min_pd(x, y); }
   static Reg times_power_of_two(Reg x, Reg power) {  // from 2^-1022 to 2^1023; 2^1024 is infinity
-    const __m256i biased =
-        _mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(power)), _mm256_set1_epi64x(1023));
+    const __m256i biased = _mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(power)),
+                                            _mm256_set1_epi64x(1023));
     return _mm256_mul_pd(x, _mm256_castsi256_pd(_mm256_slli_epi64(biased, 52)));
   }
   static Reg unless_below(Reg x, Reg limit, Reg value) {

@@ -62,10 +62,10 @@ class Call {
           k.size(1));
     params_.key_heads = k.size(1);
     params_.keys = k.size(2);
-    check(v.dim() == 4 && v.size(0) == k.size(0) && v.size(1) == k.size(1) &&
-              v.size(2) == k.size(2),
-          op, "expected v of shape [B, Hk, Sk, e] beside k of shape ", shape_text(k), ", got ",
-          shape_text(v));
+    check(
+        v.dim() == 4 && v.size(0) == k.size(0) && v.size(1) == k.size(1) && v.size(2) == k.size(2),
+        op, "expected v of shape [B, Hk, Sk, e] beside k of shape ", shape_text(k), ", got ",
+        shape_text(v));
     params_.width = v.size(3);
     if (bias) check_bias(*bias);
     check_like("k", k, q.scalar_type());
@@ -93,6 +93,10 @@ class Call {
     check_like("lse", lse, working_type(q_));
     params_.o = rows(o);
     params_.lse = const_cast<void*>(kept(torch::stable::contiguous(lse)).const_data_ptr());
+    if (!q_.is_cpu() && working_type(q_) != q_.scalar_type()) {
+      params_.exact =
+          kept(new_empty(of_queries(params_.width), working_type(q_))).mutable_data_ptr();
+    }
   }
 
   // A tangent, or a cotangent, [T, ..]; the first one says how many there are.
@@ -182,13 +186,11 @@ void on_cpu(const char*, AttentionParams& params) {
 }
 
 std::tuple<Tensor, Tensor> attention(Run run, const Tensor& q, const Tensor& k, const Tensor& v,
-                                     const std::optional<Tensor>& bias, double scale,
-                                     bool causal) {
+                                     const std::optional<Tensor>& bias, double scale, bool causal) {
   Call call("attention", AttentionKind::kForward, q, k, v, bias, scale, causal);
   AttentionParams& params = call.params();
   const Tensor o = call.new_empty(call.of_queries(params.width), q.scalar_type());
-  const Tensor lse =
-      call.new_empty({params.batch, params.heads, params.queries}, working_type(q));
+  const Tensor lse = call.new_empty({params.batch, params.heads, params.queries}, working_type(q));
   params.out = o.mutable_data_ptr();
   params.lse = lse.mutable_data_ptr();
   if (lse.numel() > 0) run("attention", params);
@@ -213,26 +215,25 @@ Tensor attention_tangents(Run run, const Tensor& q, const Tensor& k, const Tenso
   return out;
 }
 
-std::tuple<Tensor, Tensor, Tensor> attention_cotangents(
-    Run run, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o, const Tensor& lse,
-    const Tensor& g, const std::optional<Tensor>& bias, double scale, bool causal, bool with_kv) {
+std::tuple<Tensor, Tensor, Tensor> attention_cotangents(Run run, const Tensor& q, const Tensor& k,
+                                                        const Tensor& v, const Tensor& o,
+                                                        const Tensor& lse, const Tensor& g,
+                                                        const std::optional<Tensor>& bias,
+                                                        double scale, bool causal, bool with_kv) {
   constexpr const char* op = "attention_cotangents";
   Call call(op, AttentionKind::kCotangentsOfQueries, q, k, v, bias, scale, causal);
   AttentionParams& params = call.params();
   call.take(o, lse);
   call.take("g", "T, B, H, Sq, e", g, call.of_queries(params.width), &params.g);
   const Tensor dq = call.new_tangents(call.of_queries(params.depth));
-  const Tensor dk =
-      with_kv ? call.new_tangents(call.of_keys(params.depth)) : call.new_empty({0}, q.scalar_type());
-  const Tensor dv =
-      with_kv ? call.new_tangents(call.of_keys(params.width)) : call.new_empty({0}, q.scalar_type());
+  const Tensor dk = with_kv ? call.new_tangents(call.of_keys(params.depth))
+                            : call.new_empty({0}, q.scalar_type());
+  const Tensor dv = with_kv ? call.new_tangents(call.of_keys(params.width))
+                            : call.new_empty({0}, q.scalar_type());
   params.out = dq.mutable_data_ptr();
-  Tensor sums;
-  if (with_kv) {
-    sums = call.new_empty({params.tangents, params.batch, params.heads, params.queries},
-                          working_type(q));
-    params.sums = sums.mutable_data_ptr();
-  }
+  const Tensor sums = call.new_empty({params.tangents, params.batch, params.heads, params.queries},
+                                     working_type(q));
+  params.sums = sums.mutable_data_ptr();
   if (params.tangents * params.batch * params.heads * params.queries > 0) run(op, params);
   if (with_kv && dk.numel() + dv.numel() > 0) {
     params.kind = AttentionKind::kCotangentsOfKeys;

@@ -110,12 +110,15 @@ def check_attention_tangents(
     """Raises what the native ``attention_tangents`` raises on the same bad input.
 
     Args:
-        q: as for :func:`check_attention`, with ``k``, ``v`` and ``bias``.
+        q: as for :func:`check_attention`.
+        k: likewise.
+        v: likewise.
         o: expected [B, H, Sq, e], dtype of ``q``.
         lse: expected [B, H, Sq], float64 for float64, else float32.
         dq: expected [T, B, H, Sq, d], dtype of ``q``, or None.
         dk: expected [T, B, Hk, Sk, d], likewise.
         dv: expected [T, B, Hk, Sk, e], likewise; not all three None.
+        bias: as for :func:`check_attention`.
 
     Returns:
         T.
@@ -155,8 +158,13 @@ def check_attention_cotangents(
     """Raises what the native ``attention_cotangents`` raises on the same bad input.
 
     Args:
-        q: as for :func:`check_attention_tangents`, with ``k``, ``v``, ``o``, ``lse``, ``bias``.
+        q: as for :func:`check_attention_tangents`.
+        k: likewise.
+        v: likewise.
+        o: likewise.
+        lse: likewise.
         g: expected [T, B, H, Sq, e], dtype of ``q``.
+        bias: as for :func:`check_attention`.
 
     Raises:
         RuntimeError: says what was expected and what came.

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from pullback_ext import reference
-from tests.pullback_ext.emulation import emulated
+from tests.pullback_ext.emulation import attending, emulated
 from tests.pullback_ext.emulation.emulated import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, recorded
 
 SOURCES = emulated.CSRC
@@ -301,6 +301,47 @@ def test_normalize_tangents_is_launched_as_told(tables, dtype, shape, channels_l
     columns = groups * (channels if channels_last else 1)
     sums = k * batch * (symbols["parts"] * columns + groups) * 2 if len(kernels) > 1 else 0
     assert emulated.library().normalize_tangents_plan(ctypes.byref(params)) == sums
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", BYTES)
+@pytest.mark.parametrize("width", [40, 64, 65, 300])
+def test_attention_is_launched_as_told(tables, dtype, width):
+    params = attending.AttentionParams(dtype=dtype)
+    params.tangents, params.batch, params.heads, params.key_heads = 7, 3, 8, 4
+    params.queries, params.keys, params.depth, params.width = 1000, 77, 48, width
+    for rows in (params.q, params.k, params.v, params.g, params.dq):
+        rows.data = 1  # there; nothing runs
+    shared = {"T": 7, "B": 3, "H": 8, "Sq": 1000, "w": 8 if dtype == FLOAT64 else 4}
+    again = ["attention_sums"] * (BYTES[dtype] == 2)  # o of 16 bits, for one tangent
+    of_queries = (8, 1000, width)
+    kinds = {
+        attending.FORWARD: (["attention_row_sums", "attention_sums"], [of_queries]),
+        attending.TANGENTS: ([*again, "attention_sums"], [of_queries]),
+        attending.OF_QUERIES: (
+            [*again, "attention_centers", "attention_sums"],
+            [(8, 1000, 48)],
+        ),
+        attending.OF_KEYS: (["attention_sums"] * 2, [(4, 77, 48), (4, 77, width)]),
+    }
+    for kind, (kernels, results) in kinds.items():
+        params.kind, forward = kind, kind == attending.FORWARD
+        params.tangents = 1 if forward else 7
+        launches = recorded(emulated.library().attention, params)
+        assert [one.kernel for one in launches] == kernels
+        if kernels[0] == "attention_sums" and again and kind != attending.OF_KEYS:
+            results = [of_queries, *results]
+        for one in launches:
+            symbols = dict(shared, T=params.tangents)
+            if one.kernel == "attention_sums":
+                heads, rows, n = results[0]
+                count = 1 if len(results) > 1 and again and kind != attending.OF_KEYS else None
+                c = 128 if n > 64 and dtype != FLOAT64 else 64
+                symbols |= {"M": heads, "L": rows, "n": n, "c": c}
+                symbols |= {"g": 1 if dtype == FLOAT64 else 128 // c}
+                symbols["T"] = count or symbols["T"]
+                results = results[1:]
+            check(tables, [one], symbols)
 
 
 def test_every_kernel_is_told_of(tables):

@@ -155,6 +155,7 @@ def library():
     """The emulated kernels; ``PULLBACK_EMULATION`` may name a library that is built already."""
     found = ctypes.CDLL(os.environ.get("PULLBACK_EMULATION") or str(build()))
     for name in (
+        "attention",
         "gram",
         "normalize_tangents",
         "orthonormalize",

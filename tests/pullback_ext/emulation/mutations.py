@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from tests.pullback_ext.emulation import emulated
+from tests.pullback_ext.emulation import attending, emulated
 from tests.pullback_ext.emulation.emulated import (
     FLOAT32,
     SCHEDULES,
@@ -54,6 +54,9 @@ def cases():
     cut = tangents(1, 2, 1, 1, 65537)
     strips = [np.moveaxis(normal(*lead, 5, 70, 2), -3, -1) for lead in ((4, 1), (1,))]
     scale = normal(1, 70)
+    attended = [normal(2, 2, n, 20) for n in (70, 70, 70)]
+    directions = [normal(3, *x.shape) for x in attended]
+    out, lse = normal(2, 2, 70, 20), normal(2, 2, 70)
     return {
         "gram": lambda s: [gram(FLOAT32, products, schedule=s)],
         "not finite": lambda s: orthonormalize(FLOAT32, not_finite, schedule=s),
@@ -65,6 +68,13 @@ def cases():
         "channels last": lambda s: [
             normalize_tangents(FLOAT32, *strips, scale, channels_last=True, schedule=s)
         ],
+        "attention": lambda s: attending.attend(FLOAT32, *attended, schedule=s),
+        "attention's tangents": lambda s: [
+            attending.tangents(FLOAT32, *attended, out, lse, *directions, schedule=s)
+        ],
+        "attention's cotangents": lambda s: attending.cotangents(
+            FLOAT32, *attended, out, lse, directions[0], schedule=s
+        ),
         "by blocks": lambda s: [squared_singular_values(broad, schedule=s)],
         "many samples": lambda s: orthonormalize(
             FLOAT32, block, against[:, :3], against[:, 3:], schedule=s

@@ -1,5 +1,5 @@
-// The portable CPU kernels for the tests, with the interface of the files in emulation/. On x86-64 the library has none of them: the drivers are told that
-// they are those of AVX-512 (portable.py).
+// The portable CPU kernels for the tests, with the interface of the files in emulation/. On x86-64
+// the library has none of them: the drivers are told that they are those of AVX-512 (portable.py).
 #include <cstring>
 #include <stdexcept>
 

@@ -1,0 +1,409 @@
+// Attention, its tangents and its cotangents on CUDA, in one kernel: weights p of a block's rows
+// with a tile of others, shared by a group of tangents; from products with their rows, h = p
+// products; and sums of h and of p times rows of the others. What o, its tangents, dq, dk and dv
+// are in these terms is told by the jobs below.
+#include "cuda/attention.h"
+
+#include <math.h>
+
+#include "cuda/attention_tile.h"
+#include "numerics/entry_type.h"
+
+namespace pullback::cuda {
+namespace {
+
+// "Mine" are the rows of the block, queries or keys, "theirs" the others. Rows that are not given
+// are left out.
+struct Job {
+  HeadRows mine, theirs;  // q and k, or k and q
+  struct {
+    HeadRows mine, theirs;  // of tangents, or not
+    int64_t width;
+  } products[2];
+  HeadRows times_products;  // of theirs: what h is multiplied by
+  HeadRows times_weights;   // of theirs: what p is multiplied by
+  HeadRows o;               // of mine, Real: what the sums of h are multiplied by
+  bool of_keys;             // whether keys are mine
+  bool centered;            // h = p (products - params.sums), of the query's row
+  double products_scale;
+  double out_scale;
+  int64_t width;  // of the result
+  void* out;      // [T, B, heads of mine, mine, width]
+};
+
+// Blocks that are to share a multiprocessor: bounds the registers, and none of these spill.
+template <class Real>
+constexpr int kBlocks = sizeof(Real) == 4 ? 2 : 1;
+
+template <class Real>
+__device__ Real infinity() {
+  return static_cast<Real>(HUGE_VAL);
+}
+
+__device__ inline float exponential(float x) {
+  return expf(x);
+}
+__device__ inline double exponential(double x) {
+  return exp(x);
+}
+
+// The logit of a query and a key from their product; -inf where the key is not seen.
+template <class T, class Real>
+__device__ Real logit(const AttentionParams& params, Real product, int64_t sample, int64_t head,
+                      int query, int key) {
+  if (query >= params.queries || key >= params.keys || (params.causal && key > query)) {
+    return -infinity<Real>();
+  }
+  Real x = product * static_cast<Real>(params.scale);
+  if (params.bias != nullptr) {
+    const int64_t* const strides = params.bias_strides;
+    x += widen(static_cast<const T*>(params.bias)[sample * strides[0] + head * strides[1] +
+                                                  query * strides[2] + key * strides[3]]);
+  }
+  return x;
+}
+
+// Logarithms of the row sums: a thread has its own largest logit of each row, and the sum relative
+// to that.
+template <class T, class Real>
+__global__ void __launch_bounds__(kThreads, kBlocks<Real>)
+    attention_row_sums(AttentionParams params) {
+  PULLBACK_SHARED(memory);
+  const AttentionShared<Real, kBlockRows> shared(memory);
+  const int y = threadIdx.x / 16, x = threadIdx.x % 16;
+  const int64_t blocks = ceil_divide(params.queries, kBlockRows);
+  const int64_t items = params.batch * params.heads * blocks;
+  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
+    const int64_t head = item / blocks % params.heads, sample = item / blocks / params.heads;
+    const int first = static_cast<int>(item % blocks) * kBlockRows;
+    const int64_t key_head = head / (params.heads / params.key_heads);
+    const HeadTile<T> mine(params.q, 0, sample, head, first,
+                           static_cast<int>(params.queries) - first);
+    Real most[kOfThread], sum[kOfThread];
+#pragma unroll
+    for (int i = 0; i < kOfThread; ++i) {
+      most[i] = -infinity<Real>();
+      sum[i] = 0;
+    }
+    const int keys = static_cast<int>(params.keys);
+    const int end = params.causal && first + kBlockRows < keys ? first + kBlockRows : keys;
+    for (int tile = 0; tile < end; tile += kBlockRows) {
+      Real p[kOfThread][kOfThread] = {};
+      const HeadTile<T> theirs(params.k, 0, sample, key_head, tile, keys - tile);
+      add_products(shared, mine, theirs, params.depth, p);
+#pragma unroll
+      for (int i = 0; i < kOfThread; ++i) {
+        Real larger = most[i];
+#pragma unroll
+        for (int j = 0; j < kOfThread; ++j) {
+          p[i][j] = logit<T>(params, p[i][j], sample, head, first + y + 16 * i, tile + x + 16 * j);
+          larger = p[i][j] > larger ? p[i][j] : larger;
+        }
+        const Real less = larger == -infinity<Real>() ? Real(0) : larger;
+        sum[i] *= exponential(most[i] - less);
+#pragma unroll
+        for (int j = 0; j < kOfThread; ++j) sum[i] += exponential(p[i][j] - less);
+        most[i] = larger;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kOfThread; ++i) {
+      Real larger = most[i];
+#pragma unroll
+      for (int lanes = 8; lanes > 0; lanes /= 2) {
+        const Real other = __shfl_xor_sync(0xffffffffu, larger, lanes);
+        larger = other > larger ? other : larger;
+      }
+      const Real less = larger == -infinity<Real>() ? Real(0) : larger;
+      const Real total = sum_of_row(sum[i] * exponential(most[i] - less));
+      const int query = first + y + 16 * i;
+      if (x == 0 && query < params.queries) {
+        static_cast<Real*>(params.lse)[(sample * params.heads + head) * params.queries + query] =
+            total == 0 ? -infinity<Real>() : static_cast<Real>(less + log(double(total)));
+      }
+    }
+  }
+}
+
+// Sums of g o, of a row of queries by a warp.
+template <class T, class Real>
+__global__ void __launch_bounds__(kThreads) attention_centers(AttentionParams params, HeadRows o) {
+  const int64_t rows = params.batch * params.heads * params.queries, all = params.tangents * rows;
+  const int64_t warps = kThreads / 32, step = static_cast<int64_t>(gridDim.x) * warps;
+  for (int64_t row = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / 32; row < all;
+       row += step) {
+    const int64_t tangent = row / rows, query = row % params.queries;
+    const int64_t head = row / params.queries % params.heads;
+    const int64_t sample = row % rows / params.queries / params.heads;
+    const HeadTile<T> left(params.g, tangent, sample, head, query, 1);
+    const HeadTile<Real> right(o, 0, sample, head, query, 1);
+    Real sum = 0;
+    for (int64_t c = threadIdx.x % 32; c < params.width; c += 32) {
+      sum += static_cast<Real>(widen(left.data[c])) * right.data[c];
+    }
+    sum += __shfl_xor_sync(0xffffffffu, sum, 16);
+    sum = sum_of_row(sum);
+    if (threadIdx.x % 32 == 0) static_cast<Real*>(params.sums)[row] = sum;
+  }
+}
+
+// Tangents in a group: as many sums as registers hold.
+template <class Real, int kColumns>
+constexpr int kGroup = sizeof(Real) == 4 ? 128 / kColumns : 1;
+
+template <class T, class Real, class Out, int kColumns>
+__global__ void __launch_bounds__(kThreads, kBlocks<Real>)
+    attention_sums(AttentionParams params, Job job) {
+  constexpr int kMost = kGroup<Real, kColumns>, kWide = kColumns / 16;
+  PULLBACK_SHARED(memory);
+  const AttentionShared<Real, kColumns> shared(memory);
+  const int y = threadIdx.x / 16, x = threadIdx.x % 16;
+  const int length = job.of_keys ? params.keys : params.queries;
+  const int others = job.of_keys ? params.queries : params.keys;
+  const int64_t heads = job.of_keys ? params.key_heads : params.heads;
+  const int64_t served = params.heads / params.key_heads;
+  const int64_t blocks = ceil_divide(length, kBlockRows), chunks = ceil_divide(job.width, kColumns);
+  const int64_t groups = ceil_divide(params.tangents, kMost);
+  const int64_t items = groups * chunks * params.batch * heads * blocks;
+
+  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
+    const int first = static_cast<int>(item % blocks) * kBlockRows;
+    const int64_t head = item / blocks % heads;
+    const int64_t sample = item / blocks / heads % params.batch;
+    const int64_t which = item / blocks / heads / params.batch;
+    const int column = static_cast<int>(which % chunks) * kColumns;
+    const int64_t begin = which / chunks * kMost;
+    const int group = params.tangents - begin < kMost ? params.tangents - begin : kMost;
+    Real sum[kMost][kOfThread][kWide] = {};
+    Real mu[kMost][kOfThread] = {};
+
+    for (int64_t other = 0; other < (job.of_keys ? served : 1); ++other) {
+      const int64_t their_head = job.of_keys ? head * served + other : head / served;
+      const int64_t query_head = job.of_keys ? their_head : head;
+      const int64_t row = (sample * params.heads + query_head) * params.queries;
+      // Of causal attention tiles that see nothing of each other are left out.
+      const int from = params.causal && job.of_keys ? first : 0;
+      const int end = params.causal && !job.of_keys && first + kBlockRows < others
+                          ? first + kBlockRows
+                          : others;
+      for (int tile = from; tile < end; tile += kBlockRows) {
+        const auto mine = [&](const HeadRows& rows, int64_t tangent) {
+          return HeadTile<T>(rows, tangent, sample, head, first, length - first);
+        };
+        const auto theirs = [&](const HeadRows& rows, int64_t tangent) {
+          return HeadTile<T>(rows, tangent, sample, their_head, tile, others - tile);
+        };
+        Real p[kOfThread][kOfThread] = {};
+        add_products(shared, mine(job.mine, 0), theirs(job.theirs, 0), params.depth, p);
+#pragma unroll
+        for (int i = 0; i < kOfThread; ++i) {
+#pragma unroll
+          for (int j = 0; j < kOfThread; ++j) {
+            const int own = first + y + 16 * i, their = tile + x + 16 * j;
+            const int query = job.of_keys ? their : own;
+            const Real value =
+                logit<T>(params, p[i][j], sample, query_head, query, job.of_keys ? own : their);
+            const Real less = query < params.queries
+                                  ? static_cast<const Real*>(params.lse)[row + query]
+                                  : Real(0);
+            // A row of -inf alone has weights of 0.
+            p[i][j] = less == -infinity<Real>() ? Real(0) : exponential(value - less);
+          }
+        }
+        if (job.times_weights.data != nullptr) keep(p, shared.weights);
+#pragma unroll
+        for (int t = 0; t < kMost; ++t) {
+          if (t >= group) continue;
+          const int64_t tangent = begin + t;
+          if (job.times_products.data != nullptr) {
+            Real h[kOfThread][kOfThread] = {};
+#pragma unroll 1
+            for (int n = 0; n < 2; ++n) {
+              if (job.products[n].mine.data == nullptr) continue;
+              add_products(shared, mine(job.products[n].mine, tangent),
+                           theirs(job.products[n].theirs, tangent), job.products[n].width, h);
+            }
+            const Real* const centers = static_cast<const Real*>(params.sums) +
+                                        tangent * params.batch * params.heads * params.queries +
+                                        row;
+#pragma unroll
+            for (int i = 0; i < kOfThread; ++i) {
+#pragma unroll
+              for (int j = 0; j < kOfThread; ++j) {
+                const int query = job.of_keys ? tile + x + 16 * j : first + y + 16 * i;
+                Real value = h[i][j] * static_cast<Real>(job.products_scale);
+                if (job.centered && query < params.queries) value -= centers[query];
+                h[i][j] = p[i][j] * value;
+                mu[t][i] += h[i][j];
+              }
+            }
+            keep(h, shared.products);
+            add_rows(shared, shared.products, theirs(job.times_products, tangent), column,
+                     job.width, sum[t]);
+          }
+          if (job.times_weights.data != nullptr) {
+            add_rows(shared, shared.weights, theirs(job.times_weights, tangent), column, job.width,
+                     sum[t]);
+          }
+        }
+      }
+    }
+
+#pragma unroll
+    for (int t = 0; t < kMost; ++t) {
+      if (t >= group) continue;
+      const int64_t place = ((begin + t) * params.batch + sample) * heads + head;
+#pragma unroll
+      for (int i = 0; i < kOfThread; ++i) {
+        const Real total = job.o.data == nullptr ? Real(0) : sum_of_row(mu[t][i]);
+        const int own = first + y + 16 * i;
+        if (own >= length) continue;
+#pragma unroll
+        for (int j = 0; j < kWide; ++j) {
+          const int c = column + x + 16 * j;
+          if (c >= job.width) continue;
+          Real value = sum[t][i][j];
+          if (job.o.data != nullptr) {
+            value -= total * HeadTile<Real>(job.o, 0, sample, head, own, 1).data[c];
+          }
+          narrow(value * static_cast<Real>(job.out_scale),
+                 static_cast<Out*>(job.out) + (place * length + own) * job.width + c);
+        }
+      }
+    }
+  }
+}
+
+template <class T, class Real, class Out, int kColumns>
+const char* run_job(const AttentionParams& params, const Job& job, void* stream) {
+  const auto kernel = attention_sums<T, Real, Out, kColumns>;
+  constexpr size_t bytes = AttentionShared<Real, kColumns>::kBytes;
+  const int64_t groups = ceil_divide(params.tangents, kGroup<Real, kColumns>);
+  const int64_t chunks = ceil_divide(job.width, kColumns);
+  const int64_t rows = job.of_keys ? params.key_heads * ceil_divide(params.keys, kBlockRows)
+                                   : params.heads * ceil_divide(params.queries, kBlockRows);
+  const int64_t items = groups * chunks * params.batch * rows;
+  if (items == 0) return nullptr;
+  if (const char* error = allow_shared(kernel, bytes, params.device)) return error;
+  PULLBACK_LAUNCH((attention_sums<T, Real, Out, kColumns>), grid_of(items), kThreads, bytes, stream,
+                  params, job);
+  return launch_error();
+}
+
+// A block has 64 columns of the result, or, where there are more, 128 of float32.
+template <class T, class Real, class Out = T>
+const char* run(const AttentionParams& params, const Job& job, void* stream) {
+  if constexpr (sizeof(Real) == 4) {
+    if (job.width > 64) return run_job<T, Real, Out, 128>(params, job, stream);
+  }
+  return run_job<T, Real, Out, 64>(params, job, stream);
+}
+
+Job job_of(const AttentionParams& params, bool of_keys) {
+  Job job{};
+  job.mine = of_keys ? params.k : params.q;
+  job.theirs = of_keys ? params.q : params.k;
+  job.of_keys = of_keys;
+  job.products_scale = job.out_scale = 1;
+  job.width = params.width;
+  job.out = params.out;
+  return job;
+}
+
+// o = p v
+Job attended(const AttentionParams& params) {
+  Job job = job_of(params, false);
+  job.times_weights = params.v;
+  return job;
+}
+
+// h = scale p (dq k^T + q dk^T), h v + p dv - sums of h o
+Job tangents(const AttentionParams& params, const HeadRows& o) {
+  Job job = job_of(params, false);
+  if (params.dq.data != nullptr) job.products[0] = {params.dq, params.k, params.depth};
+  if (params.dk.data != nullptr) job.products[1] = {params.q, params.dk, params.depth};
+  if (params.dq.data != nullptr || params.dk.data != nullptr) {
+    job.times_products = params.v;
+    job.o = o;
+    job.products_scale = params.scale;
+  }
+  job.times_weights = params.dv;
+  return job;
+}
+
+// h = p (g v^T - sums), scale h k; for keys scale h^T q
+Job cotangents(const AttentionParams& params, bool of_keys) {
+  Job job = job_of(params, of_keys);
+  job.products[0] = {of_keys ? params.v : params.g, of_keys ? params.g : params.v, params.width};
+  job.times_products = job.theirs;
+  job.centered = true;
+  job.out_scale = params.scale;
+  job.width = params.depth;
+  job.out = of_keys ? params.out_k : params.out;
+  return job;
+}
+
+// p^T g
+Job cotangents_of_values(const AttentionParams& params) {
+  Job job = job_of(params, true);
+  job.times_weights = params.g;
+  job.out = params.out_v;
+  return job;
+}
+
+// o as Real: what was given, or for 16-bit types computed anew.
+template <class T, class Real>
+const char* exact(const AttentionParams& params, void* stream, HeadRows* o) {
+  *o = params.o;
+  if (sizeof(T) == sizeof(Real)) return nullptr;
+  const int64_t head = params.queries * params.width;
+  *o = {params.exact, {0, params.heads * head, head, params.width}};
+  AttentionParams one = params;
+  one.tangents = 1;
+  one.out = params.exact;
+  return run<T, Real, Real>(one, attended(one), stream);
+}
+
+template <class T, class Real>
+const char* run_kind(const AttentionParams& params, void* stream) {
+  HeadRows o;
+  switch (params.kind) {
+    case AttentionKind::kForward: {
+      const int64_t blocks = ceil_divide(params.queries, kBlockRows);
+      constexpr size_t bytes = AttentionShared<Real, kBlockRows>::kBytes;
+      const auto kernel = attention_row_sums<T, Real>;
+      if (const char* error = allow_shared(kernel, bytes, params.device)) return error;
+      PULLBACK_LAUNCH((attention_row_sums<T, Real>), grid_of(params.batch * params.heads * blocks),
+                      kThreads, bytes, stream, params);
+      if (const char* error = launch_error()) return error;
+      return run<T, Real>(params, attended(params), stream);
+    }
+    case AttentionKind::kTangents:
+      if (const char* error = exact<T, Real>(params, stream, &o)) return error;
+      return run<T, Real>(params, tangents(params, o), stream);
+    case AttentionKind::kCotangentsOfQueries: {
+      if (const char* error = exact<T, Real>(params, stream, &o)) return error;
+      const int64_t rows = params.tangents * params.batch * params.heads * params.queries;
+      PULLBACK_LAUNCH((attention_centers<T, Real>), grid_of(rows, kThreads / 32), kThreads, 0,
+                      stream, params, o);
+      if (const char* error = launch_error()) return error;
+      return run<T, Real>(params, cotangents(params, false), stream);
+    }
+    case AttentionKind::kCotangentsOfKeys:
+      break;
+  }
+  if (const char* error = run<T, Real>(params, cotangents(params, true), stream)) return error;
+  return run<T, Real>(params, cotangents_of_values(params), stream);
+}
+
+}  // namespace
+
+const char* attention(const AttentionParams& params, void* stream) {
+  if (const char* error = select_device(params.device)) return error;
+  return with_entry_type(params.dtype, [&](auto entry) {
+    using T = decltype(entry);
+    return run_kind<T, Working<T>>(params, stream);
+  });
+}
+
+}  // namespace pullback::cuda
