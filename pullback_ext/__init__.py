@@ -1,7 +1,8 @@
 """Native operators of pullback, and what is made of them: one documented function each.
 
-Operators are raw: they have no derivative, and say so. Normalisation layers and gates are
-differentiable in every mode, and made for many tangents at one point.
+Operators are raw: they have no derivative, and say so. Attention,
+normalisation layers and gates are differentiable in every mode, and made for many tangents at one
+point.
 
 The kernels live in one native library, loaded when this package is imported; importing does not
 initialise CUDA. Where the library is missing, broken or without a kernel for a device, an operator
@@ -31,6 +32,7 @@ from pullback_ext._attention import (
     attention_cotangents,
     attention_tangents,
 )
+from pullback_ext.attending import scaled_dot_product_attention
 from pullback_ext.gates import geglu, gelu, silu
 from pullback_ext.normalization import group_norm, group_norm_silu, layer_norm, rms_norm
 
@@ -55,6 +57,7 @@ __all__ = [
     "orthonormalize",
     "ritz",
     "rms_norm",
+    "scaled_dot_product_attention",
     "silu",
     "squared_singular_values",
     "why_unavailable",

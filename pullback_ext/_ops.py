@@ -230,8 +230,7 @@ OPS: dict[str, Op] = {
             reference=reference.attention,
             fake=_attention_rules.fake,
             vmap=lambda *args: _attention_rules.vmap(overload("attention"), *args),
-            no_derivative="differentiate "
-            "torch.nn.functional.scaled_dot_product_attention in its place",
+            no_derivative="differentiate pullback_ext.scaled_dot_product_attention in its place",
         ),
         Op(
             name="attention_tangents",
