@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.autograd import forward_ad
@@ -31,7 +31,8 @@ def _has_derivative(x: torch.Tensor) -> bool:
     while True:
         if x.requires_grad and torch.is_grad_enabled():
             return True
-        if x.is_floating_point() and forward_ad.unpack_dual(x).tangent is not None:
+        batched = torch._C._functorch.is_batchedtensor(x)  # what it holds may have a tangent
+        if not batched and forward_ad.unpack_dual(x).tangent is not None:
             return True
         if not torch._C._functorch.is_functorch_wrapped_tensor(x):
             return False
@@ -165,7 +166,7 @@ class Inputs(NamedTuple):
         shared = of_keys.pop() if len(of_keys) == 1 and (gqa or of_keys == {1}) else heads
         if gqa and of_keys:  # keys and values of different numbers of heads
             key, value = (x.repeat_interleave(heads // x.shape[-3], -3) for x in (key, value))
-        bias = None if attn_mask is None else _bias(attn_mask, query.dtype, batch)
+        bias = None if attn_mask is None or heads == 0 else bias_of(attn_mask, query.dtype, batch)
         return cls(
             _four(query, batch, heads),
             _four(key, batch, shared),
@@ -178,10 +179,11 @@ class Inputs(NamedTuple):
 def _four(x: torch.Tensor, batch: tuple[int, ...], heads: int) -> torch.Tensor:
     """[B, heads, S, .]; no copy unless dimensions of the batch broadcast."""
     whole = x.expand(*batch, heads, *x.shape[-2:])
-    return whole.reshape(math.prod(batch), heads, *x.shape[-2:])
+    sizes = (math.prod(batch), heads) if heads else (0, 1)  # the operators take no samples of none
+    return whole.reshape(*sizes, *x.shape[-2:])
 
 
-def _bias(mask: torch.Tensor, dtype: torch.dtype, batch: tuple[int, ...]) -> torch.Tensor:
+def bias_of(mask: torch.Tensor, dtype: torch.dtype, batch: tuple[int, ...]) -> torch.Tensor:
     """What is added to the scores, in four sizes that broadcast."""
     if mask.dtype == torch.bool:
         bias = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))

@@ -46,7 +46,7 @@ def _push(f: Callable[..., Any], at: Sequence[Any], tangents: Sequence[Any]) -> 
     """
     moving = [i for i, tangent in enumerate(tangents) if tangent is not None]
     of_some, some = _of_some(f, at, moving)
-    value, pull = torch.func.vjp(of_some, *some)
+    value, pull = torch.func.vjp(of_some, *some)[:2]
     zeros = torch.utils._pytree.tree_map(torch.zeros_like, value)
     push = torch.func.vjp(pull, zeros)[1]
     return push(tuple(tangents[i] for i in moving))[0]
@@ -55,7 +55,7 @@ def _push(f: Callable[..., Any], at: Sequence[Any], tangents: Sequence[Any]) -> 
 def _of_some(
     f: Callable[..., Any], at: Sequence[Any], which: Sequence[int]
 ) -> tuple[Callable[..., Any], list[Any]]:
-    """f as a function of some of its arguments, and those."""
+    """A function of some of the arguments of f, and those."""
 
     def of_some(*some: Any) -> Any:
         every = list(at)

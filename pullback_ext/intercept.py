@@ -2,8 +2,10 @@
 
 Inside `forward_mode_ready` three things are replaced, where modules call them:
 
-* `scaled_dot_product_attention` takes its mathematical form, also where a module asks for another
-  backend itself: the fast ones have no forward-mode rule (pytorch#98164).
+* `scaled_dot_product_attention` is that of `pullback_ext`, also where a module asks for a backend
+  itself: torch's fast ones have no forward-mode rule (pytorch#98164). What ours does not take (a
+  dropout, a derivative of the mask, a device without native kernels), and samples that are too
+  small for it to pay, get torch's mathematical form, which holds the matrix of scores.
 * `group_norm`, `layer_norm`, `rms_norm`, `silu` and `gelu` are those of `pullback_ext`, with one
   rule for all tangents at a point, where a sample is large enough for that to be faster. torch's
   rule of `group_norm` also fails on a primal that is not contiguous ("view size is not
@@ -28,7 +30,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from pullback_ext import _ops, gates, normalization
+from pullback_ext import gates, normalization
+from pullback_ext._intercepted_attention import ATTENTIONS, mathematical, native, with_rules
 
 
 def _group_norm(
@@ -98,61 +101,29 @@ class _NativeAttention(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> object:
         kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
+        if func is F.multi_head_attention_forward:
+            return _with_its_attention(*args, **kwargs)
+        if func not in ATTENTIONS:
             return func(*args, **kwargs)
         inside_transform = torch._C._functorch.peek_interpreter_stack() is not None
         if torch.is_grad_enabled() and not inside_transform:
-            found = _attention(*args, **kwargs)
+            found = native(*args, **kwargs)
             if found is not None:
                 return found
-        with sdpa_kernel(SDPBackend.MATH):
-            return func(*args, **kwargs)
+        return mathematical(*args, **kwargs)
 
 
-def _attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> torch.Tensor | None:
-    """The native operator's answer; None where torch's own form is to be taken."""
-    heads = query.shape[-3:-2], key.shape[-3:-2], value.shape[-3:-2]
-    if (
-        query.dim() != 4 or key.dim() != 4 or value.dim() != 4
-        or not query.shape[0] == key.shape[0] == value.shape[0]
-        or heads[1] != heads[2] or (heads[0] != heads[1] and not enable_gqa)
-        or not query.dtype == key.dtype == value.dtype
-        or not query.is_floating_point()
-        or dropout_p > 0 or (is_causal and attn_mask is not None)
-        or 0 in (*query.shape, *key.shape, *value.shape)
-        or not _ops.has_kernel("attention", query.device.type)
-    ):  # fmt: skip
-        return None
-    bias = None
-    if attn_mask is not None:
-        if attn_mask.requires_grad or attn_mask.dim() > 4:
-            return None
-        if attn_mask.dtype == torch.bool:
-            hidden = torch.zeros_like(attn_mask, dtype=query.dtype)
-            bias = hidden.masked_fill(~attn_mask, float("-inf"))
-        else:
-            bias = attn_mask.to(query.dtype)
-        bias = bias.reshape((1,) * (4 - bias.dim()) + bias.shape)
-    factor = query.shape[-1] ** -0.5 if scale is None else scale
-    with torch._C._AutoDispatchBelowAutograd():
-        o, _ = _ops.overload("attention")(query, key, value, bias, factor, is_causal)
-    return o
+def _with_its_attention(*args: Any, **kwargs: Any) -> Any:
+    """`multi_head_attention_forward`, whose own call of attention no mode sees."""
+    with _ATTENTION():
+        return F.multi_head_attention_forward(*args, **kwargs)
 
 
 class _Intercepted(TorchFunctionMode):
     """Calls what has a rule for many tangents in place of torch's functions.
 
-    Attention gets its mathematical form at the call itself: a module may stand in an `sdpa_kernel`
-    of its own, which counts for more than one that was entered before.
+    Attention is replaced at the call itself: a module may stand in an `sdpa_kernel` of its own,
+    which counts for more than one that was entered before.
 
     SiLU of what group normalisation just returned is fused with it where `torch.func.vjp` records,
     for many cotangents. Where tangents are pushed there is nothing to gain: those of the
@@ -174,9 +145,10 @@ class _Intercepted(TorchFunctionMode):
         kwargs = kwargs or {}
         # Whatever else is called in between may change the tensor in place.
         before, self._normalized = self._normalized, None
-        if func is F.scaled_dot_product_attention:
-            with sdpa_kernel(SDPBackend.MATH):
-                return func(*args, **kwargs)
+        if func in ATTENTIONS:
+            return with_rules(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            return _with_its_attention(*args, **kwargs)
         replacement = _REPLACED.get(func)
         if replacement is None or not _has_rule(*args, **kwargs):
             return func(*args, **kwargs)
@@ -391,7 +363,7 @@ def recordable() -> Iterator[None]:
     form where that does not serve (a dropout, a mask that depends on x, tensors that are not [B, H,
     S, d]); arithmetic is plain, and nothing else is replaced.
     """
-    with plain_arithmetic(), _ATTENTION(), _NativeAttention():
+    with plain_arithmetic(), _NativeAttention():
         yield
 
 
@@ -400,12 +372,11 @@ def forward_mode_ready() -> Iterator[None]:
     """Context in which the functions that networks are made of can be differentiated in any mode.
 
     Enter it around the whole of `vmap(jvp(f))` or `vjp(f)`: inside a transform it would not see
-    the calls. Attention takes its mathematical form, which stores the full score matrix, and
-    arithmetic is plain.
+    the calls, and it does not see those of scripted modules. Attention is that of `pullback_ext`,
+    which never holds the matrix of scores, and arithmetic is plain.
     """
     with ExitStack() as stack:
         stack.enter_context(plain_arithmetic())
-        stack.enter_context(_ATTENTION())
         inside = _THREAD.contexts > 0
         stack.enter_context(_registered())
         if not inside:  # a mode sees calls once

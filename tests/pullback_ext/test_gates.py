@@ -202,7 +202,8 @@ assert "torch._dynamo" not in sys.modules  # importing it takes longer than all 
 mode, full = sys.argv[1], sys.argv[2] == "full"
 norm = lambda x: pullback_ext.group_norm_silu(x, 2)
 gate = lambda x: pullback_ext.geglu(x)
-for f in (norm, gate):
+attention = lambda x: pullback_ext.scaled_dot_product_attention(x, x, x)
+for f in (norm, gate, attention):
     product = {
         "jvp": lambda x, v: torch.func.jvp(f, (x,), (v,))[1],
         "vjp": lambda x, v: torch.func.vjp(f, x)[1](f(v))[0],
