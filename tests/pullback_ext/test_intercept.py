@@ -10,7 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pullback_ext import intercept
+from pullback_ext import _intercepted_attention, intercept
 from pullback_ext.intercept import forward_mode_ready
 from tests.pullback_ext.derivatives import relative
 
@@ -56,12 +56,13 @@ def test_attention_has_a_forward_rule_inside_the_context_only():
     assert torch.allclose(tangents, numeric, atol=1e-7)
 
 
+@pytest.mark.parametrize("tokens", [7, 200])
 @pytest.mark.parametrize("mode", ["forward", "reverse"])
 @pytest.mark.parametrize("backend", [b for b in SDPBackend.__members__.values() if b.value >= 0])
-def test_attention_that_asks_for_a_backend_itself(backend, mode):
+def test_attention_that_asks_for_a_backend_itself(backend, mode, tokens):
     """Its own context is the inner one, and would have the last word."""
-    q = torch.randn(2, 3, 7, 4, dtype=torch.float64)
-    v = torch.randn(2, 2, 3, 7, 4, dtype=torch.float64)
+    q = torch.randn(2, 3, tokens, 4, dtype=torch.float64)
+    v = torch.randn(2, 2, 3, tokens, 4, dtype=torch.float64)
 
     def plain(x):
         return F.scaled_dot_product_attention(x, x, x, is_causal=True)
@@ -155,6 +156,7 @@ class Calls(TorchDispatchMode):
 def of_any_size(monkeypatch):
     """Our functions for small tensors too."""
     monkeypatch.setattr(intercept, "_WORTHWHILE", dict.fromkeys(intercept._WORTHWHILE, 0))
+    monkeypatch.setattr(_intercepted_attention, "_WORTHWHILE", 0)
 
 
 @pytest.mark.parametrize("samples", [1, 30])
