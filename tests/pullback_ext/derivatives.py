@@ -116,6 +116,11 @@ def _geglu(x):
     return a * F.gelu(g)
 
 
+def _attention(q, k, v):
+    s = q @ k.mT * q.shape[-1] ** -0.5
+    return torch.softmax(s + torch.full(s.shape[-2:], -torch.inf).triu(1), -1) @ v
+
+
 #: By public name: the function, its truth of torch's functions, the shape of x, and that of each
 #: further argument that can be differentiated.
 FUNCTIONS = {
@@ -146,6 +151,12 @@ FUNCTIONS = {
     "silu": (pullback_ext.silu, F.silu, (2, 3, 5), []),
     "gelu": (pullback_ext.gelu, F.gelu, (2, 3, 5), []),
     "geglu": (pullback_ext.geglu, _geglu, (2, 3, 6), []),
+    "scaled_dot_product_attention": (
+        lambda x: pullback_ext.scaled_dot_product_attention(x, x.sin(), x.cos(), is_causal=True),
+        lambda x: _attention(x, x.sin(), x.cos()),
+        (2, 3, 5, 4),
+        [],
+    ),
 }
 
 
