@@ -14,6 +14,7 @@ from rich.console import Console
 
 from benchmarks import (
     angles,
+    attention,
     basis,
     directions,
     edits,
@@ -42,6 +43,7 @@ _BENCHES: dict[str, tuple[Any, Callable[[Console, dict[str, Any]], None]]] = {
     "finding": (finding, report_finding.print_finding),
     "pca": (pca, report_finding.print_pca),
     "products": (products, products.print_products),
+    "attention": (attention, attention.print_attention),
     "pairs": (pairs, report.print_pairs),
     "angles": (angles, report.print_angles),
     "gram": (gram, report.print_gram),
@@ -53,6 +55,7 @@ class What(str, Enum):
     """What can be measured: a name of `_BENCHES`, or all of them."""
 
     angles = "angles"
+    attention = "attention"
     basis = "basis"
     directions = "directions"
     edits = "edits"
@@ -83,7 +86,8 @@ def main(
         typer.Argument(
             help="basis, edits, transport, finding: against the published algorithms; directions: "
             "every way to find them, before a judge; pca: of many trajectories; pairs: distances "
-            "of many subspaces; products: their cost; angles, gram, orthonormalize: the kernels."
+            "of many subspaces; products: their cost; angles, attention, gram, "
+            "orthonormalize: the kernels."
         ),
     ] = What.basis,
     samples: Annotated[int | None, typer.Option(min=1, help="Latents of basis (8).")] = None,

@@ -76,7 +76,7 @@ def run(
     cases = _cases(settings, device)
     rows, norms = [], []
     for threads in settings.threads:
-        with _threads(threads), torch.no_grad(), recordable():
+        with threads_of(threads), torch.no_grad(), recordable():
             for name, case in cases.items():
                 tell(f"{name}, {threads} threads")
                 rows.append({"case": name, "threads": threads, **_measured(case, settings.rounds)})
@@ -122,7 +122,8 @@ def _unet(side: int, *, attention: bool) -> nn.Module:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads_of(count: int) -> Iterator[None]:
+    """Context in which torch has this many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -79,6 +79,20 @@ def interleaved(
     Returns:
         Per name the `min` and the `median` over the rounds, in seconds per call.
     """
+    return {
+        name: {"min": min(values), "median": statistics.median(values)}
+        for name, values in in_turn(cases, device, rounds=rounds, span=span).items()
+    }
+
+
+def in_turn(
+    cases: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    *,
+    rounds: int,
+    span: float = 2e-3,
+) -> dict[str, list[float]]:
+    """What `interleaved` is made of: the times of all rounds, with its arguments."""
     counts = {}
     for name, run in cases.items():
         _repeated(run, 1, device)
@@ -87,10 +101,7 @@ def interleaved(
     for _ in range(rounds):
         for name, run in cases.items():
             times[name].append(_repeated(run, counts[name], device))
-    return {
-        name: {"min": min(values), "median": statistics.median(values)}
-        for name, values in times.items()
-    }
+    return times
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:

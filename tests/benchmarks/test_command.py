@@ -197,6 +197,25 @@ def test_a_missing_gpu_is_said_in_a_sentence():
     assert "no usable NVIDIA GPU" in result.output
 
 
+def test_attention_has_its_figures(quick):
+    text, results = quick
+    found = results["attention"]
+    assert [row["case"]["queries"] for row in found["cases"]] == [33, 64]
+    for row in found["cases"]:
+        for name in ("J", "JT"):
+            ratio = row["ratio"][name]
+            assert 0 < ratio["min"] <= ratio["median"] <= ratio["max"]
+            assert 0 < row["difference"][name] < 1e-5
+            assert min(row["seconds"][name].values()) > 0
+    few, many = found["memory"]
+    assert 0 < few["ours"] < many["ours"] < 3 * few["ours"]
+    assert few["materialised"] > few["ours"]
+    assert many["materialised"] is None  # four times as much would not fit
+    [target] = found["targets"]
+    assert target["name"] in text
+    assert target["asked"] == ">= 3.5"
+
+
 def test_pairs_and_transport_have_their_figures(quick):
     output, results = quick
     [size] = results["pairs"]["sizes"]
