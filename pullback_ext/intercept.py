@@ -100,7 +100,8 @@ class _NativeAttention(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
-        if torch.is_grad_enabled():
+        inside_transform = torch._C._functorch.peek_interpreter_stack() is not None
+        if torch.is_grad_enabled() and not inside_transform:
             found = _attention(*args, **kwargs)
             if found is not None:
                 return found
