@@ -142,6 +142,10 @@ def _attention(
         else:
             bias = attn_mask.to(query.dtype)
         bias = bias.reshape((1,) * (4 - bias.dim()) + bias.shape)
+        # The same softmax; a query that a finite mask hides every key from would else have a
+        # log-sum-exp of which float32 has no decimals left.
+        peak = bias.amax(-1, keepdim=True)
+        bias = bias - peak.masked_fill(~peak.isfinite(), 0.0)
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     with torch._C._AutoDispatchBelowAutograd():
         o, _ = _ops.overload("attention")(query, key, value, bias, factor, is_causal)
