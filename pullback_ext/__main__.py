@@ -21,18 +21,9 @@ import torch
 
 import pullback_ext
 from pullback_ext import _attention_cases, _ops
+from pullback_ext._case import Case
 
 Version = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One call of an operator, and how far its result may be from the plain-torch twin's."""
-
-    name: str
-    args: tuple[Any, ...]
-    error: Callable[[Any, Any], float]  # of the results of the kernel and of the twin
-    bound: float
 
 
 @dataclass(frozen=True)
@@ -170,12 +161,6 @@ def _normalize_tangents_cases(device: torch.device) -> Iterator[Case]:
                 yield Case(f"{label}{' T' if transposed else ''}", args, error, bound)
 
 
-def _cases_of(
-    parts: Callable[[torch.device], Iterator[_attention_cases.Parts]],
-) -> Callable[[torch.device], Iterator[Case]]:
-    return lambda device: (Case(*one) for one in parts(device))
-
-
 CASES: dict[str, Callable[[torch.device], Iterator[Case]]] = {
     "gram": _gram_cases,
     "orthonormalize": _orthonormalize_cases,
@@ -183,9 +168,9 @@ CASES: dict[str, Callable[[torch.device], Iterator[Case]]] = {
     "ritz": _ritz_cases,
     "squared_singular_values": _squared_singular_values_cases,
     "normalize_tangents": _normalize_tangents_cases,
-    "attention": _cases_of(_attention_cases.attention),
-    "attention_tangents": _cases_of(_attention_cases.attention_tangents),
-    "attention_cotangents": _cases_of(_attention_cases.attention_cotangents),
+    "attention": _attention_cases.attention,
+    "attention_tangents": _attention_cases.attention_tangents,
+    "attention_cotangents": _attention_cases.attention_cotangents,
 }
 
 

@@ -125,7 +125,7 @@ def attention_tangents(
         dq: [T, B, H, Sq, d], any strides, dtype of ``q``; or None.
         dk: [T, B, Hk, Sk, d], likewise.
         dv: [T, B, Hk, Sk, e], likewise; one of the three is needed.
-        bias: four sizes, each 1 or that of [B, H, Sq, Sk]; as :func:`attention` has it.
+        bias: [B, H, Sq, Sk], or 1 for any of these, as :func:`attention` has it; or None.
         scale: likewise.
         causal: likewise.
 
@@ -170,7 +170,7 @@ def attention_cotangents(
         o: [B, H, Sq, e], what :func:`attention` gave.
         lse: [B, H, Sq], likewise.
         g: [T, B, H, Sq, e], any strides, dtype of ``q``.
-        bias: four sizes, each 1 or that of [B, H, Sq, Sk]; as :func:`attention` has it.
+        bias: [B, H, Sq, Sk], or 1 for any of these, as :func:`attention` has it; or None.
         scale: likewise.
         causal: likewise.
         with_kv: whether dk and dv are wanted.

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pullback_ext import reference
-
-Parts = tuple[str, tuple[Any, ...], Callable[[Any, Any], float], float]
+from pullback_ext._case import Case
 
 #: Of the largest entry of a result.
 BOUNDS = {torch.float64: 1e-12, torch.float32: 4e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
@@ -64,17 +63,18 @@ def _scale(q: torch.Tensor) -> float:
     return float(q.shape[3] ** -0.5)
 
 
-def attention(device: torch.device) -> Iterator[Parts]:
+def attention(device: torch.device) -> Iterator[Case]:
     """Of every dtype: strides, grouped heads, a bias, causal."""
     for p in _primals(_normal(device, 5)):
-        yield p.label, (p.q, p.k, p.v, p.bias, _scale(p.q), p.causal), _error, p.bound
+        args = (p.q, p.k, p.v, p.bias, _scale(p.q), p.causal)
+        yield Case(p.label, args, _error, p.bound)
 
 
 def _attended(p: Primal) -> tuple[torch.Tensor, torch.Tensor]:
     return reference.attention(p.q, p.k, p.v, p.bias, _scale(p.q), p.causal)
 
 
-def attention_tangents(device: torch.device) -> Iterator[Parts]:
+def attention_tangents(device: torch.device) -> Iterator[Case]:
     """Likewise, with tangents of q, of k and v, and of all."""
     normal = _normal(device, 6)
     for i, p in enumerate(_primals(normal)):
@@ -82,14 +82,14 @@ def attention_tangents(device: torch.device) -> Iterator[Parts]:
         dq, dk, dv = (normal(x.dtype, count, *x.shape) for x in (p.q, p.k, p.v))
         some = ((dq, dk, dv), (dq, None, None), (None, dk, dv))[i % 3]
         args = (p.q, p.k, p.v, *_attended(p), *some, p.bias, _scale(p.q), p.causal)
-        yield p.label, args, _error, p.bound
+        yield Case(p.label, args, _error, p.bound)
 
 
-def attention_cotangents(device: torch.device) -> Iterator[Parts]:
+def attention_cotangents(device: torch.device) -> Iterator[Case]:
     """Likewise, with and without those of k and v."""
     normal = _normal(device, 7)
     for i, p in enumerate(_primals(normal)):
         o, lse = _attended(p)
         g = normal(o.dtype, (3, 1, 2)[i % 3], *o.shape)
         args = (p.q, p.k, p.v, o, lse, g, p.bias, _scale(p.q), p.causal, i % 3 != 1)
-        yield p.label, args, _error, p.bound
+        yield Case(p.label, args, _error, p.bound)

@@ -147,30 +147,30 @@ Factor<typename V::Real> widened(const T* from, int64_t stride, int64_t rows, in
   }
 }
 
+// Columns that a transpose takes at once: a vector of 16-bit entries.
+template <class V, class T>
+constexpr int64_t kTaken = std::is_same_v<T, typename V::Real> ? V::kTransposed : V::kLanes;
+
 // The rows as lanes, times `factor`; lanes without a row are 0.
 template <class V, class T>
 void load_transposed(const T* from, int64_t stride, int64_t rows, int64_t width,
                      typename V::Real factor, const Panel<typename V::Real>& to) {
   using Real = typename V::Real;
-  constexpr int64_t side = V::kTransposed;
+  constexpr int64_t side = V::kTransposed, taken = kTaken<V, T>;
   int64_t r = 0;
   for (; r + side <= rows; r += side) {
     int64_t c = 0;
-    for (; c + V::kLanes <= width; c += V::kLanes) {
-      alignas(kMostVectorBytes) Real wide[side * V::kLanes];
-      const Real* source;
-      int64_t pitch = V::kLanes;
+    for (; c + taken <= width; c += taken) {
       if constexpr (std::is_same_v<T, Real>) {
-        source = from + r * stride + c;
-        pitch = stride;
+        V::transpose(from + r * stride + c, stride, to.row(c) + r, to.lanes);
       } else {
+        alignas(kMostVectorBytes) Real wide[side * taken];
         for (int64_t i = 0; i < side; ++i) {
-          V::store(wide + i * pitch, V::load_unaligned(from + (r + i) * stride + c));
+          V::store(wide + i * taken, V::load_unaligned(from + (r + i) * stride + c));
         }
-        source = wide;
-      }
-      for (int64_t part = 0; part < V::kLanes; part += side) {
-        V::transpose(source + part, pitch, to.row(c + part) + r, to.lanes);
+        for (int64_t part = 0; part < taken; part += side) {
+          V::transpose(wide + part, taken, to.row(c + part) + r, to.lanes);
+        }
       }
     }
     for (; c < width; ++c) {
@@ -193,22 +193,20 @@ void load_transposed(const T* from, int64_t stride, int64_t rows, int64_t width,
 template <class V, class T>
 void store_transposed(const Panel<typename V::Real>& from, int64_t rows, int64_t width, T* to) {
   using Real = typename V::Real;
-  constexpr int64_t side = V::kTransposed;
+  constexpr int64_t side = V::kTransposed, taken = kTaken<V, T>;
   int64_t r = 0;
   for (; r + side <= rows; r += side) {
     int64_t c = 0;
-    for (; c + V::kLanes <= width; c += V::kLanes) {
+    for (; c + taken <= width; c += taken) {
       if constexpr (std::is_same_v<T, Real>) {
-        for (int64_t part = 0; part < V::kLanes; part += side) {
-          V::transpose(from.row(c + part) + r, from.lanes, to + r * width + c + part, width);
-        }
+        V::transpose(from.row(c) + r, from.lanes, to + r * width + c, width);
       } else {
-        alignas(kMostVectorBytes) Real wide[side * V::kLanes];
-        for (int64_t part = 0; part < V::kLanes; part += side) {
-          V::transpose(from.row(c + part) + r, from.lanes, wide + part, V::kLanes);
+        alignas(kMostVectorBytes) Real wide[side * taken];
+        for (int64_t part = 0; part < taken; part += side) {
+          V::transpose(from.row(c + part) + r, from.lanes, wide + part, taken);
         }
         for (int64_t i = 0; i < side; ++i) {
-          V::store_unaligned(to + (r + i) * width + c, V::load(wide + i * V::kLanes));
+          V::store_unaligned(to + (r + i) * width + c, V::load(wide + i * taken));
         }
       }
     }

@@ -2,6 +2,8 @@
 // multiply-adds. Of a tile thread (y, x) has the rows y + 16 i and the columns x + 16 j.
 #pragma once
 
+#include <math.h>
+
 #include "common/attention_params.h"
 #include "cuda/launch.h"
 #include "numerics/half.h"
@@ -149,6 +151,38 @@ __device__ Real sum_of_row(Real value) {
     value += __shfl_xor_sync(0xffffffffu, value, lanes);
   }
   return value;
+}
+
+// Blocks that are to share a multiprocessor: bounds the registers, and none of these spill.
+template <class Real>
+constexpr int kAttentionBlocks = sizeof(Real) == 4 ? 2 : 1;
+
+template <class Real>
+__device__ Real infinity() {
+  return static_cast<Real>(HUGE_VAL);
+}
+
+__device__ inline float exponential(float x) {
+  return expf(x);
+}
+__device__ inline double exponential(double x) {
+  return exp(x);
+}
+
+// The logit of a query and a key from their product; -inf where the key is not seen.
+template <class T, class Real>
+__device__ Real logit(const AttentionParams& params, Real product, int64_t sample, int64_t head,
+                      int query, int key) {
+  if (query >= params.queries || key >= params.keys || (params.causal && key > query)) {
+    return -infinity<Real>();
+  }
+  Real x = product * static_cast<Real>(params.scale);
+  if (params.bias != nullptr) {
+    const int64_t* const strides = params.bias_strides;
+    x += widen(static_cast<const T*>(params.bias)[sample * strides[0] + head * strides[1] +
+                                                  query * strides[2] + key * strides[3]]);
+  }
+  return x;
 }
 
 }  // namespace pullback::cuda

@@ -116,3 +116,19 @@ def test_transforms_inside_the_context_differentiate_as_ever():
     with recordable():
         found = torch.func.vjp(lambda x: sdpa(x, x, x), x)[1](v)[0]
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("low", [torch.finfo(torch.float32).min, -1e4])
+def test_a_query_that_a_finite_mask_hides_every_key_from_keeps_its_precision(low):
+    mask = torch.where(SHUT | (BLIND == 4), low, 0.0)
+    x = drawn(2, 4, 9, 6).float()
+
+    def f(x, mask=mask):
+        return sdpa(x.sin(), x, x.cos(), attn_mask=mask.to(x))
+
+    with recordable():
+        tape, exact = Tape(f, x), Tape(f, x.double())
+    v, u = drawn(3, 2, 4, 9, 6, seed=1).float(), drawn(3, 2, 4, 9, 6, seed=2).float()
+    pairs = ((tape.push(v), exact.push(v.double())), (tape.pull(u), exact.pull(u.double())))
+    for found, expected in pairs:
+        assert float((found.double() - expected).norm() / expected.norm()) < 2e-6

@@ -312,36 +312,27 @@ def test_attention_is_launched_as_told(tables, dtype, width):
     params.queries, params.keys, params.depth, params.width = 1000, 77, 48, width
     for rows in (params.q, params.k, params.v, params.g, params.dq):
         rows.data = 1  # there; nothing runs
-    shared = {"T": 7, "B": 3, "H": 8, "Sq": 1000, "w": 8 if dtype == FLOAT64 else 4}
-    again = ["attention_sums"] * (BYTES[dtype] == 2)  # o of 16 bits, for one tangent
-    of_queries = (8, 1000, width)
-    kinds = {
-        attending.FORWARD: (["attention_row_sums", "attention_sums"], [of_queries]),
-        attending.TANGENTS: ([*again, "attention_sums"], [of_queries]),
-        attending.OF_QUERIES: (
-            [*again, "attention_centers", "attention_sums"],
-            [(8, 1000, 48)],
-        ),
-        attending.OF_KEYS: (["attention_sums"] * 2, [(4, 77, 48), (4, 77, width)]),
+    rows, o = ("attention_row_sums", 1, 0, 0, 0), ("attention_sums", 1, 8, 1000, width)
+    again = [o] if BYTES[dtype] == 2 else []  # o of 16 bits
+    told = {  # kernel, T, M, L, n
+        attending.FORWARD: [rows, o],
+        attending.TANGENTS: [*again, ("attention_sums", 7, 8, 1000, width)],
+        attending.OF_QUERIES: [
+            *again,
+            ("centers_of_rows", 7, 0, 0, 0),
+            ("attention_sums", 7, 8, 1000, 48),
+        ],
+        attending.OF_KEYS: [("attention_sums", 7, 4, 77, 48), ("attention_sums", 7, 4, 77, width)],
     }
-    for kind, (kernels, results) in kinds.items():
-        params.kind, forward = kind, kind == attending.FORWARD
-        params.tangents = 1 if forward else 7
+    for kind, expected_launches in told.items():
+        params.kind, params.tangents = kind, 1 if kind == attending.FORWARD else 7
         launches = recorded(emulated.library().attention, params)
-        assert [one.kernel for one in launches] == kernels
-        if kernels[0] == "attention_sums" and again and kind != attending.OF_KEYS:
-            results = [of_queries, *results]
-        for one in launches:
-            symbols = dict(shared, T=params.tangents)
-            if one.kernel == "attention_sums":
-                heads, rows, n = results[0]
-                count = 1 if len(results) > 1 and again and kind != attending.OF_KEYS else None
-                c = 128 if n > 64 and dtype != FLOAT64 else 64
-                symbols |= {"M": heads, "L": rows, "n": n, "c": c}
-                symbols |= {"g": 1 if dtype == FLOAT64 else 128 // c}
-                symbols["T"] = count or symbols["T"]
-                results = results[1:]
-            check(tables, [one], symbols)
+        assert [one.kernel for one in launches] == [one[0] for one in expected_launches]
+        for launch, (_, count, heads, length, n) in zip(launches, expected_launches, strict=True):
+            columns = 128 if n > 64 and dtype != FLOAT64 else 64
+            symbols = {"T": count, "B": 3, "H": 8, "Sq": 1000, "M": heads, "L": length, "n": n}
+            symbols |= {"c": columns, "g": 1 if dtype == FLOAT64 else 128 // columns}
+            check(tables, [launch], symbols | {"w": 8 if dtype == FLOAT64 else 4})
 
 
 def test_every_kernel_is_told_of(tables):

@@ -25,29 +25,34 @@ class Surroundings:
     """
 
     def __init__(self, f: object, tensors: Iterable[torch.Tensor] = ()) -> None:
-        self._modules = [part for module in _modules(f) for part in module.modules()]
-        self._tensors = list(tensors)
+        modules = [part for module in _modules(f) for part in module.modules()]
+        self._attributes = [module.__dict__ for module in modules]
+        # What they hold their tensors, their parts and their hooks in; other ones come and go in
+        # these, which stay.
+        self._held = [
+            held
+            for module in modules
+            for held in (module._parameters, module._buffers, module._modules)
+        ]
+        self._hooks = [getattr(module, name) for module in modules for name in _HOOKS]
+        parts = (value for held in self._held for value in held.values())
+        met = [*tensors, *(value for value in parts if isinstance(value, torch.Tensor))]
+        self._tensors = [tensor for tensor in met if not tensor.is_inference()]
         self._state = self._now()
 
     def unchanged(self) -> bool:
         """Whether no tensor was changed or replaced, no hook added, and no module set to train."""
         return self._now() == self._state
 
-    def _now(self) -> list[object]:
-        state: list[object] = [_version(tensor) for tensor in self._tensors]
-        for module in self._modules:
-            state += [module.training, module.__dict__.get("forward")]
-            state += [tuple(getattr(module, name)) for name in _HOOKS]
-            state += map(id, module._modules.values())
-            for tensors in (module._parameters, module._buffers):
-                held = [value for value in tensors.values() if value is not None]
-                state += [(id(value), _version(value)) for value in held]
-        return state
-
-
-def _version(tensor: torch.Tensor) -> int:
-    """How often a tensor has been changed in place; inference tensors do not count."""
-    return 0 if tensor.is_inference() else tensor._version
+    def _now(self) -> tuple[list[Any], ...]:
+        """Asked for before every product: nothing but counters and addresses."""
+        return (
+            [tensor._version for tensor in self._tensors],
+            [id(value) for held in self._held for value in held.values()],
+            [key for hooks in self._hooks for key in hooks],
+            [held["training"] for held in self._attributes],
+            [held["forward"] for held in self._attributes if "forward" in held],
+        )
 
 
 def _modules(f: object) -> Iterator[nn.Module]:
