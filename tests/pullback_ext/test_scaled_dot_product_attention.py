@@ -161,7 +161,9 @@ def test_hessian():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"is_causal": True}, {"attn_mask": MASKS["blind"]}], ids=str
+    "options",
+    [{}, {"is_causal": True}, {"attn_mask": MASKS["blind"]}],
+    ids=["plain", "causal", "masked"],
 )
 @pytest.mark.parametrize("given", [(0, 1, 2), (0,), (1, 2)])
 def test_gradcheck(given, options):
