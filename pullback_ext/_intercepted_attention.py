@@ -97,4 +97,5 @@ def native(
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     with torch._C._AutoDispatchBelowAutograd():
         o, _ = _ops.overload("attention")(query, key, value, bias, factor, is_causal)
-    return o
+    # Autograd begins anew here, so that it goes on to see functions with rules of their own.
+    return o.requires_grad_(query.requires_grad or key.requires_grad or value.requires_grad)

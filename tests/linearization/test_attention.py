@@ -90,6 +90,21 @@ def test_rules_that_somebody_wrote_are_seen_before_attention_too():
         Tape(lambda x: sdpa(Square.apply(x), x, x), drawn(2, 4, 9, 6))
 
 
+def test_rules_that_somebody_wrote_are_seen_behind_attention_too():
+    with recordable(), pytest.raises(UnrecordableError, match="rules of its own, Square"):
+        Tape(lambda x: Square.apply(sdpa(x, x, x)), drawn(2, 4, 9, 6))
+
+
+def test_a_mask_that_comes_from_attention_is_taken_apart():
+    def f(x):
+        y = sdpa(x, x, x)
+        return sdpa(x, x, x, attn_mask=y @ y.mT)
+
+    with recordable():
+        tape = Tape(f, drawn(2, 4, 9, 6))  # taken apart: autograd sees that the mask depends on x
+        assert sum(isinstance(step.linear, Attention) for step in tape._steps) == 1
+
+
 def test_attention_to_constants_is_a_constant():
     def f(x):
         with torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pullback.linearization.linear import Call, Linear, Tangent, rule
+from pullback.linearization.linear import Call, Linear, Tangent, UnrecordableError, rule
 from pullback_ext import attention_cotangents, attention_tangents
 
 
@@ -44,5 +44,7 @@ class Attention(Linear):
 
 
 @rule("pullback::attention")
-def _attention(call: Call) -> Linear | None:
-    return None if call.depends(3) else Attention(call)
+def _attention(call: Call) -> Linear:
+    if call.depends(3):
+        raise UnrecordableError("a mask of attention depends on x")
+    return Attention(call)

@@ -13,6 +13,10 @@ import torch
 Tangent = torch.Tensor | None
 
 
+class UnrecordableError(RuntimeError):
+    """f does what a recording cannot follow; the message says what."""
+
+
 class Linear(ABC):
     """The derivative of one operation where it was called.
 

@@ -18,12 +18,8 @@ from pullback.linearization import (  # noqa: F401 - they register their rules
     views,
 )  # fmt: skip
 from pullback.linearization.generic import Generic, differentiable
-from pullback.linearization.linear import IDENTITY, RULES, Call, Linear
+from pullback.linearization.linear import IDENTITY, RULES, Call, Linear, UnrecordableError
 from pullback.linearization.views import Write
-
-
-class UnrecordableError(RuntimeError):
-    """f does what a recording cannot follow; the message says what."""
 
 
 @dataclass(frozen=True)

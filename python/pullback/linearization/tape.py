@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 from pullback.linearization.arithmetic import Scaled
-from pullback.linearization.linear import Tangent
+from pullback.linearization.linear import Tangent, UnrecordableError
 from pullback.linearization.normalization import Normalization
-from pullback.linearization.recorder import Recorder, Step, UnrecordableError
+from pullback.linearization.recorder import Recorder, Step
 
 
 class Tape:
