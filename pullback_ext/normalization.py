@@ -282,14 +282,15 @@ def layer_norm(
     second derivatives in forward mode are wrong for this layer (2.13); these are not.
 
     Args:
-        x: [..., *normalized_shape], any strides; float64, float32, bfloat16 or float16; any device.
+        x: ``[..., *normalized_shape]``, any strides; float64, float32, bfloat16 or float16; any
+            device.
         normalized_shape: sizes of the last dimensions, over which statistics are taken.
-        weight: [*normalized_shape]; ones if None.
-        bias: [*normalized_shape]; zeros if None.
+        weight: ``[*normalized_shape]``; ones if None.
+        bias: ``[*normalized_shape]``; zeros if None.
         eps: added to the variance.
 
     Returns:
-        [..., *normalized_shape], dtype and device of ``x``.
+        ``[..., *normalized_shape]``, dtype and device of ``x``.
 
     Raises:
         RuntimeError: as :func:`group_norm`.
@@ -313,14 +314,15 @@ def rms_norm(
     What :func:`group_norm` says of values, derivatives and layouts holds here too.
 
     Args:
-        x: [..., *normalized_shape], any strides; float64, float32, bfloat16 or float16; any device.
+        x: ``[..., *normalized_shape]``, any strides; float64, float32, bfloat16 or float16; any
+            device.
         normalized_shape: sizes of the last dimensions, over which the mean square is taken.
-        weight: [*normalized_shape]; ones if None.
+        weight: ``[*normalized_shape]``; ones if None.
         eps: added to the mean square; one rounding of float64 for a float64 ``x``, else of float32,
             if None.
 
     Returns:
-        [..., *normalized_shape], dtype and device of ``x``.
+        ``[..., *normalized_shape]``, dtype and device of ``x``.
 
     Raises:
         RuntimeError: as :func:`group_norm`.
