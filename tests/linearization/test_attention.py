@@ -7,8 +7,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pullback.linearization import Tape, UnrecordableError
 from pullback.linearization.attention import Attention
+from pullback_ext import _intercepted_attention
 from pullback_ext.intercept import recordable
 from tests.linearization.test_tape import Square
+
+
+@pytest.fixture(autouse=True)
+def every_size(monkeypatch):
+    """The native operator for the small attention of these tests too."""
+    monkeypatch.setattr(_intercepted_attention, "_LARGE", 0)
 
 
 def drawn(*shape, seed=0):
@@ -147,3 +154,11 @@ def test_a_query_that_a_finite_mask_hides_every_key_from_keeps_its_precision(low
     pairs = ((tape.push(v), exact.push(v.double())), (tape.pull(u), exact.pull(u.double())))
     for found, expected in pairs:
         assert float((found.double() - expected).norm() / expected.norm()) < 2e-6
+
+
+def test_the_native_operator_is_taken_where_the_scores_are_many(monkeypatch):
+    monkeypatch.setattr(_intercepted_attention, "_LARGE", 2 * 64 * 64)
+    for tokens, taken in ((64, True), (63, False)):
+        with recordable():
+            tape = Tape(lambda x: sdpa(x, x, x), torch.randn(1, 2, tokens, 8))
+        assert any(isinstance(step.linear, Attention) for step in tape._steps) == taken
