@@ -18,8 +18,8 @@ class Attended(NamedTuple):
 
     Attributes:
         o: [B, H, Sq, e], dtype of ``q``; contiguous.
-        lse: [B, H, Sq], natural logarithms of the sums that the softmax divides by; float64 for
-            float64, else float32; -inf for a query that sees no key.
+        lse: [B, H, Sq], natural logarithms of the sums that the softmax divides by; float64, since
+            weights are computed from it again; -inf for a query that sees no key.
     """
 
     o: torch.Tensor
@@ -105,12 +105,13 @@ def attention_tangents(
 
     With P = exp(scale q k^T + bias - lse), which all T tangents share,
 
-        S = scale (dq k^T + q dk^T),  H = P S,  do = H v + P dv - rowsum(H) o
+        S = scale (dq k^T + q dk^T),  H = P (S - r),  do = H v + P dv - rowsum(H) o
 
-    where a missing tangent counts as zeros and costs nothing: of cross-attention on a fixed text dq
-    alone is given. No matrix of Sq x Sk is ever in memory. Rounding and bits are as for
-    :func:`attention`; o of 16 bits is summed anew, so that an offset that all rows of ``v`` have in
-    common does not matter. A tangent's result does not depend on T.
+    for any r of a row; it is S of the key of greatest weight, so that nothing is lost where that
+    weight is nearly 1 and do nearly 0. A missing tangent counts as zeros and costs nothing: of
+    cross-attention on a fixed text dq alone is given. No matrix of Sq x Sk is ever in memory.
+    Rounding and bits are as for :func:`attention`; o of 16 bits is summed anew, so that an offset
+    that all rows of ``v`` have in common does not matter. A tangent's result does not depend on T.
 
     There is no derivative; ``torch.func.vmap`` folds the mapped dimension into T where tangents
     alone are mapped, else into B.
@@ -120,8 +121,7 @@ def attention_tangents(
         k: [B, Hk, Sk, d], likewise.
         v: [B, Hk, Sk, e], likewise.
         o: [B, H, Sq, e], what :func:`attention` gave.
-        lse: [B, H, Sq], likewise. float32 of a row whose logits are all beyond 1e3 in magnitude is
-            too coarse: hide keys with -inf and not with large numbers.
+        lse: [B, H, Sq], likewise.
         dq: [T, B, H, Sq, d], any strides, dtype of ``q``; or None.
         dk: [T, B, Hk, Sk, d], likewise.
         dv: [T, B, Hk, Sk, e], likewise; one of the three is needed.

@@ -24,7 +24,7 @@ def fake(
     rows = q.shape[:3]
     return (
         q.new_empty((*rows, v.shape[3])),
-        q.new_empty(rows, dtype=reference.working_dtype(q.dtype)),
+        q.new_empty(rows, dtype=torch.float64),
     )
 
 

@@ -22,11 +22,6 @@ ATTENTIONS = (
 #: Entries of the scores of a sample, H Sq Sk, from which our rules are faster than torch's.
 _WORTHWHILE = 32768
 
-#: The same from which a recording takes the native operator, for the sake of memory: 16 MiB of
-#: scores. Below, torch's form is as fast and more exact: where one key outweighs all others by far,
-#: products of the native operator were up to 100 times less exact in float32.
-_LARGE = 1 << 22
-
 
 def mathematical(
     query: torch.Tensor,
@@ -88,7 +83,7 @@ def native(
         or heads[1] != heads[2] or (heads[0] != heads[1] and not enable_gqa)
         or not query.dtype == key.dtype == value.dtype
         or not query.is_floating_point()
-        or _scores(query, key) < _LARGE
+        or _scores(query, key) < _WORTHWHILE
         or dropout_p > 0 or (is_causal and attn_mask is not None)
         or 0 in (*query.shape, *key.shape, *value.shape)
         or not _ops.has_kernel("attention", query.device.type)
@@ -102,14 +97,6 @@ def native(
         bias = bias_of(attn_mask, query.dtype, query.shape[:1])
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     with torch._C._AutoDispatchBelowAutograd():
-        attention = _ops.overload("attention")
-        point = query.detach(), key.detach(), value.detach()
-        _, lse = attention(*point, bias, factor, is_causal)
-        # Once more with each row's logarithm taken away before, as a constant, which changes no
-        # weight: of large scores (beyond 100, say) a logarithm in float32 has not decimals enough
-        # for the weights, which tangents get from it again.
-        row = lse.masked_fill(lse == float("-inf"), 0.0).neg().unsqueeze(-1).to(query.dtype)
-        bias = row if bias is None else bias + row
-        o, _ = attention(query, key, value, bias, factor, is_causal)
+        o, _ = _ops.overload("attention")(query, key, value, bias, factor, is_causal)
     # Autograd begins anew here, so that it goes on to see functions with rules of their own.
     return o.requires_grad_(query.requires_grad or key.requires_grad or value.requires_grad)

@@ -28,8 +28,10 @@ struct AttentionParams {
   HeadRows g;               // [T, B, H, Sq, e]
   const void* bias;         // [B, H, Sq, Sk]; nullptr for none
   int64_t bias_strides[4];  // of B, H, Sq and Sk
-  void* lse;                // [B, H, Sq], Real, contiguous; written by kForward
-  void* sums;               // [T, B, H, Sq], Real: rows of g o; cotangents of keys read them
+  double* lse;              // [B, H, Sq], contiguous; written by kForward
+  void* sums;               // [T, B, H, Sq], Real: centers of rows, see cuda/attention.cu; of
+                            // cotangents, rows of g o, which those of keys read
+  int* peaks;               // [B, H, Sq]: the key of greatest weight of a query; CUDA only
   void* exact;              // [B, H, Sq, e], Real: o without its rounding; CUDA, 16-bit types only
   void* out;                // o, its tangents, or cotangents of q
   void* out_k;              // [T, B, Hk, Sk, d]

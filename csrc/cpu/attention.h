@@ -34,13 +34,13 @@ static inline int64_t attention_tangent_entries(const AttentionParams& params) {
   return kAttentionLanes * (params.depth + params.width + 2);
 }
 
-// Three tiles; rows of a tile widened, of k, v and a tangent; arrays of the block, two of each
-// width; and five numbers for each lane.
+// Three tiles; rows of a tile widened, of k, v and a tangent; arrays of the block, four of the
+// depth and two of the width; and five numbers for each lane.
 static inline int64_t attention_scratch_entries(const AttentionParams& params,
                                                 const AttentionPlan& plan) {
   const int64_t wider = params.depth > params.width ? params.depth : params.width;
   return 3 * kAttentionTile * kAttentionLanes + 3 * kAttentionTile * wider +
-         kAttentionLanes * (2 * params.depth + 2 * params.width + 5) +
+         kAttentionLanes * (4 * params.depth + 2 * params.width + 5) +
          plan.group * attention_tangent_entries(params);
 }
 

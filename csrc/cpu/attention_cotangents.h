@@ -2,33 +2,15 @@
 //
 //   ds = scale p (g v^T - D),  dq = ds k,  dk = ds^T q,  dv = p^T g.
 //
-// A block of queries sums dq over the keys, then a block of keys dk and dv over the queries.
+// With the query's peak v* it is D = g v* + g (o - v*): where o is v*, g v - D is 0 to the last
+// digit for that key. A block of queries sums dq over the keys, then a block of keys dk and dv over
+// the queries.
 #pragma once
 
 #include "cpu/attention_block.h"
 
 namespace pullback::cpu {
 namespace {
-
-// Weights times what cotangents of them are above D: [rows, lanes] in place. D is of lanes or of
-// rows; the sums of rows, which are lanes, are added to `mu` where it is there.
-template <class V>
-void multiply_centered(const Panel<typename V::Real>& weights, int64_t rows,
-                       const typename V::Real* center, bool of_rows,
-                       const Panel<typename V::Real>& tile, typename V::Real* mu) {
-  for (int64_t l = 0; l < tile.lanes; l += V::kLanes) {
-    typename V::Reg sum = V::zero();
-    for (int64_t r = 0; r < rows; ++r) {
-      typename V::Real* const at = tile.row(r) + l;
-      const typename V::Reg less = of_rows ? V::broadcast(center[r]) : V::load(center + l);
-      const typename V::Reg ds =
-          V::multiply(V::load(weights.row(r) + l), V::subtract(V::load(at), less));
-      V::store(at, ds);
-      sum = V::add(sum, ds);
-    }
-    if (mu != nullptr) V::store(mu + l, V::add(V::load(mu + l), sum));
-  }
-}
 
 // Results of a tangent, times scale, as rows in memory.
 template <class V, class T>
@@ -56,8 +38,9 @@ void cotangents_of_queries(const AttentionParams& params, const AttentionPlan& p
   const Panel<Real> mask = scratch.panel(kAttentionTile), weights = scratch.panel(kAttentionTile);
   const Panel<Real> tile = scratch.panel(kAttentionTile), g = scratch.panel(e * plan.group);
   const Panel<Real> out = scratch.panel(d * plan.group), mu = scratch.panel(plan.group);
-  const Panel<Real> center = scratch.panel(plan.group);
-  Real* const lse = scratch.panel(1).data;
+  const Panel<Real> center = scratch.panel(plan.group), at_peak = scratch.panel(e);
+  const LogSums<Real> lse{scratch.panel(1).data, scratch.panel(1).data};
+  int64_t peaks[kAttentionLanes];
   Real* const keys = scratch.rows(kAttentionTile * d);
   Real* const values = scratch.rows(kAttentionTile * e);
   const Real scale = static_cast<Real>(params.scale);
@@ -71,20 +54,24 @@ void cotangents_of_queries(const AttentionParams& params, const AttentionPlan& p
 
   queries(params.q, 0, d, q);
   queries(params.o, 0, e, o);
-  for (int64_t l = 0; l < lanes; ++l) {
-    lse[l] = subtracted(l < place.count ? static_cast<const Real*>(params.lse)[row + l]
-                                        : static_cast<Real>(__builtin_inf()));
+  load_log_sums(params, place, row, lanes, lse);
+  fill<V>(at_peak, e, 0);
+  if (params.keys > 0) {
+    find_peaks<V, T>(params, place, q, keys, mask, tile, mu.row(0), peaks);
+    load_peaks<V>(rows_of<T>(params.v, 0, place.sample, key_head, 0), params.v.strides[3], peaks, e,
+                  at_peak);
+    for (int64_t x = 0; x < e * lanes; x += V::kLanes) {
+      V::store(o.data + x, V::subtract(V::load(o.data + x), V::load(at_peak.data + x)));
+    }
   }
   for (int64_t begin = 0; begin < params.tangents; begin += plan.group) {
     const int64_t left = params.tangents - begin, group = left < plan.group ? left : plan.group;
     for (int64_t i = 0; i < group; ++i) {
       queries(params.g, begin + i, e, part(g, e, i));
+      products_of_lanes<V>(at_peak, part(g, e, i), e, center.row(i), false);
+      products_of_lanes<V>(o, part(g, e, i), e, mu.row(i), false);
       for (int64_t l = 0; l < lanes; l += V::kLanes) {
-        typename V::Reg sum = V::zero();
-        for (int64_t c = 0; c < e; ++c) {
-          sum = V::fma(V::load(g.row(e * i + c) + l), V::load(o.row(c) + l), sum);
-        }
-        V::store(center.row(i) + l, sum);
+        V::store(center.row(i) + l, V::add(V::load(center.row(i) + l), V::load(mu.row(i) + l)));
       }
     }
     fill<V>(out, d * group, 0);
@@ -136,7 +123,7 @@ void cotangents_of_keys(const AttentionParams& params, const AttentionPlan& plan
                     mask = scratch.panel(kAttentionTile);
   const Panel<Real> weights = scratch.panel(kAttentionTile), tile = scratch.panel(kAttentionTile);
   const Panel<Real> out_k = scratch.panel(d * plan.group), out_v = scratch.panel(e * plan.group);
-  Real* const lse = scratch.rows(kAttentionTile);
+  const LogSums<Real> lse{scratch.rows(kAttentionTile), scratch.rows(kAttentionTile)};
   Real* const queries = scratch.rows(kAttentionTile * d);
   Real* const others = scratch.rows(kAttentionTile * e);
   const Real scale = static_cast<Real>(params.scale);
@@ -161,9 +148,7 @@ void cotangents_of_keys(const AttentionParams& params, const AttentionPlan& plan
                                           params.q.strides[3], count, d, queries);
         const bool masked =
             fill_mask<T>(params, place.sample, head, first, count, place, true, mask);
-        for (int64_t r = 0; r < count; ++r) {
-          lse[r] = subtracted(static_cast<const Real*>(params.lse)[row + first + r]);
-        }
+        for (int64_t r = 0; r < count; ++r) lse.set(r, params.lse[row + first + r]);
         product<V>(count, d, q, k, weights, false);
         weigh<V>(weights, count, scale, masked ? mask.data : nullptr, lse, true);
         for (int64_t i = 0; i < group; ++i) {

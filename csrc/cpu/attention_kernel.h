@@ -50,8 +50,7 @@ void forward_item(const AttentionParams& params, const Place& place, char* memor
       typename V::Reg most = before;
       for (int64_t r = 0; r < count; ++r) {
         Real* const at = weights.row(r) + l;
-        const typename V::Reg x =
-            logit<V>(V::load(at), scale, masked ? mask.row(r) + l : nullptr, V::zero());
+        const typename V::Reg x = logit<V>(V::load(at), scale, masked ? mask.row(r) + l : nullptr);
         V::store(at, x);
         most = V::larger(x, most);
       }
@@ -78,8 +77,7 @@ void forward_item(const AttentionParams& params, const Place& place, char* memor
   for (int64_t l = 0; l < lanes; ++l) {
     const bool none = total[l] == 0;
     if (l < place.count) {
-      static_cast<Real*>(params.lse)[row + l] =
-          none ? -infinity : static_cast<Real>(largest[l] + __builtin_log(total[l]));
+      params.lse[row + l] = none ? -__builtin_inf() : largest[l] + __builtin_log(total[l]);
     }
     total[l] = none ? Real(0) : 1 / total[l];
   }
@@ -91,25 +89,10 @@ void forward_item(const AttentionParams& params, const Place& place, char* memor
   store_transposed<V>(o, place.count, e, static_cast<T*>(params.out) + row * e);
 }
 
-// Weights times products of tangents: h = p s, and the sums of its rows, which are lanes here.
-template <class V>
-void multiply_weights(const Panel<typename V::Real>& weights, int64_t rows,
-                      const Panel<typename V::Real>& tile, typename V::Real* mu) {
-  for (int64_t l = 0; l < tile.lanes; l += V::kLanes) {
-    typename V::Reg sum = V::zero();
-    for (int64_t r = 0; r < rows; ++r) {
-      typename V::Real* const at = tile.row(r) + l;
-      const typename V::Reg h = V::multiply(V::load(weights.row(r) + l), V::load(at));
-      V::store(at, h);
-      sum = V::add(sum, h);
-    }
-    V::store(mu + l, V::add(V::load(mu + l), sum));
-  }
-}
-
 // Tangents of a block of queries, with p the weights and mu the sums of the rows of h:
-//   s = scale (dq k^T + q dk^T),  h = p s,  do = h v + p dv - mu o.
-// Where o was rounded to 16 bits it is summed anew: an offset that v has in common would be lost.
+//   s = scale (dq k^T + q dk^T),  h = p (s - r),  do = h v + p dv - mu o
+// for any r; it is s of the query's peak. Where o was rounded to 16 bits it is summed anew: an
+// offset that v has in common would be lost.
 template <class V, class T>
 void tangents_item(const AttentionParams& params, const AttentionPlan& plan, const Place& place,
                    char* memory) {
@@ -123,10 +106,13 @@ void tangents_item(const AttentionParams& params, const AttentionPlan& plan, con
   const Panel<Real> mask = scratch.panel(kAttentionTile), weights = scratch.panel(kAttentionTile);
   const Panel<Real> tile = scratch.panel(kAttentionTile), dq = scratch.panel(d * plan.group);
   const Panel<Real> out = scratch.panel(e * plan.group), mu = scratch.panel(plan.group);
-  Real* const lse = scratch.panel(1).data;
+  const Panel<Real> r = scratch.panel(plan.group), at_peak = scratch.panel(d);
+  const Panel<Real> moved_at_peak = scratch.panel(d);
+  const LogSums<Real> lse{scratch.panel(1).data, scratch.panel(1).data};
   Real* const keys = scratch.rows(kAttentionTile * d);
   Real* const values = scratch.rows(kAttentionTile * e);
   Real* const others = scratch.rows(kAttentionTile * (d > e ? d : e));
+  int64_t peaks[kAttentionLanes];
   const Real scale = static_cast<Real>(params.scale);
   const auto queries = [&](const HeadRows& x, int64_t t, int64_t width, Real factor,
                            const Panel<Real>& to) {
@@ -142,9 +128,12 @@ void tangents_item(const AttentionParams& params, const AttentionPlan& plan, con
   queries(params.q, 0, d, Real(1), q);
   if (params.dk.data != nullptr) queries(params.q, 0, d, scale, scaled);
   if (!kIsRounded<T, Real>) queries(params.o, 0, e, Real(1), o);
-  for (int64_t l = 0; l < lanes; ++l) {
-    lse[l] = subtracted(l < place.count ? static_cast<const Real*>(params.lse)[row + l]
-                                        : static_cast<Real>(__builtin_inf()));
+  load_log_sums(params, place, row, lanes, lse);
+  fill<V>(at_peak, d, 0);
+  if (turns && params.keys > 0) {
+    find_peaks<V, T>(params, place, q, keys, mask, tile, mu.row(0), peaks);
+    load_peaks<V>(rows_of<T>(params.k, 0, place.sample, key_head, 0), params.k.strides[3], peaks, d,
+                  at_peak);
   }
   for (int64_t begin = 0; begin < params.tangents; begin += plan.group) {
     const int64_t left = params.tangents - begin, group = left < plan.group ? left : plan.group;
@@ -153,6 +142,12 @@ void tangents_item(const AttentionParams& params, const AttentionPlan& plan, con
     };
     for (int64_t i = 0; params.dq.data != nullptr && i < group; ++i) {
       queries(params.dq, begin + i, d, scale, part(dq, d, i));
+      products_of_lanes<V>(at_peak, part(dq, d, i), d, r.row(i), false);
+    }
+    for (int64_t i = 0; params.dk.data != nullptr && params.keys > 0 && i < group; ++i) {
+      load_peaks<V>(rows_of<T>(params.dk, begin + i, place.sample, key_head, 0),
+                    params.dk.strides[3], peaks, d, moved_at_peak);
+      products_of_lanes<V>(moved_at_peak, scaled, d, r.row(i), params.dq.data != nullptr);
     }
     fill<V>(out, e * group, 0);
     fill<V>(mu, group, 0);
@@ -172,7 +167,7 @@ void tangents_item(const AttentionParams& params, const AttentionPlan& plan, con
                      params.dq.data != nullptr);
         }
         if (turns) {
-          multiply_weights<V>(weights, count, tile, mu.row(i));
+          multiply_centered<V>(weights, count, r.row(i), false, tile, mu.row(i));
           product<V>(e, count, v, tile, part(out, e, i), true);
         }
         if (params.dv.data != nullptr) {

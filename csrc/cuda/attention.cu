@@ -1,7 +1,7 @@
 // Attention, its tangents and its cotangents on CUDA, in one kernel: weights p of a block's rows
 // with a tile of others, shared by a group of tangents; from products with their rows, h = p
-// products; and sums of h and of p times rows of the others. What o, its tangents, dq, dk and dv
-// are in these terms is told by the jobs below.
+// (products - the row's center); and sums of h and of p times rows of the others. What o, its
+// tangents, dq, dk and dv are in these terms is told by the jobs below.
 #include "cuda/attention.h"
 
 #include "cuda/attention_stages.h"
@@ -23,7 +23,6 @@ struct Job {
   HeadRows times_weights;   // of theirs: what p is multiplied by
   HeadRows o;               // of mine, Real: what the sums of h are multiplied by
   bool of_keys;             // whether keys are mine
-  bool centered;            // h = p (products - params.sums), of the query's row
   double products_scale;
   double out_scale;
   int64_t width;  // of the result
@@ -86,11 +85,7 @@ __global__ void __launch_bounds__(kThreads, kAttentionBlocks<Real>)
             const int query = job.of_keys ? their : own;
             const Real value =
                 logit<T>(params, p[i][j], sample, query_head, query, job.of_keys ? own : their);
-            const Real less = query < params.queries
-                                  ? static_cast<const Real*>(params.lse)[row + query]
-                                  : Real(0);
-            // A row of -inf alone has weights of 0.
-            p[i][j] = less == -infinity<Real>() ? Real(0) : exponential(value - less);
+            p[i][j] = query < params.queries ? weight(value, params.lse[row + query]) : Real(0);
           }
         }
         if (job.times_weights.data != nullptr) keep(p, shared.weights);
@@ -115,7 +110,7 @@ __global__ void __launch_bounds__(kThreads, kAttentionBlocks<Real>)
               for (int j = 0; j < kOfThread; ++j) {
                 const int query = job.of_keys ? tile + x + 16 * j : first + y + 16 * i;
                 Real value = h[i][j] * static_cast<Real>(job.products_scale);
-                if (job.centered && query < params.queries) value -= centers[query];
+                if (query < params.queries) value -= centers[query];
                 h[i][j] = p[i][j] * value;
                 mu[t][i] += h[i][j];
               }
@@ -200,7 +195,7 @@ Job attended(const AttentionParams& params) {
   return job;
 }
 
-// h = scale p (dq k^T + q dk^T), h v + p dv - sums of h o
+// h = p (scale (dq k^T + q dk^T) - center), h v + p dv - sums of h o
 Job tangents(const AttentionParams& params, const HeadRows& o) {
   Job job = job_of(params, false);
   if (params.dq.data != nullptr) job.products[0] = {params.dq, params.k, params.depth};
@@ -214,12 +209,11 @@ Job tangents(const AttentionParams& params, const HeadRows& o) {
   return job;
 }
 
-// h = p (g v^T - sums), scale h k; for keys scale h^T q
+// h = p (g v^T - center), scale h k; for keys scale h^T q
 Job cotangents(const AttentionParams& params, bool of_keys) {
   Job job = job_of(params, of_keys);
   job.products[0] = {of_keys ? params.v : params.g, of_keys ? params.g : params.v, params.width};
   job.times_products = job.theirs;
-  job.centered = true;
   job.out_scale = params.scale;
   job.width = params.depth;
   job.out = of_keys ? params.out_k : params.out;
@@ -256,10 +250,11 @@ const char* run_kind(const AttentionParams& params, void* stream) {
       return run<T, Real>(params, attended(params), stream);
     case AttentionKind::kTangents:
       if (const char* error = exact<T, Real>(params, stream, &o)) return error;
+      if (const char* error = attention_centers_of_tangents(params, stream)) return error;
       return run<T, Real>(params, tangents(params, o), stream);
     case AttentionKind::kCotangentsOfQueries:
       if (const char* error = exact<T, Real>(params, stream, &o)) return error;
-      if (const char* error = attention_centers(params, o, stream)) return error;
+      if (const char* error = attention_centers_of_cotangents(params, o, stream)) return error;
       return run<T, Real>(params, cotangents(params, false), stream);
     case AttentionKind::kCotangentsOfKeys:
       break;

@@ -1,4 +1,4 @@
-// What attention needs of whole rows: the logarithms of their sums, and the sums of g o.
+// What attention needs of whole rows: the logarithms of their sums, their peaks and their centers.
 #include "cuda/attention_stages.h"
 #include "cuda/attention_tile.h"
 #include "numerics/entry_type.h"
@@ -6,11 +6,11 @@
 namespace pullback::cuda {
 namespace {
 
-// Logarithms of the row sums: a thread has its own largest logit of each row, and the sum relative
-// to that.
-template <class T, class Real>
+// Logarithms of the row sums, or, kPeaks, the keys of the largest logits, the first of equal ones:
+// a thread has its own largest logit of each row, its key, and the sum relative to it.
+template <class T, class Real, bool kPeaks>
 __global__ void __launch_bounds__(kThreads, kAttentionBlocks<Real>)
-    attention_row_sums(AttentionParams params) {
+    attention_rows(AttentionParams params) {
   PULLBACK_SHARED(memory);
   const AttentionShared<Real, kBlockRows> shared(memory);
   const int y = threadIdx.x / 16, x = threadIdx.x % 16;
@@ -23,10 +23,12 @@ __global__ void __launch_bounds__(kThreads, kAttentionBlocks<Real>)
     const HeadTile<T> mine(params.q, 0, sample, head, first,
                            static_cast<int>(params.queries) - first);
     Real most[kOfThread], sum[kOfThread];
+    int at[kOfThread];
 #pragma unroll
     for (int i = 0; i < kOfThread; ++i) {
       most[i] = -infinity<Real>();
       sum[i] = 0;
+      at[i] = 0;
     }
     const int keys = static_cast<int>(params.keys);
     const int end = params.causal && first + kBlockRows < keys ? first + kBlockRows : keys;
@@ -39,13 +41,17 @@ __global__ void __launch_bounds__(kThreads, kAttentionBlocks<Real>)
         Real larger = most[i];
 #pragma unroll
         for (int j = 0; j < kOfThread; ++j) {
-          p[i][j] = logit<T>(params, p[i][j], sample, head, first + y + 16 * i, tile + x + 16 * j);
+          const int key = tile + x + 16 * j;
+          p[i][j] = logit<T>(params, p[i][j], sample, head, first + y + 16 * i, key);
+          at[i] = p[i][j] > larger ? key : at[i];
           larger = p[i][j] > larger ? p[i][j] : larger;
         }
-        const Real less = larger == -infinity<Real>() ? Real(0) : larger;
-        sum[i] *= exponential(most[i] - less);
+        if (!kPeaks) {
+          const Real less = larger == -infinity<Real>() ? Real(0) : larger;
+          sum[i] *= exponential(most[i] - less);
 #pragma unroll
-        for (int j = 0; j < kOfThread; ++j) sum[i] += exponential(p[i][j] - less);
+          for (int j = 0; j < kOfThread; ++j) sum[i] += exponential(p[i][j] - less);
+        }
         most[i] = larger;
       }
     }
@@ -55,49 +61,109 @@ __global__ void __launch_bounds__(kThreads, kAttentionBlocks<Real>)
 #pragma unroll
       for (int lanes = 8; lanes > 0; lanes /= 2) {
         const Real other = __shfl_xor_sync(0xffffffffu, larger, lanes);
+        const int other_at = __shfl_xor_sync(0xffffffffu, at[i], lanes);
+        const bool other_first = other == larger && other_at < at[i];
+        at[i] = other > larger || other_first ? other_at : at[i];
         larger = other > larger ? other : larger;
+      }
+      const int query = first + y + 16 * i;
+      const bool writes = x == 0 && query < params.queries;
+      const int64_t row = (sample * params.heads + head) * params.queries + query;
+      if (kPeaks) {
+        if (writes) params.peaks[row] = at[i];
+        continue;
       }
       const Real less = larger == -infinity<Real>() ? Real(0) : larger;
       const Real total = sum_of_row(sum[i] * exponential(most[i] - less));
-      const int query = first + y + 16 * i;
-      if (x == 0 && query < params.queries) {
-        static_cast<Real*>(params.lse)[(sample * params.heads + head) * params.queries + query] =
-            total == 0 ? -infinity<Real>() : static_cast<Real>(less + log(double(total)));
-      }
+      if (writes) params.lse[row] = total == 0 ? -infinity<double>() : less + log(double(total));
     }
   }
 }
 
-// Sums of g o, of a row of queries by a warp.
+// The place of a row of queries among all of [T, B, H, Sq].
+struct QueryRow {
+  int64_t tangent, sample, head, key_head, query, peak;
+
+  __device__ QueryRow(const AttentionParams& params, int64_t row) {
+    const int64_t rows = params.batch * params.heads * params.queries;
+    tangent = row / rows;
+    query = row % params.queries;
+    head = row / params.queries % params.heads;
+    key_head = head / (params.heads / params.key_heads);
+    sample = row % rows / params.queries / params.heads;
+    peak = params.peaks[row % rows];
+  }
+
+  template <class T>
+  __device__ const T* of_query(const HeadRows& x, int64_t which) const {
+    return HeadTile<T>(x, which, sample, head, query, 1).data;
+  }
+  template <class T>
+  __device__ const T* of_peak(const HeadRows& x, int64_t which) const {
+    return HeadTile<T>(x, which, sample, key_head, peak, 1).data;
+  }
+};
+
+// sum += products of two rows, in order, as a tile's products are added: digit by digit the same.
+template <class Real, class T>
+__device__ void add_products_of_rows(const T* left, const T* right, int64_t width, Real* sum) {
+  for (int64_t c = 0; c < width; ++c) {
+    *sum += static_cast<Real>(widen(left[c])) * static_cast<Real>(widen(right[c]));
+  }
+}
+
+// Centers, each by a thread.
 template <class T, class Real>
-__global__ void __launch_bounds__(kThreads) centers_of_rows(AttentionParams params, HeadRows o) {
-  const int64_t rows = params.batch * params.heads * params.queries, all = params.tangents * rows;
-  const int64_t warps = kThreads / 32, step = static_cast<int64_t>(gridDim.x) * warps;
-  for (int64_t row = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / 32; row < all;
-       row += step) {
-    const int64_t tangent = row / rows, query = row % params.queries;
-    const int64_t head = row / params.queries % params.heads;
-    const int64_t sample = row % rows / params.queries / params.heads;
-    const HeadTile<T> left(params.g, tangent, sample, head, query, 1);
-    const HeadTile<Real> right(o, 0, sample, head, query, 1);
+__global__ void __launch_bounds__(kThreads) centers_of_tangents(AttentionParams params) {
+  const int64_t all = params.tangents * params.batch * params.heads * params.queries;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < all; i += step) {
+    const QueryRow row(params, i);
     Real sum = 0;
-    for (int64_t c = threadIdx.x % 32; c < params.width; c += 32) {
-      sum += static_cast<Real>(widen(left.data[c])) * right.data[c];
+    if (params.dq.data != nullptr) {
+      add_products_of_rows(row.of_query<T>(params.dq, row.tangent), row.of_peak<T>(params.k, 0),
+                           params.depth, &sum);
     }
-    sum += __shfl_xor_sync(0xffffffffu, sum, 16);
-    sum = sum_of_row(sum);
-    if (threadIdx.x % 32 == 0) static_cast<Real*>(params.sums)[row] = sum;
+    if (params.dk.data != nullptr) {
+      add_products_of_rows(row.of_query<T>(params.q, 0), row.of_peak<T>(params.dk, row.tangent),
+                           params.depth, &sum);
+    }
+    static_cast<Real*>(params.sums)[i] = sum * static_cast<Real>(params.scale);
   }
 }
 
 template <class T, class Real>
-const char* run_log_sums(const AttentionParams& params, void* stream) {
+__global__ void __launch_bounds__(kThreads)
+    centers_of_cotangents(AttentionParams params, HeadRows o) {
+  const int64_t all = params.tangents * params.batch * params.heads * params.queries;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < all; i += step) {
+    const QueryRow row(params, i);
+    const T* const g = row.of_query<T>(params.g, row.tangent);
+    const T* const v = row.of_peak<T>(params.v, 0);
+    const Real* const mine = row.of_query<Real>(o, 0);
+    Real sum = 0, rest = 0;
+    add_products_of_rows(g, v, params.width, &sum);
+    for (int64_t c = 0; c < params.width; ++c) {
+      rest += static_cast<Real>(widen(g[c])) * (mine[c] - static_cast<Real>(widen(v[c])));
+    }
+    static_cast<Real*>(params.sums)[i] = sum + rest;
+  }
+}
+
+template <class T, class Real, bool kPeaks>
+const char* run_rows(const AttentionParams& params, void* stream) {
   constexpr size_t bytes = AttentionShared<Real, kBlockRows>::kBytes;
   const int64_t items = params.batch * params.heads * ceil_divide(params.queries, kBlockRows);
-  const auto kernel = attention_row_sums<T, Real>;
+  const auto kernel = attention_rows<T, Real, kPeaks>;
   if (const char* error = allow_shared(kernel, bytes, params.device)) return error;
-  PULLBACK_LAUNCH((attention_row_sums<T, Real>), grid_of(items), kThreads, bytes, stream, params);
+  PULLBACK_LAUNCH((attention_rows<T, Real, kPeaks>), grid_of(items), kThreads, bytes, stream,
+                  params);
   return launch_error();
+}
+
+int64_t blocks_of_rows(const AttentionParams& params) {
+  return ceil_divide(params.tangents * params.batch * params.heads * params.queries, kThreads);
 }
 
 }  // namespace
@@ -105,16 +171,30 @@ const char* run_log_sums(const AttentionParams& params, void* stream) {
 const char* attention_log_sums(const AttentionParams& params, void* stream) {
   return with_entry_type(params.dtype, [&](auto entry) {
     using T = decltype(entry);
-    return run_log_sums<T, Working<T>>(params, stream);
+    return run_rows<T, Working<T>, false>(params, stream);
   });
 }
 
-const char* attention_centers(const AttentionParams& params, const HeadRows& o, void* stream) {
-  const int64_t rows = params.tangents * params.batch * params.heads * params.queries;
+const char* attention_centers_of_tangents(const AttentionParams& params, void* stream) {
+  const bool turns = params.dq.data != nullptr || params.dk.data != nullptr;
+  if (!turns || params.keys == 0) return nullptr;
   return with_entry_type(params.dtype, [&](auto entry) {
     using T = decltype(entry);
-    PULLBACK_LAUNCH((centers_of_rows<T, Working<T>>), grid_of(rows, kThreads / 32), kThreads, 0,
-                    stream, params, o);
+    if (const char* error = run_rows<T, Working<T>, true>(params, stream)) return error;
+    PULLBACK_LAUNCH((centers_of_tangents<T, Working<T>>), grid_of(blocks_of_rows(params)), kThreads,
+                    0, stream, params);
+    return launch_error();
+  });
+}
+
+const char* attention_centers_of_cotangents(const AttentionParams& params, const HeadRows& o,
+                                            void* stream) {
+  if (params.keys == 0) return nullptr;
+  return with_entry_type(params.dtype, [&](auto entry) {
+    using T = decltype(entry);
+    if (const char* error = run_rows<T, Working<T>, true>(params, stream)) return error;
+    PULLBACK_LAUNCH((centers_of_cotangents<T, Working<T>>), grid_of(blocks_of_rows(params)),
+                    kThreads, 0, stream, params, o);
     return launch_error();
   });
 }

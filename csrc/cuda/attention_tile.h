@@ -162,11 +162,29 @@ __device__ Real infinity() {
   return static_cast<Real>(HUGE_VAL);
 }
 
+// Never in one with what is added or subtracted next: weights are the same digit by digit wherever
+// they are computed.
+__device__ inline float rounded_product(float x, float y) {
+  return __fmul_rn(x, y);
+}
+__device__ inline double rounded_product(double x, double y) {
+  return __dmul_rn(x, y);
+}
+
 __device__ inline float exponential(float x) {
   return expf(x);
 }
 __device__ inline double exponential(double x) {
   return exp(x);
+}
+
+// The weight of a logit; of a row of -inf alone 0. What Real has no digits for beside a large
+// logarithm is taken off by itself.
+template <class Real>
+__device__ Real weight(Real logit, double lse) {
+  const Real large = static_cast<Real>(lse);
+  if (large == -infinity<Real>()) return Real(0);
+  return exponential((logit - large) - static_cast<Real>(lse - large));
 }
 
 // The logit of a query and a key from their product; -inf where the key is not seen.
@@ -176,7 +194,7 @@ __device__ Real logit(const AttentionParams& params, Real product, int64_t sampl
   if (query >= params.queries || key >= params.keys || (params.causal && key > query)) {
     return -infinity<Real>();
   }
-  Real x = product * static_cast<Real>(params.scale);
+  Real x = rounded_product(product, static_cast<Real>(params.scale));
   if (params.bias != nullptr) {
     const int64_t* const strides = params.bias_strides;
     x += widen(static_cast<const T*>(params.bias)[sample * strides[0] + head * strides[1] +

@@ -90,10 +90,14 @@ class Call {
     check_shape("o", "B, H, Sq, e", o, of_queries(params_.width));
     check_shape("lse", "B, H, Sq", lse, {params_.batch, params_.heads, params_.queries});
     check_like("o", o, q_.scalar_type());
-    check_like("lse", lse, working_type(q_));
+    check_like("lse", lse, ScalarType::Double);
     params_.o = rows(o);
-    params_.lse = const_cast<void*>(kept(torch::stable::contiguous(lse)).const_data_ptr());
-    if (!q_.is_cpu() && working_type(q_) != q_.scalar_type()) {
+    params_.lse = static_cast<double*>(
+        const_cast<void*>(kept(torch::stable::contiguous(lse)).const_data_ptr()));
+    if (q_.is_cpu()) return;
+    const Sizes rows{params_.batch, params_.heads, params_.queries};
+    params_.peaks = static_cast<int*>(kept(new_empty(rows, ScalarType::Int)).mutable_data_ptr());
+    if (working_type(q_) != q_.scalar_type()) {
       params_.exact =
           kept(new_empty(of_queries(params_.width), working_type(q_))).mutable_data_ptr();
     }
@@ -122,6 +126,10 @@ class Call {
   Tensor new_tangents(Sizes sizes) const {
     sizes.insert(sizes.begin(), params_.tangents);
     return torch::stable::new_empty(q_, IntHeaderOnlyArrayRef(sizes.data(), sizes.size()));
+  }
+  Tensor new_sums() const {
+    return new_empty({params_.tangents, params_.batch, params_.heads, params_.queries},
+                     working_type(q_));
   }
   Tensor new_empty(const Sizes& sizes, ScalarType type) const {
     return torch::stable::new_empty(q_, IntHeaderOnlyArrayRef(sizes.data(), sizes.size()), type);
@@ -190,9 +198,10 @@ std::tuple<Tensor, Tensor> attention(Run run, const Tensor& q, const Tensor& k, 
   Call call("attention", AttentionKind::kForward, q, k, v, bias, scale, causal);
   AttentionParams& params = call.params();
   const Tensor o = call.new_empty(call.of_queries(params.width), q.scalar_type());
-  const Tensor lse = call.new_empty({params.batch, params.heads, params.queries}, working_type(q));
+  const Tensor lse =
+      call.new_empty({params.batch, params.heads, params.queries}, ScalarType::Double);
   params.out = o.mutable_data_ptr();
-  params.lse = lse.mutable_data_ptr();
+  params.lse = static_cast<double*>(lse.mutable_data_ptr());
   if (lse.numel() > 0) run("attention", params);
   return {o, lse};
 }
@@ -210,6 +219,8 @@ Tensor attention_tangents(Run run, const Tensor& q, const Tensor& k, const Tenso
   if (dv) call.take("dv", "T, B, Hk, Sk, e", *dv, call.of_keys(params.width), &params.dv);
   check(call.counted(), op, "expected dq, dk or dv, got none of them");
   const Tensor out = call.new_tangents(call.of_queries(params.width));
+  const Tensor sums = q.is_cpu() ? call.new_empty({0}, working_type(q)) : call.new_sums();
+  params.sums = sums.mutable_data_ptr();
   params.out = out.mutable_data_ptr();
   if (out.numel() > 0) run(op, params);
   return out;
@@ -231,8 +242,7 @@ std::tuple<Tensor, Tensor, Tensor> attention_cotangents(Run run, const Tensor& q
   const Tensor dv = with_kv ? call.new_tangents(call.of_keys(params.width))
                             : call.new_empty({0}, q.scalar_type());
   params.out = dq.mutable_data_ptr();
-  const Tensor sums = call.new_empty({params.tangents, params.batch, params.heads, params.queries},
-                                     working_type(q));
+  const Tensor sums = call.new_sums();
   params.sums = sums.mutable_data_ptr();
   if (params.tangents * params.batch * params.heads * params.queries > 0) run(op, params);
   if (with_kv && dk.numel() + dv.numel() > 0) {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pullback_ext.reference.checks import FLOATS, dtype_text, fail, shape_text, working_dtype
+from pullback_ext.reference.checks import FLOATS, dtype_text, fail, shape_text
 
 
 def _check_like(op: str, name: str, x: torch.Tensor, q: torch.Tensor, dtype: torch.dtype) -> None:
@@ -76,7 +76,7 @@ def _check_result(
     _check_shape(op, "o", "B, H, Sq, e", o, (batch, heads, queries, v.shape[3]))
     _check_shape(op, "lse", "B, H, Sq", lse, (batch, heads, queries))
     _check_like(op, "o", o, q, q.dtype)
-    _check_like(op, "lse", lse, q, working_dtype(q.dtype))
+    _check_like(op, "lse", lse, q, torch.float64)
 
 
 def check_attention(
@@ -114,7 +114,7 @@ def check_attention_tangents(
         k: likewise.
         v: likewise.
         o: expected [B, H, Sq, e], dtype of ``q``.
-        lse: expected [B, H, Sq], float64 for float64, else float32.
+        lse: expected [B, H, Sq], float64.
         dq: expected [T, B, H, Sq, d], dtype of ``q``, or None.
         dk: expected [T, B, Hk, Sk, d], likewise.
         dv: expected [T, B, Hk, Sk, e], likewise; not all three None.
@@ -213,7 +213,7 @@ def attention(
     check_attention(q, k, v, bias)
     p, lse = _weights(_logits(q, k, bias, scale, causal))
     o = p @ _per_head(v, q.shape[1])
-    return o.to(q.dtype).contiguous(), lse.to(working_dtype(q.dtype)).contiguous()
+    return o.to(q.dtype).contiguous(), lse.contiguous()
 
 
 def attention_tangents(

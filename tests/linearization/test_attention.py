@@ -15,7 +15,7 @@ from tests.linearization.test_tape import Square
 @pytest.fixture(autouse=True)
 def every_size(monkeypatch):
     """The native operator for the small attention of these tests too."""
-    monkeypatch.setattr(_intercepted_attention, "_LARGE", 0)
+    monkeypatch.setattr(_intercepted_attention, "_WORTHWHILE", 0)
 
 
 def drawn(*shape, seed=0):
@@ -157,7 +157,7 @@ def test_a_query_that_a_finite_mask_hides_every_key_from_keeps_its_precision(low
 
 
 def test_the_native_operator_is_taken_where_the_scores_are_many(monkeypatch):
-    monkeypatch.setattr(_intercepted_attention, "_LARGE", 2 * 64 * 64)
+    monkeypatch.setattr(_intercepted_attention, "_WORTHWHILE", 2 * 64 * 64)
     for tokens, taken in ((64, True), (63, False)):
         with recordable():
             tape = Tape(lambda x: sdpa(x, x, x), torch.randn(1, 2, tokens, 8))

@@ -86,7 +86,7 @@ BAD = [
     ({"dv": (3, 2, 2, 21, 9)}, r"expected dv of shape \[T, B, Hk, Sk, e\]"),
     ({"g": (3, 2, 2, 21, 8)}, r"expected g of shape \[T, B, H, Sq, e\]"),
     ({"k": torch.float64}, "expected k of dtype float32 beside q of dtype float32, got float64"),
-    ({"lse": torch.float64}, "expected lse of dtype float32 beside q"),
+    ({"lse": torch.float32}, "expected lse of dtype float64 beside q"),
     ({"bias": torch.bool}, "expected bias of dtype float32 beside q of dtype float32, got bool"),
     ({"dv": torch.float16}, "expected dv of dtype float32 beside q"),
     ({"q": torch.int64}, "expected q of dtype float32, float64, float16 or bfloat16, got int64"),

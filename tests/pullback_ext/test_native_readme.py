@@ -312,14 +312,20 @@ def test_attention_is_launched_as_told(tables, dtype, width):
     params.queries, params.keys, params.depth, params.width = 1000, 77, 48, width
     for rows in (params.q, params.k, params.v, params.g, params.dq):
         rows.data = 1  # there; nothing runs
-    rows, o = ("attention_row_sums", 1, 0, 0, 0), ("attention_sums", 1, 8, 1000, width)
+    rows, o = ("attention_rows", 1, 0, 0, 0), ("attention_sums", 1, 8, 1000, width)
     again = [o] if BYTES[dtype] == 2 else []  # o of 16 bits
     told = {  # kernel, T, M, L, n
         attending.FORWARD: [rows, o],
-        attending.TANGENTS: [*again, ("attention_sums", 7, 8, 1000, width)],
+        attending.TANGENTS: [
+            *again,
+            rows,
+            ("centers_of_tangents", 7, 0, 0, 0),
+            ("attention_sums", 7, 8, 1000, width),
+        ],
         attending.OF_QUERIES: [
             *again,
-            ("centers_of_rows", 7, 0, 0, 0),
+            rows,
+            ("centers_of_cotangents", 7, 0, 0, 0),
             ("attention_sums", 7, 8, 1000, 48),
         ],
         attending.OF_KEYS: [("attention_sums", 7, 4, 77, 48), ("attention_sums", 7, 4, 77, width)],

@@ -22,7 +22,7 @@ class AttentionParams(Structure):
         *((name, HeadRows) for name in ("q", "k", "v", "o", "dq", "dk", "dv", "g")),
         ("bias", c_void_p),
         ("bias_strides", c_int64 * 4),
-        *((name, c_void_p) for name in ("lse", "sums", "exact", "out", "out_k", "out_v")),
+        *((name, c_void_p) for name in ("lse", "sums", "peaks", "exact", "out", "out_k", "out_v")),
         *(
             (name, c_int64)
             for name in (
@@ -83,11 +83,17 @@ def attend(dtype, q, k, v, bias=None, scale=None, causal=False, schedule=0, kern
     kernels = kernels or emulated.library()
     params, new = params_of(dtype, q, k, v, bias, scale, causal), Guarded()
     o = new(ITEM[dtype], *q.shape[:3], v.shape[3])
-    lse = new(np.float64 if dtype == FLOAT64 else np.float32, *q.shape[:3])
+    lse = new(np.float64, *q.shape[:3])
     params.kind, params.out, params.lse = FORWARD, address(o), address(lse)
     emulated.launch(kernels.attention, ctypes.byref(params), schedule=schedule, kernels=kernels)
     new.check()
     return o, lse
+
+
+def centers_of(new, dtype, params, lse):
+    """Memory for the centers of rows, and the peaks that they are of."""
+    real = np.float64 if dtype == FLOAT64 else np.float32
+    return new(real, params.tangents, *lse.shape), new(np.int32, *lse.shape)
 
 
 def tangents(
@@ -100,7 +106,9 @@ def tangents(
     params.tangents = next(len(x) for x in (dq, dk, dv) if x is not None)
     out = new(ITEM[dtype], params.tangents, *o.shape)
     exact = new(np.float32, *o.shape)
+    sums, peaks = centers_of(new, dtype, params, lse)
     params.kind, params.out, params.exact = TANGENTS, address(out), address(exact)
+    params.sums, params.peaks = address(sums), address(peaks)
     params.o, params.lse = head_rows(o), address(lse)
     params.dq, params.dk, params.dv = head_rows(dq), head_rows(dk), head_rows(dv)
     emulated.launch(kernels.attention, ctypes.byref(params), schedule=schedule, kernels=kernels)
@@ -117,9 +125,9 @@ def cotangents(
     count = params.tangents = len(g)
     results = [new(ITEM[dtype], count, *x.shape) for x in (q, k, v)]
     exact = new(np.float32, *o.shape)
-    sums = new(lse.dtype, count, *lse.shape)
+    sums, peaks = centers_of(new, dtype, params, lse)
     params.out, params.out_k, params.out_v = map(address, results)
-    params.exact, params.sums = address(exact), address(sums)
+    params.exact, params.sums, params.peaks = map(address, (exact, sums, peaks))
     params.o, params.lse, params.g = head_rows(o), address(lse), head_rows(g)
     for kind in (OF_QUERIES, OF_KEYS):
         params.kind = kind

@@ -44,6 +44,9 @@
 #define __syncwarp() emulation::warp_barrier(EMULATION_SITE)
 #define __shfl_xor_sync(mask, value, lanes) \
   emulation::shuffle_xor(EMULATION_SITE, (mask), (value), (lanes))
+// The host compiler has no multiply-add to round it in one with.
+#define __fmul_rn(x, y) ((x) * (y))
+#define __dmul_rn(x, y) ((x) * (y))
 // A team meets where the algorithm says so, not inside of the team.
 #define PULLBACK_SYNC(team) \
   (emulation::called_from(EMULATION_SITE), (team).sync(), emulation::called_from(-1))
