@@ -129,3 +129,26 @@ def test_that_of_a_stack_takes_as_few_samples_at_a_time(rng):
     stack = Watched(matrices, (3, 4)).stacked(samples=2).nearby(1)
     stack.matmat(torch.randn(1, 3, 3, 4, dtype=torch.float64))
     assert widths == [2, 2, 1]
+
+
+def test_those_of_one_map_are_multiplied_together(rng):
+    """Products of several small batches as one are those of each, and counted with them."""
+    operator, _ = smooth_operator(rng)
+    others = [operator.nearby(draw) for draw in range(3)]
+    every = others[0]._beside(others[1:])
+    assert every.batch == 3 * operator.batch
+    u = torch.randn(3 * operator.batch, 2, *operator.h_shape, generator=rng, dtype=operator.dtype)
+    before = operator.count.vjp
+    found = every.rmatmat(u)
+    assert operator.count.vjp == before + 6 * operator.batch
+    want = [other.rmatmat(part) for other, part in zip(others, u.chunk(3), strict=True)]
+    torch.testing.assert_close(found, torch.cat(want), rtol=1e-12, atol=1e-12)
+
+
+def test_those_that_do_not_fit_one_pass_or_of_another_map_are_multiplied_by_themselves(rng):
+    operator, _ = smooth_operator(rng)
+    other, stranger = operator.nearby(0), JacobianOperator(torch.sin, operator.points.x)
+    assert operator.nearby(1)._beside([stranger]) is None
+    assert operator.nearby(1)._beside([dense_operator(rng)[0]]) is None
+    other.chunk.budget = 2 * operator.batch * other.chunk.bytes_per_tangent
+    assert other._beside([operator.nearby(1)]) is None

@@ -17,7 +17,14 @@ from pullback.krylov.blocks import MOST_ROWS, rotate
 from pullback.krylov.decomposition import Decomposition
 from pullback.krylov.draws import Draws
 from pullback.krylov.outside import Outside
-from pullback.krylov.products import check_finite, check_symmetric, image_of, power_of_two, pulled
+from pullback.krylov.products import (
+    check_finite,
+    check_symmetric,
+    image_of,
+    power_of_two,
+    pulled,
+    pulled_apart,
+)
 from pullback.krylov.rounding import DRAWS, Probe, nearby
 from pullback.krylov.start import first_block
 from pullback.krylov.state import Running, Settings
@@ -303,11 +310,8 @@ class BlockKrylov:
         state = self.state.part(rows)
         probe = Probe(state, vectors[place], evidence.select(rows), reach[place], signs)
         images = self._images(rows, probe.turn).split(1, dim=1)
-        products = []
-        for other, image in zip(others, images, strict=True):
-            products.append(pulled(other, image, running.scale[rows]))
-            self.results.count(running.index[rows], 1)
-        running.inner[place] = probe.noise(products)
+        running.inner[place] = probe.noise(pulled_apart(others, images, running.scale[rows]))
+        self.results.count(running.index[rows], len(others))
         return True
 
     def _operator_of(self, rows: torch.Tensor) -> BlockOperator:

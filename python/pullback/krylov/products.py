@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from pullback.operators import BlockOperator
@@ -28,6 +30,17 @@ def pulled(operator: BlockOperator, image: torch.Tensor, unit: torch.Tensor) -> 
     """Jᵀ `image`, `[B, r, m]` to `[B, r, n]`, both in units `[B]` of J; in the dtype of `image`."""
     product = operator.rmatmat(image.unflatten(2, operator.h_shape)).flatten(2)
     return (product.double() / unit[:, None, None]).to(image.dtype)
+
+
+def pulled_apart(
+    operators: Sequence[BlockOperator], images: Sequence[torch.Tensor], unit: torch.Tensor
+) -> list[torch.Tensor]:
+    """Jᵀ `images`, `[B, r, m]` each, of several operators of B samples, with one unit for all."""
+    every = operators[0]._beside(operators[1:])
+    if every is None:
+        return [pulled(each, image, unit) for each, image in zip(operators, images, strict=True)]
+    products = pulled(every, torch.cat(list(images)), unit.repeat(len(operators)))
+    return list(products.split(len(unit)))
 
 
 def check_finite(finite: torch.Tensor, index: torch.Tensor, dtype: torch.dtype) -> None:

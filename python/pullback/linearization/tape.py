@@ -24,8 +24,8 @@ class Tape:
         x: the point, `[B, *x_shape]`.
 
     Raises:
-        UnrecordableError: f does what a recording cannot follow: it writes to parts of tensors, or
-            holds a function with derivatives of its own (`torch.autograd.Function`).
+        UnrecordableError: f does what a recording cannot follow, such as to hold a function with
+            derivatives of its own (`torch.autograd.Function`).
 
     Cost: one evaluation of f, and about as much memory as its reverse mode keeps.
     """

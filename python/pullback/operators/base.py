@@ -72,6 +72,11 @@ class BlockOperator(ABC):
         del draw
         return None
 
+    def _beside(self, others: Sequence[BlockOperator]) -> BlockOperator | None:
+        """One operator of the samples of this one, then those of the others, if that is cheaper."""
+        del others
+        return None
+
     def to_scipy(self, sample: int) -> LinearOperator:
         """The map of one sample as a `scipy.sparse.linalg.LinearOperator` of shape (m, n).
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -82,6 +82,17 @@ class JacobianProducts(BlockOperator):
         """
         points = self.points.nearby(draw)
         return JacobianProducts(points, self.h_shape, replace(self.chunk), self.count, self.way)
+
+    def _beside(self, others: Sequence[BlockOperator]) -> JacobianProducts | None:
+        """The same map at the points of all: small batches cost less as one, if it is one pass."""
+        known = [other for other in others if isinstance(other, JacobianProducts)]
+        alike = all(self.points.joins(other.points) for other in known)
+        batch = self.batch + sum(other.batch for other in known)
+        if len(known) < len(others) or not (alike and self.chunk.room(batch)):
+            return None
+        points = self.points.beside([other.points for other in known])
+        chunk = replace(self.chunk, samples=batch)
+        return JacobianProducts(points, self.h_shape, chunk, self.count, self.way)
 
     @outside_inference_mode
     def matmat(self, v: torch.Tensor) -> torch.Tensor:

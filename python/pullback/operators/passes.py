@@ -68,6 +68,11 @@ class Chunk:
             return self.tangents
         return max(1, min(self.tangents, self.rows // samples))
 
+    def room(self, samples: int) -> bool:
+        """Whether a pass may have so many samples, with a tangent each."""
+        need = samples * (self.bytes_per_tangent + self.bytes_per_closure)
+        return need <= self.budget and (self.rows is None or samples <= self.rows)
+
     def halve(self) -> bool:
         """Ask for half as much in one pass; False when there is nothing left to halve."""
         if self.tangents > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,6 +66,28 @@ class Points:
             return torch.where(core == core.round(), core, other).expand(value.shape)
 
         return Points(self.f, moved(self.x), tuple(argument(value) for value in self.args))
+
+    def joins(self, other: Points) -> bool:
+        """Whether these and the other points are of one map, with dense tensors of one kind."""
+
+        def fits(mine: object, its: object) -> bool:
+            if not (isinstance(mine, torch.Tensor) and isinstance(its, torch.Tensor)):
+                return mine is its
+            return mine.layout == its.layout == torch.strided and mine.shape[1:] == its.shape[1:]
+
+        alike = len(self.args) == len(other.args) and self.f is other.f
+        return alike and all(map(fits, (self.x, *self.args), (other.x, *other.args)))
+
+    def beside(self, others: Sequence[Points]) -> Points:
+        """The map at these points, then at the others, which differ in nothing but numbers."""
+
+        def joined(values: tuple[object, ...]) -> object:
+            tensors = [value for value in values if isinstance(value, torch.Tensor)]
+            return torch.cat(tensors) if tensors else values[0]
+
+        every = (self, *others)
+        args = zip(*(points.args for points in every), strict=True)
+        return Points(self.f, torch.cat([points.x for points in every]), tuple(map(joined, args)))
 
     def at(self, x: torch.Tensor) -> torch.Tensor:
         """The map at other points x of the same samples, `[B, *x_shape]`.

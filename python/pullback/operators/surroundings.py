@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import operator
 import types
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,6 +15,8 @@ from torch import nn
 #: How far from f a module may stand: f's own variables, attributes of objects in them, and so on.
 _DEPTH = 6
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_VERSION = operator.attrgetter("_version")
+_TRAINING = operator.itemgetter("training")
 
 
 class Surroundings:
@@ -29,7 +33,7 @@ class Surroundings:
         self._attributes = [module.__dict__ for module in modules]
         # What they hold their tensors, their parts and their hooks in; other ones come and go in
         # these, which stay.
-        self._held = [
+        self._held: list[dict[str, Any]] = [
             held
             for module in modules
             for held in (module._parameters, module._buffers, module._modules)
@@ -47,10 +51,10 @@ class Surroundings:
     def _now(self) -> tuple[list[Any], ...]:
         """Asked for before every product: nothing but counters and addresses."""
         return (
-            [tensor._version for tensor in self._tensors],
-            [id(value) for held in self._held for value in held.values()],
-            [key for hooks in self._hooks for key in hooks],
-            [held["training"] for held in self._attributes],
+            list(map(_VERSION, self._tensors)),
+            list(map(id, chain.from_iterable(map(dict.values, self._held)))),
+            list(chain.from_iterable(self._hooks)),
+            list(map(_TRAINING, self._attributes)),
             [held["forward"] for held in self._attributes if "forward" in held],
         )
 
