@@ -205,6 +205,7 @@ class _Thread(threading.local):
     """How many contexts this thread is inside of."""
 
     contexts = 0
+    depth = 0  # the same, with those of `recordable`
 
 
 _THREAD = _Thread()
@@ -289,6 +290,20 @@ def _registered() -> Iterator[None]:
 # ------------------------------------------------------------------------------------- contexts
 
 
+@contextmanager
+def _counted() -> Iterator[None]:
+    _THREAD.depth += 1
+    try:
+        yield
+    finally:
+        _THREAD.depth -= 1
+
+
+def differentiating() -> bool:
+    """Whether this thread is inside `recordable` or `forward_mode_ready`."""
+    return _THREAD.depth > 0
+
+
 class _Counted:
     """A setting of the whole process, made by the first thread that asks and undone by the last.
 
@@ -363,7 +378,7 @@ def recordable() -> Iterator[None]:
     form where that does not serve (a dropout, a mask that depends on x, tensors that are not [B, H,
     S, d]); arithmetic is plain, and nothing else is replaced.
     """
-    with plain_arithmetic(), _NativeAttention():
+    with plain_arithmetic(), _NativeAttention(), _counted():
         yield
 
 
@@ -377,6 +392,7 @@ def forward_mode_ready() -> Iterator[None]:
     """
     with ExitStack() as stack:
         stack.enter_context(plain_arithmetic())
+        stack.enter_context(_counted())
         inside = _THREAD.contexts > 0
         stack.enter_context(_registered())
         if not inside:  # a mode sees calls once

@@ -28,6 +28,8 @@ SIZES = [
     (33, 999, 5, 7),
     (40, 65, 160, 129),
     (17, 66, 512, 300),
+    (4095, 33, 8, 9),
+    (33, 4095, 9, 8),
 ]
 
 
@@ -114,6 +116,11 @@ def check(device, primal, tangents, g, bound, bias=None, **options):
 @pytest.mark.parametrize("shape", SIZES, ids=str)
 def test_random_entries(rng, device, shape, dtype):
     check(device, *draw(rng, dtype, shape), BOUND[dtype])
+
+
+def test_as_many_tokens_as_stable_diffusion_has(rng, device):
+    drawn = draw(rng, torch.float32, (4095, 4095, 8, 8), batch=1, heads=1, key_heads=1, count=1)
+    check(device, *drawn, BOUND[torch.float32])
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 33])

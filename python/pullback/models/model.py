@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pullback import sampling
 from pullback._numbers import seeds_of, whole
 from pullback.models import fingerprints
+from pullback.models.attention_backends import differentiable_attention, tell_of_replacement
 from pullback.models.conditions import Condition, Conditions
 from pullback.models.families import family_of
 from pullback.models.images import autoencoder_of, pixels_of
@@ -256,7 +257,8 @@ class LatentModel:
             t: timesteps `[B]`, in training units.
             cond: a condition that `conditions.of` has checked.
         """
-        output = self.family.call(self.network, x, self.schedule.told(t), cond)
+        with differentiable_attention(self.network):
+            output = self.family.call(self.network, x, self.schedule.told(t), cond)
         shape, size = getattr(output, "shape", None), [len(x), *self.latent_shape]
         if shape is None or len(shape) != len(size) or shape[1] < size[1] or size != [
             shape[0], size[1], *shape[2:]
@@ -360,6 +362,7 @@ class LatentModel:
         """Raise if the network is in a state in which its derivatives cannot be had."""
         if isinstance(self.network, nn.Module):
             check_suitable(self.network, self.name)
+            tell_of_replacement(self.network, self.name)
         for helper in self._helpers:
             check_suitable(helper, type(helper).__name__)
 

@@ -16,16 +16,6 @@ _TRAINED = (
     nn.TransformerEncoderLayer,
 )
 
-#: Backends of attention in diffusers that call torch's own function, whose derivatives are had by
-#: its mathematical form; what others call has no rule in forward mode, or answers with zeros.
-_DIFFERENTIABLE = {
-    "native",
-    "_native_cudnn",
-    "_native_efficient",
-    "_native_flash",
-    "_native_math",
-}
-
 
 def unwrapped(network: Any) -> Any:
     """The network inside `torch.compile`, whose graphs drop forward-mode tangents."""
@@ -36,7 +26,7 @@ def check_suitable(network: nn.Module, name: str) -> None:
     """Raise ValueError for a network whose derivatives cannot be had as it is.
 
     That is one in training mode, with compiled parts, offloaded, quantised or checkpointed, or with
-    a backend of attention that cannot be differentiated, or with experts that are run without.
+    experts that are run without derivatives.
     """
     modules = list(network.named_modules())
     training = [path or "the network" for path, module in modules if _random(module)]
@@ -60,14 +50,6 @@ def check_suitable(network: nn.Module, name: str) -> None:
                 f"{name} recomputes activations ({where} has gradient checkpointing), which "
                 "torch.func cannot differentiate. Call network.disable_gradient_checkpointing() "
                 "first; products plan their own memory."
-            )
-        backend = _attention(module)
-        if backend not in _DIFFERENTIABLE:
-            raise ValueError(
-                f"{name} computes attention by the backend {backend!r} ({where}), which cannot be "
-                "differentiated in forward mode. It is set by set_attention_backend, by the "
-                "context attention_backend or by DIFFUSERS_ATTN_BACKEND. Call "
-                'network.set_attention_backend("native") first.'
             )
         if hasattr(module, "moe_infer") and not module.training:
             raise ValueError(
@@ -107,23 +89,6 @@ def _random(module: nn.Module) -> bool:
     home = type(module).__module__
     plain = home.startswith(("torch.nn.modules", "diffusers."))
     return not plain or isinstance(module, _TRAINED)
-
-
-def _attention(module: nn.Module) -> str:
-    """The backend by which a module computes attention: its own, or the one that is set for all.
-
-    What computes attention without asking diffusers for a backend has torch's.
-    """
-    processor: Any = getattr(module, "processor", None)
-    if not hasattr(processor, "_attention_backend"):
-        return "native"
-    own = processor._attention_backend
-    if own is None:
-        # Only versions of diffusers that have this module have such processors.
-        from diffusers.models.attention_dispatch import _AttentionBackendRegistry
-
-        own = _AttentionBackendRegistry.get_active_backend()[0]
-    return str(getattr(own, "value", own))
 
 
 def _moves(module: nn.Module) -> bool:
