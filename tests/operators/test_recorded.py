@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pullback import JacobianOperator
+from pullback.linearization.generic import Generic
 from pullback.operators.derivative import Part, Recorded, Transformed
 from pullback.testing import dense, dense_jacobian
 from tests.operators.small_net import counting, points, small_net
@@ -194,6 +195,21 @@ def test_what_a_recording_cannot_follow_is_left_to_torch(check):
     truth = dense_jacobian(lambda x: (2 * x * x)[:, :1].exp() + 2 * x * x, x, mode="reverse")
     torch.testing.assert_close(dense(operator), truth)
     assert "since f changes a tensor in place and goes on with another view" in operator.plan
+
+
+def test_products_of_a_recording_that_fail_are_left_to_torch(monkeypatch):
+    """As of an operation that torch knows as a part of others only."""
+
+    def fail(self, tangents):
+        raise NotImplementedError("no rule for this one.\nAnd more")
+
+    monkeypatch.setattr(Generic, "push", fail)
+    x, _ = points()
+    operator = JacobianOperator(torch.special.i0, x)  # without a rule of ours
+    assert "by torch.func, since products of a recording failed: no rule for this" in operator.plan
+    truth = torch.special.i1(x).unsqueeze(1)
+    v = torch.randn(3, 2, 2, 5, 7, dtype=torch.float64)
+    torch.testing.assert_close(operator.matmat(v), truth * v)
 
 
 def test_the_plan_says_that_a_map_is_recorded():

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from pullback.operators.derivative import Transformed, Way
+from pullback.operators.derivative import Transformed, Way, first_line
+from pullback.operators.memory import is_out_of_memory
 from pullback.operators.points import Points
 from pullback_ext.intercept import forward_mode_ready
 
@@ -229,11 +230,14 @@ def _why_not_recorded(points: Points, made: _Products, limit: _Limit) -> str | N
     derivative = way.derivative(points)
     if isinstance(derivative, Transformed):
         return way.refused
-    pairs = (
-        (derivative.push(made.v.unsqueeze(1)).squeeze(1), made.jv),
-        (derivative.pull(made.u.unsqueeze(1)).squeeze(1), made.ju),
-    )
-    for found, expected in pairs:
+    try:
+        pushed = derivative.push(made.v.unsqueeze(1)).squeeze(1)
+        pulled = derivative.pull(made.u.unsqueeze(1)).squeeze(1)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        if is_out_of_memory(error):
+            raise
+        return f"products of a recording failed: {first_line(error)}"
+    for found, expected in ((pushed, made.jv), (pulled, made.ju)):
         difference = _relative(found - expected, expected)
         if limit.exceeded(difference):
             return f"products of a recording differ from those of torch.func by {difference:.1e}"

@@ -169,6 +169,11 @@ class Way:
         return f"by torch.func, since {self.refused}"
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, without what it says after that."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
 def _reason(error: Exception) -> str:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    first = first_line(error)
     return first if isinstance(error, UnrecordableError) else f"recording f failed: {first}"
