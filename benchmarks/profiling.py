@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -54,19 +53,21 @@ class Settings:
     Attributes:
         digits: samples and rank on the digit model.
         unet: samples, rank and side of the images of the U-Net.
+        products: of a sample, after which the bases of the U-Net are left as they are.
         every: seconds between two looks.
         runs: computations that are sampled.
     """
 
     digits: tuple[int, int] = (8, 10)
-    unet: tuple[int, int, int] = (2, 4, 64)
+    unet: tuple[int, int, int] = (2, 10, 64)
+    products: int = 40
     every: float = 0.02
-    runs: int = 3
+    runs: int = 2
 
     @classmethod
     def quick(cls) -> Settings:
         """A few seconds' work, which shows that everything runs and measures nothing."""
-        return cls(digits=(1, 2), unet=(1, 1, 16), runs=1)
+        return cls(digits=(1, 2), unet=(1, 1, 16), products=4, every=0.002, runs=1)
 
 
 def run(
@@ -86,11 +87,14 @@ def run(
     for name, (map_, samples, rank) in _cases(settings, device).items():
         x = map_.model.sample_latents(samples, 500, seed=0)
         tell(f"{name}: profile")
-        found = profile(map_, x, 500, rank, quality="draft" if name == "unet" else "standard")
+        most = None if name == "digits" else settings.products
+        found = profile(map_, x, 500, rank, advice=False, max_products=most)
         tell(f"{name}: sampled")
-        tol = found.workload["tol"]
         looks = _sampled(
-            lambda map_=map_, x=x, rank=rank, tol=tol: basis(map_, x, 500, rank, tol=tol), settings
+            lambda map_=map_, x=x, rank=rank, most=most: basis(
+                map_, x, 500, rank, max_products=most
+            ),
+            settings,
         )
         total = max(1, sum(looks.values()))
         shares = {kind: count / total for kind, count in looks.most_common()}
@@ -128,7 +132,6 @@ def _sampled(run: Callable[[], object], settings: Settings) -> Counter[str]:
     watcher.start()
     for _ in range(settings.runs):
         run()
-    time.sleep(0)
     done.set()
     watcher.join()
     return looks

@@ -17,7 +17,19 @@ from pullback.figures.curves import draw_curve, dress
 from pullback.figures.style import COLOURS, FAINT, LABEL, SMALL, STYLE, TITLE
 
 #: Colours of kinds of work in their order; from the seventh on they are of one family.
-_KINDS = (*COLOURS[:4], COLOURS[5], "#7a5195", "#7c8ea3", "#9fb0c3", "#c3cfdb", "#9a9a9a", "#dcdcdc")
+_KINDS = (
+    *COLOURS[:4],
+    COLOURS[5],
+    "#7a5195",
+    "#7c8ea3",
+    "#9fb0c3",
+    "#c3cfdb",
+    "#9a9a9a",
+    "#dcdcdc",
+)
+
+#: Stages whose names say too little beside a bar.
+_STAGES = {"push": r"products $Jv$", "pull": r"products $J^\top u$"}
 
 _ROW = 0.26  # inches
 
@@ -38,7 +50,7 @@ def time_breakdown(
         stages: by stage, shares of the wall time by kind.
         seconds: the wall time.
         notes: what is to be told beside the bar of a kind.
-        rule: what was profiled, a line below the title.
+        rule: what was profiled, a line below the bars.
         title: of the page.
 
     Returns:
@@ -57,10 +69,8 @@ def time_breakdown(
         left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
         _draw_kinds(left, kinds, seconds, notes or {}, colours)
         _draw_stages(right, stages, colours)
-        figure.suptitle(
-            title or "Where the time goes", fontsize=TITLE, x=0.01, ha="left"
-        )  # fmt: skip
-        left.set_title(rule, fontsize=SMALL, color=FAINT, loc="left", pad=8)
+        figure.suptitle(title or "Where the time goes", fontsize=TITLE, x=0.01, ha="left")
+        figure.supxlabel(rule, fontsize=SMALL, color=FAINT, x=0.01, ha="left")
     return figure
 
 
@@ -141,9 +151,10 @@ def _draw_stages(
             share = parts.get(kind, 0.0)
             axes.barh(place, share, left=start, height=0.62, color=colour, linewidth=0)
             start += share
-    axes.set_yticks(range(len(stages)), list(stages), fontsize=LABEL)
+    names = [_STAGES.get(stage, stage) for stage in stages]
+    axes.set_yticks(range(len(stages)), names, fontsize=LABEL)
     axes.invert_yaxis()
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     axes.tick_params(axis="x", labelsize=LABEL, width=0.6, color=FAINT)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("share of the wall time, by stage", fontsize=LABEL)

@@ -48,10 +48,6 @@ def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
     Cost: a second or two, and two tensors of 128 MiB (1 GiB on a GPU).
     """
     kind = "cuda" if device.type == "cuda" else "cpu"
-    source = torch.zeros(_COPIED[kind], dtype=torch.uint8, device=device)
-    target = torch.zeros_like(source)
-    copied = least({"copy": lambda: target.copy_(source)}, device, rounds=7)["copy"]
-    del source, target
     rate = _gemm_rate(device, dtype, _SIDE[kind])
     halves = {}
     if dtype.itemsize > 2:
@@ -62,11 +58,17 @@ def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
         name=torch.cuda.get_device_name(device) if kind == "cuda" else _processor(),
         threads=torch.get_num_threads(),
         dtype=str(dtype).removeprefix("torch."),
-        copy_bandwidth=2 * _COPIED[kind] / copied,
+        copy_bandwidth=_copy_bandwidth(device, _COPIED[kind]),
         gemm_rate=rate,
         half_rate=None if best is None else halves[best],
         half_dtype=best,
     )
+
+
+def _copy_bandwidth(device: torch.device, size: int) -> float:
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    return 2 * size / least({"copy": lambda: target.copy_(source)}, device, rounds=7)["copy"]
 
 
 def _gemm_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:

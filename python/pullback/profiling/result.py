@@ -6,14 +6,20 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pullback import figures
 from pullback._files import replacing, write_json
 from pullback.profiling import kinds
 from pullback.profiling.advice import Advice
 from pullback.profiling.machine import Machine
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 FORMAT = "pullback.profile/1"
+
+_TOLD = 0.005  # a smaller fraction is none
 
 
 @dataclass(frozen=True)
@@ -117,11 +123,27 @@ class Profile:
             **told,
         }
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write profile.json and trace.json.gz, which https://ui.perfetto.dev opens.
+    def figure(self) -> Figure:
+        """The kinds of work and the stages as bars: see `pullback.figures.time_breakdown`."""
+        told, machine = self.workload, self.machine
+        threads = f", {machine.threads} threads" if told["device"] == "cpu" else ""
+        return figures.time_breakdown(
+            {kind: work.share for kind, work in self.kinds.items()},
+            self.stages,
+            self.seconds,
+            notes={kind: fractions(work) for kind, work in self.kinds.items()},
+            rule=f"{told['samples']} samples, rank {told['rank']}, {told['products']} products in "
+            f"{self.seconds:.3g} s on {machine.name}{threads}, {machine.dtype}. Beside the bars: "
+            "parts of the machine's rate of matrix products and of its copy bandwidth.",
+            title=f"Where the time goes: {Path(told['model']).name}, {told['map']}",
+        )
+
+    def save(self, folder: str | os.PathLike[str], *, figure: bool = True) -> None:
+        """Write profile.json, profile.png, and trace.json.gz, which https://ui.perfetto.dev opens.
 
         Args:
             folder: is made where it is missing.
+            figure: whether profile.png is drawn.
 
         Raises:
             OSError: a file cannot be written.
@@ -131,3 +153,15 @@ class Profile:
         write_json(folder / "profile.json", self.as_json())
         with replacing(folder / "trace.json.gz") as temporary:
             temporary.write_bytes(self.trace)
+        if figure:
+            figures.save(self.figure(), folder / "profile.png")
+
+
+def fractions(work: Work) -> str:
+    """How near a kind of work comes to the machine's limits, where it is bound by one of them."""
+    told = []
+    if work.gemm_fraction is not None and work.gemm_fraction >= _TOLD:
+        told.append(f"{100 * work.gemm_fraction:.0f} % of GEMM")
+    if work.copy_fraction is not None and work.copy_fraction >= _TOLD:
+        told.append(f"{100 * work.copy_fraction:.0f} % of copy")
+    return ", ".join(told)

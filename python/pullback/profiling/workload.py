@@ -84,7 +84,8 @@ def profile(
     shares = {kind: spent / profiled for kind, spent in attribution.kinds.items()}
     point = _Point.of(map, x, t, cond, options)
     usual, forward = point.operator(), point.forward()
-    block = counting.blocks.most_common(1)[0][0]
+    # Of all blocks the one that most products came from.
+    block = max(counting.blocks, key=lambda one: counting.blocks[one] * one[0] * one[1])
     in_products = sum(attribution.seconds(stage) for stage in (_ranges.PUSH, _ranges.PULL))
     advised: tuple[Advice, ...] = ()
     if advice:
@@ -162,8 +163,8 @@ class _Point:
         products: options of the operator.
     """
 
-    bound: Bound
-    again: Callable[[int], Bound]
+    bound: maps.Bound
+    again: Callable[[int], maps.Bound]
     products: dict[str, Any]
 
     @classmethod
@@ -179,7 +180,7 @@ class _Point:
         timesteps = map.model.schedule.timesteps(t, len(x), x.device)
         condition = map.model.conditions.of(cond, len(x))
 
-        def again(times: int) -> Bound:
+        def again(times: int) -> maps.Bound:
             rows = torch.arange(len(x), device=x.device).repeat(times)
             chosen = {name: value[rows] for name, value in condition.items()}
             return map.select(rows).bind(x.detach()[rows], timesteps[rows], chosen)
@@ -221,6 +222,7 @@ def _workload(
         "rank": rank,
         "tol": found.tol,
         "dtype": str(x.dtype).removeprefix("torch."),
+        "device": x.device.type,
         "n": found.v[0, 0].numel(),
         "m": found.u[0, 0].numel(),
         "products": int(found.products.sum()),

@@ -6,18 +6,21 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from typing_extensions import Unpack
 
-from pullback import maps
+from pullback import figures, maps
 from pullback._files import write_json
 from pullback._memory import free_bytes
 from pullback._numbers import whole
 from pullback.geometry import LocalBasis, Options, basis
 from pullback.models import Condition
 from pullback.profiling.clock import seconds
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: The batches and ranks that are measured, as far as they fit.
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -92,11 +95,25 @@ class Scaling:
             "left_out": list(self.left_out),
         }
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write scaling.json.
+    def figure(self) -> Figure:
+        """The cost of a sample and of a direction: see `pullback.figures.cost_curves`.
+
+        Raises:
+            ValueError: no batch or no rank was measured.
+        """
+        return figures.cost_curves(
+            {one.samples: one.per_sample for one in self.over_samples},
+            {one.rank: one.per_direction for one in self.over_rank},
+            rank=self.over_samples[0].rank if self.over_samples else 0,
+            samples=self.over_rank[0].samples if self.over_rank else 0,
+        )
+
+    def save(self, folder: str | os.PathLike[str], *, figure: bool = True) -> None:
+        """Write scaling.json and scaling.png.
 
         Args:
             folder: is made where it is missing.
+            figure: whether scaling.png is drawn.
 
         Raises:
             OSError: the file cannot be written.
@@ -104,6 +121,8 @@ class Scaling:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "scaling.json", self.as_json())
+        if figure:
+            figures.save(self.figure(), folder / "scaling.png")
 
 
 def scaling(
