@@ -89,7 +89,8 @@ def main(
         typer.Argument(
             help="basis, edits, transport, finding: against the published algorithms; directions: "
             "every way to find them, before a judge; pca: of many trajectories; pairs: distances "
-            "of many subspaces; products: their cost; angles, attention, gram, "
+            "of many subspaces; products: their cost; profile: against looks at a stack; "
+            "angles, attention, gram, "
             "orthonormalize: the kernels."
         ),
     ] = What.basis,
