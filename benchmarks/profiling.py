@@ -166,6 +166,16 @@ def _by_stage(profile_: dict[str, Any]) -> dict[str, float]:
     }
 
 
+def _compared(row: dict[str, Any]) -> list[tuple[str, float, float]]:
+    """Stages with all that happens in them, Python included: by the profile and by looks."""
+    stages = {name: sum(parts.values()) for name, parts in row["profile"]["stages"].items()}
+    seen = row["sampled"]
+    named = {"checks": "checks", "primal": "primal", "solver": "block algebra", "other": "other"}
+    found = [(stage, stages[stage], seen.get(kind, 0.0)) for stage, kind in named.items()]
+    products = 1 - sum(share for _, _, share in found)
+    return [("products", stages["push"] + stages["pull"], products), *found]
+
+
 def _targets(row: dict[str, Any]) -> list[dict[str, Any]]:
     shares, seen = _by_stage(row["profile"]), row["sampled"]
     ours = max(shares, key=lambda kind: shares[kind])
@@ -215,4 +225,6 @@ def print_profile(console: Console, results: dict[str, Any]) -> None:
                 f"{seen[name]:.1%}" if name in seen else "",
             )
         console.print(table)
+        for stage, share, looks in _compared(row):
+            console.print(f"{stage}, Python included: {share:.1%}, sampled {looks:.1%}")
     print_targets(console, results["targets"])

@@ -126,7 +126,9 @@ class Profile:
     def figure(self) -> Figure:
         """The kinds of work and the stages as bars: see `pullback.figures.time_breakdown`."""
         told, machine = self.workload, self.machine
-        threads = f", {machine.threads} threads" if told["device"] == "cpu" else ""
+        threads = ""
+        if told["device"] == "cpu":
+            threads = f", {machine.threads} thread{'s' * (machine.threads > 1)}"
         return figures.time_breakdown(
             {kind: work.share for kind, work in self.kinds.items()},
             self.stages,
