@@ -22,8 +22,10 @@ from pullback.profiling.clock import seconds
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: The batches and ranks that are measured, as far as they fit.
+#: The batches that are measured, as far as they fit.
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
+
+#: The ranks that are measured, as far as they fit.
 RANKS = (4, 10, 25, 50, 100)
 
 FORMAT = "pullback.scaling/1"
