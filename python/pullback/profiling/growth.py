@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from typing_extensions import Unpack
@@ -18,9 +18,6 @@ from pullback._numbers import whole
 from pullback.geometry import LocalBasis, Options, basis
 from pullback.models import Condition
 from pullback.profiling.clock import seconds
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: The batches that are measured, as far as they fit.
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -97,8 +94,10 @@ class Scaling:
             "left_out": list(self.left_out),
         }
 
-    def figure(self) -> Figure:
-        """The cost of a sample and of a direction: see `pullback.figures.cost_curves`.
+    def figure(self) -> Any:
+        """The cost of a sample and of a direction as curves, a matplotlib figure.
+
+        It is that of `pullback.figures.cost_curves`.
 
         Raises:
             ValueError: no batch or no rank was measured.

@@ -6,16 +6,13 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pullback import figures
 from pullback._files import replacing, write_json
 from pullback.profiling import kinds
 from pullback.profiling.advice import Advice
 from pullback.profiling.machine import Machine
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 FORMAT = "pullback.profile/1"
 
@@ -123,8 +120,11 @@ class Profile:
             **told,
         }
 
-    def figure(self) -> Figure:
-        """The kinds of work and the stages as bars: see `pullback.figures.time_breakdown`."""
+    def figure(self) -> Any:
+        """The kinds of work and the stages as bars, a matplotlib figure.
+
+        It is that of `pullback.figures.time_breakdown`.
+        """
         told, machine = self.workload, self.machine
         threads = ""
         if told["device"] == "cpu":
