@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pullback import maps, profiling
 from tests.cli.calls import done, refused, snapshot
 
 QUICK = ("--samples", "1", "--rank", "2", "--quality", "draft", "--repeats", "1", "--no-advice")
@@ -31,9 +32,13 @@ def test_the_folder_holds_what_is_listed_and_the_profile_is_printed(call, tmp_pa
     assert snapshot(folder) == before
 
 
-def test_tables_and_scaling(call, tmp_path, monkeypatch):
-    from pullback import profiling
-
+def test_tables_and_scaling(call, tmp_path, monkeypatch, digits):
+    x = digits.sample_latents(1, 500, seed=0, steps=2)
+    found = profiling.profile(
+        maps.encoder(digits, "conv_in"), x, 500, 2, repeats=1, advice=False, max_products=6
+    )
+    asked = []
+    monkeypatch.setattr(profiling, "profile", lambda *args, **_: asked.append(args) or found)
     monkeypatch.setattr(profiling, "BATCHES", (1, 2))
     folder = tmp_path / "out"
     (tmp_path / "out").mkdir()
@@ -45,6 +50,8 @@ def test_tables_and_scaling(call, tmp_path, monkeypatch):
     assert {path.name for path in folder.iterdir()} == {
         "profile.json", "scaling.json", "trace.json.gz",
     }  # fmt: skip
+    ((_, x, t, rank, cond),) = asked
+    assert (tuple(x.shape), t.tolist(), rank, cond) == ((1, 1, 16, 16), [500], 2, None)
     for word in ("convolution", "unattributed", "100.0 %", "forward passes each", "scaling.json"):
         assert word in result.stdout
     assert len(json.loads((folder / "scaling.json").read_text())["over_samples"]) == 1

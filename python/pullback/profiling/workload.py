@@ -150,7 +150,7 @@ def _profiled(
     # What the clock saw and the range did not: its own beginning and end.
     rest = max(0.0, spent - sum(attribution.kinds.values()))
     attribution.add(Place(kind=kinds.UNATTRIBUTED), "", rest)
-    return spent, attribution, gzip.compress(written, compresslevel=6)
+    return spent, attribution, gzip.compress(written, compresslevel=3)
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,8 @@ class _Point:
             chosen = {name: value[rows] for name, value in condition.items()}
             return map.select(rows).bind(x.detach()[rows], timesteps[rows], chosen)
 
-        products = {name: options[name] for name in ("chunk", "memory") if name in options}
+        given: dict[str, Any] = {**options}
+        products = {name: given[name] for name in ("chunk", "memory") if name in given}
         return cls(again(1), again, products)
 
     def operator(self, times: int = 1, chunk: int | None = None) -> JacobianOperator:
