@@ -186,7 +186,8 @@ class _Point:
             return map.select(rows).bind(x.detach()[rows], timesteps[rows], chosen)
 
         given: dict[str, Any] = {**options}
-        products = {name: given[name] for name in ("chunk", "memory") if name in given}
+        names: tuple[str, ...] = ("chunk", "memory")
+        products = {name: given[name] for name in names if name in given}
         return cls(again(1), again, products)
 
     def operator(self, times: int = 1, chunk: int | None = None) -> JacobianOperator:
