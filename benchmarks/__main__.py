@@ -25,6 +25,7 @@ from benchmarks import (
     pairs,
     pca,
     products,
+    profiling,
     report,
     report_finding,
     transport,
@@ -44,6 +45,7 @@ _BENCHES: dict[str, tuple[Any, Callable[[Console, dict[str, Any]], None]]] = {
     "pca": (pca, report_finding.print_pca),
     "products": (products, products.print_products),
     "attention": (attention, attention.print_attention),
+    "profile": (profiling, profiling.print_profile),
     "pairs": (pairs, report.print_pairs),
     "angles": (angles, report.print_angles),
     "gram": (gram, report.print_gram),
@@ -65,6 +67,7 @@ class What(str, Enum):
     pairs = "pairs"
     pca = "pca"
     products = "products"
+    profile = "profile"
     transport = "transport"
     all = "all"
 
@@ -86,7 +89,8 @@ def main(
         typer.Argument(
             help="basis, edits, transport, finding: against the published algorithms; directions: "
             "every way to find them, before a judge; pca: of many trajectories; pairs: distances "
-            "of many subspaces; products: their cost; angles, attention, gram, "
+            "of many subspaces; products: their cost; profile: against looks at a stack; "
+            "angles, attention, gram, "
             "orthonormalize: the kernels."
         ),
     ] = What.basis,

@@ -102,12 +102,12 @@ def _cases(settings: Settings, device: torch.device) -> dict[str, _Case]:
     batch, columns, side = settings.unet
     x = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
     for name, attention in (("unet", True), ("unet without attention", False)):
-        network = _unet(side, attention=attention).to(device)
+        network = unet(side, attention=attention).to(device)
         cases[name] = _Case(lambda x, network=network: network(x, 500).sample, x, columns)
     return cases
 
 
-def _unet(side: int, *, attention: bool) -> nn.Module:
+def unet(side: int, *, attention: bool) -> nn.Module:
     """The U-Net of 64 x 64 images of the table in the design: attention at 16 x 16."""
     torch.manual_seed(0)
     down, up = ["DownBlock2D"] * 4, ["UpBlock2D"] * 4

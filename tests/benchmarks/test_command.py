@@ -107,6 +107,16 @@ def test_targets_are_marked_and_never_fail(quick):
     assert "met" in text
 
 
+def test_profiles_have_their_figures(quick):
+    rows = quick[1]["profile"]["cases"]
+    assert [row["case"] for row in rows] == ["digits", "unet"]
+    for row in rows:
+        shares = [work["share"] for work in row["profile"]["kinds"].values()]
+        assert sum(shares) == pytest.approx(1)
+        assert row["looks"] >= sum(row["sampled"].values()) - 1e-9
+    assert len(quick[1]["profile"]["targets"]) == 6
+
+
 def test_products_have_their_figures(quick):
     text, results = quick
     products = results["products"]

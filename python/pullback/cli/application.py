@@ -18,6 +18,7 @@ from pullback.cli.errors import reported
 from pullback.cli.global_directions import global_directions
 from pullback.cli.info import info, taps
 from pullback.cli.path import path
+from pullback.cli.profile import profile
 from pullback.cli.transport import transport
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "path": path,
     "global": global_directions,
     "demo": demo,
+    "profile": profile,
     "taps": taps,
     "info": info,
 }

@@ -33,7 +33,7 @@ def print_json(value: Any) -> None:
 def print_results(summary: dict[str, Any], folder: Path, written: dict[str, str]) -> None:
     """A summary as a table, and the files with a line about each as a tree."""
     heads = ("t", "s_1", "s_k", "bound", "converged", "products/direction", "seconds")
-    table = _columns(*[(head, "right") for head in heads])
+    table = columns_of(*[(head, "right") for head in heads])
     for row in summary["timesteps"]:
         table.add_row(
             str(row["t"]),
@@ -44,12 +44,12 @@ def print_results(summary: dict[str, Any], folder: Path, written: dict[str, str]
             f"{row['products']['per_direction']:.1f}",
             "reused" if row["reused"] else f"{row['seconds']:.1f}",
         )
-    _print_with_files(table, folder, written)
+    print_with_files(table, folder, written)
 
 
 def print_edits(edits: Sequence[SampleEdits], folder: Path, written: dict[str, str]) -> None:
     """A line per sample, with how well an image was inverted, and the files as a tree."""
-    table = _columns(
+    table = columns_of(
         ("sample", "left"), ("directions", "left"), ("strengths", "right"), ("PSNR", "right"),
         ("", "left"),
     )  # fmt: skip
@@ -58,14 +58,14 @@ def print_edits(edits: Sequence[SampleEdits], folder: Path, written: dict[str, s
         names = ", ".join(map(escape, one.names))
         strengths = str(one.latents.shape[1])
         table.add_row(escape(one.name), names, strengths, quality, "reused" * one.reused)
-    _print_with_files(table, folder, written)
+    print_with_files(table, folder, written)
 
 
 def print_transport(summary: dict[str, Any], folder: Path, written: dict[str, str]) -> None:
     """What each target retained at each timestep, and how far the tangent spaces are."""
     targets = summary["targets"]
     least = [(f"seed {seed}", "right") for seed in targets[:_MOST_COLUMNS]]
-    table = _columns(("t", "right"), *least, ("distance", "right"), ("", "left"))  # type: ignore[arg-type]
+    table = columns_of(("t", "right"), *least, ("distance", "right"), ("", "left"))  # type: ignore[arg-type]
     for row in summary["transports"]:
         kept = [f"{part:.2f}" for part in row["retained"][:_MOST_COLUMNS]]
         pairs = [one for i, line in enumerate(row["distances"]) for one in line[i + 1 :]]
@@ -76,12 +76,12 @@ def print_transport(summary: dict[str, Any], folder: Path, written: dict[str, st
     table.add_row("chance", *[by_chance] * len(least), f"{chance['distance']:.2f}", "", style="dim")
     more = "" if len(targets) == len(least) else f" (the first {len(least)})"
     Console().print(f"retained by target{more}, and mean distance of the tangent spaces")
-    _print_with_files(table, folder, written)
+    print_with_files(table, folder, written)
 
 
 def print_paths(summary: dict[str, Any], folder: Path, written: dict[str, str]) -> None:
     """A line per pair and kind of path."""
-    table = _columns(
+    table = columns_of(
         ("seeds", "left"), ("kind", "left"), ("length", "right"), ("in latents", "right"),
         ("gap", "right"), ("", "left"),
     )  # fmt: skip
@@ -89,12 +89,12 @@ def print_paths(summary: dict[str, Any], folder: Path, written: dict[str, str]) 
         for row in summary["paths"]:
             numbers = [f"{row[name][place]:.2f}" for name in ("length", "latent_length", "gap")]
             table.add_row(f"{start}, {end}", row["kind"], *numbers, "reused" * row["reused"])
-    _print_with_files(table, folder, written)
+    print_with_files(table, folder, written)
 
 
 def print_global(summary: dict[str, Any], folder: Path, written: dict[str, str]) -> None:
     """A line per global direction."""
-    table = _columns(
+    table = columns_of(
         ("direction", "right"), ("agreement", "right"), ("retained: median", "right"),
         ("least", "right"), ("", "left"),
     )  # fmt: skip
@@ -102,7 +102,7 @@ def print_global(summary: dict[str, Any], folder: Path, written: dict[str, str])
         kept = row["retained"]
         numbers = [f"{one:.2f}" for one in (row["agreement"], median(kept), min(kept))]
         table.add_row(str(number + 1), *numbers, "reused" * summary["reused"])
-    _print_with_files(table, folder, written)
+    print_with_files(table, folder, written)
 
 
 def print_methods(rows: Sequence[dict[str, Any]]) -> None:
@@ -122,7 +122,7 @@ def print_found(summary: dict[str, Any], folder: Path, written: dict[str, str]) 
     """A line per direction, with the numbers of its method."""
     rows = summary["directions"]
     names = [name for name in rows[0] if name not in _TOLD]
-    table = _columns(
+    table = columns_of(
         ("direction", "left"), ("space", "left"), ("t", "right"), ("unit", "right"),
         *[(name, "right") for name in names],  # type: ignore[misc]
     )  # fmt: skip
@@ -131,7 +131,7 @@ def print_found(summary: dict[str, Any], folder: Path, written: dict[str, str]) 
         t, unit = _from_to(row["t"], "d"), _from_to(row["unit"], ".3g")
         numbers = ["" if row.get(name) is None else f"{row[name]:.3g}" for name in names]
         table.add_row(escape(row["name"]), escape(space), t, unit, *numbers)
-    _print_with_files(table, folder, written)
+    print_with_files(table, folder, written)
 
 
 def print_comparison(
@@ -144,7 +144,7 @@ def print_comparison(
     heads = [(str(place + 1), "right") for place in range(shown)]
     samples = 0 if retained is None else min(len(retained[0]), _MOST_COLUMNS)
     heads += [(f"sample {sample}", "right") for sample in range(samples)]
-    table = _columns(("", "right"), ("direction", "left"), *heads)  # type: ignore[arg-type]
+    table = columns_of(("", "right"), ("direction", "left"), *heads)  # type: ignore[arg-type]
     for place, (name, row) in enumerate(zip(names, cosines, strict=True)):
         kept = [] if retained is None else retained[place][:samples]
         numbers = [f"{value:.2f}" for value in (*row[:shown], *kept)]
@@ -214,7 +214,7 @@ def print_model(found: dict[str, Any]) -> None:
 
 def print_taps(taps: Sequence[dict[str, Any]], default: str | None) -> None:
     """`describe_taps` for people, with the default marked."""
-    table = _columns(
+    table = columns_of(
         ("tap", "left"), ("shape of h", "right"), ("share of the forward pass", "right")
     )
     for tap in taps:
@@ -235,10 +235,12 @@ def _told(value: Any) -> str:
     return _size(value["shape"]) if isinstance(value, dict) else f"= {value}"
 
 
-def _print_with_files(table: Table, folder: Path, written: dict[str, str]) -> None:
+def print_with_files(table: Table | None, folder: Path, written: dict[str, str]) -> None:
+    """A table, if there is one, and the files with a line about each as a tree."""
     console = Console()
-    console.print(table)
-    console.print()
+    if table is not None:
+        console.print(table)
+        console.print()
     tree = Tree(f"[bold]{escape(str(folder))}[/bold]")
     width = max(map(len, written))
     for name, line in written.items():
@@ -250,7 +252,8 @@ def _decibels(psnr: float | None) -> str:
     return "exact" if psnr is None else f"{psnr:.1f} dB"
 
 
-def _columns(*heads: tuple[str, Literal["left", "right"]]) -> Table:
+def columns_of(*heads: tuple[str, Literal["left", "right"]]) -> Table:
+    """An empty table with these heads."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for head, justify in heads:
         table.add_column(head, justify=justify)

@@ -1,4 +1,4 @@
-"""Pictures of local latent bases, directions, edits, transport and paths, with matplotlib."""
+"""Pictures of local latent bases, directions, edits, transport, paths and time, by matplotlib."""
 
 from pullback.figures.album import Album
 from pullback.figures.edits import edit_frames, edit_grid, edit_strip, edit_timesteps
@@ -7,6 +7,7 @@ from pullback.figures.gallery import Gallery, clear
 from pullback.figures.matrices import angle_matrix, distance_matrix
 from pullback.figures.pages import Walk, directions, overview, strips
 from pullback.figures.paths import path_curves, path_images
+from pullback.figures.profile import cost_curves, time_breakdown
 from pullback.figures.shown import pictured, shown
 from pullback.figures.spectra import spectrum
 from pullback.figures.style import save, save_film
@@ -19,6 +20,7 @@ __all__ = [
     "Walk",
     "angle_matrix",
     "clear",
+    "cost_curves",
     "directions",
     "distance_matrix",
     "edit_frames",
@@ -36,5 +38,6 @@ __all__ = [
     "shown",
     "spectrum",
     "strips",
+    "time_breakdown",
     "transport_grid",
 ]

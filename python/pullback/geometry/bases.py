@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 
 # Directions stand above this room: they are reached by the front door, when they are asked for.
 import pullback
-from pullback import krylov, maps
+from pullback import _ranges, krylov, maps
 from pullback._files import read_safetensors, write_safetensors
 from pullback.geometry import provenance, stored
 from pullback.geometry.options import OF_PRODUCTS, Options, check_options, with_options
@@ -208,7 +208,8 @@ class _Source:
         """Run the solver and dress its result as a basis."""
         model = self.map.model
         model.check_mode()
-        bound = self.map.bind(self.x, self.t, self.cond)
+        with _ranges.stage(_ranges.PRIMAL):
+            bound = self.map.bind(self.x, self.t, self.cond)
         operator = bound.operator(**self.products)
         checks = operator.count.total
         try:

@@ -11,6 +11,7 @@ import math
 
 import torch
 
+from pullback import _ranges
 from pullback.krylov.draws import Draws
 from pullback.krylov.iteration import BlockKrylov
 from pullback.krylov.options import (
@@ -91,7 +92,7 @@ def svd(
     budget = PRODUCTS_PER_DIRECTION * rank if max_products is None else max_products
     settings = Settings(operator, rank, block=block, tol=bound, max_products=budget)
     results = Results(operator, rank, settings.dtype)
-    with torch.no_grad(), plain_arithmetic():
+    with torch.no_grad(), plain_arithmetic(), _ranges.stage(_ranges.SOLVER):
         waiting = [BlockKrylov.begin(operator, settings, Draws(seed), results, init)]
         while waiting:
             solver = waiting.pop()

@@ -30,11 +30,13 @@ class Step:
         linear: the map.
         inputs: numbers of the variables that it takes.
         outputs: numbers of those that it gives; None for an output that has no derivative.
+        name: of the operation that it is the derivative of, such as "aten::mul".
     """
 
     linear: Linear
     inputs: tuple[int, ...]
     outputs: tuple[int | None, ...]
+    name: str
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,8 @@ class Recorder(TorchDispatchMode):
                 numbers.append(None)
                 if isinstance(one, torch.Tensor):
                     self._mark(one, None)
-        self.steps.append(Step(linear, tuple(number for _, number in places), tuple(numbers)))
+        inputs = tuple(number for _, number in places)
+        self.steps.append(Step(linear, inputs, tuple(numbers), name))
 
     def _in_place(
         self,
@@ -270,7 +273,7 @@ class Recorder(TorchDispatchMode):
             return
         linear = Write(base, part, tuple(number is not None for number in numbers))
         inputs = tuple(number for number in numbers if number is not None)
-        self.steps.append(Step(linear, inputs, (self._name(base),)))
+        self.steps.append(Step(linear, inputs, (self._name(base),), "aten::copy"))
 
     def _copied(self, target: torch.Tensor, source: torch.Tensor) -> Any:
         """The arguments of the expansion that a copy into all of a tensor is."""

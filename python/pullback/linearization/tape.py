@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
+from pullback import _ranges
 from pullback.linearization.arithmetic import Scaled
 from pullback.linearization.linear import Tangent, UnrecordableError
 from pullback.linearization.normalization import Normalization
@@ -72,7 +75,8 @@ class Tape:
         for step, done in zip(self._steps, self._last_uses, strict=True):
             given = [known.get(number) for number in step.inputs]
             if any(tangent is not None for tangent in given):
-                found = step.linear.push(given)
+                with _named(step):
+                    found = step.linear.push(given)
                 for number, tangent in zip(step.outputs, found, strict=True):
                     if number is not None:
                         known[number] = tangent
@@ -93,7 +97,9 @@ class Tape:
             given = [None if n is None else known.pop(n, None) for n in step.outputs]
             if all(cotangent is None for cotangent in given):
                 continue
-            for number, found in zip(step.inputs, step.linear.pull(given), strict=True):
+            with _named(step):
+                parts = step.linear.pull(given)
+            for number, found in zip(step.inputs, parts, strict=True):
                 if found is not None:
                     before = known.get(number)
                     known[number] = found if before is None else before + found
@@ -101,6 +107,11 @@ class Tape:
         if result is None:
             return cotangents.new_zeros(len(cotangents), *self._x_shape)
         return result
+
+
+def _named(step: Step) -> AbstractContextManager[Any]:
+    """The range of a map, where each is to have one."""
+    return _ranges.step(step.name) if _ranges.steps_named() else nullcontext()
 
 
 def _nothing(_tensor: torch.Tensor) -> None:
@@ -150,6 +161,7 @@ def _fused(steps: Sequence[Step], end: int | None) -> list[Step]:
         if not isinstance(factor, torch.Tensor) or factor.shape != maker.linear.shape:
             continue
         found[before] = None
-        found[place] = Step(maker.linear.then_times(factor), maker.inputs, step.outputs)
+        linear = maker.linear.then_times(factor)
+        found[place] = Step(linear, maker.inputs, step.outputs, maker.name)
         makers[step.outputs[0]] = place
     return [step for step in found if step is not None]

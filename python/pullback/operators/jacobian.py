@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from pullback import _ranges
 from pullback.operators.base import BlockOperator
 from pullback.operators.checks import check_map
 from pullback.operators.derivative import Way
@@ -214,9 +215,10 @@ class JacobianOperator(JacobianProducts):
         points = Points(f, x.detach().clone(), kept)
         count = ProductCount()
         try:
-            value, usage = measure(points.select(slice(0, 1)).value)
-            # Two samples show whether they are independent, whatever fits the memory.
-            refused = _checked(points.select(slice(0, 2)), value, count) if check else None
+            with _ranges.stage(_ranges.CHECKS):
+                value, usage = measure(points.select(slice(0, 1)).value)
+                # Two samples show whether they are independent, whatever fits the memory.
+                refused = _checked(points.select(slice(0, 2)), value, count) if check else None
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

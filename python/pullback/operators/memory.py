@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pullback._memory import free_bytes
+
+ResultT = TypeVar("ResultT")
 
 _CPU_SHARE, _GPU_SHARE = 0.5, 0.8
 _FALLBACK_BUDGET = 2 << 30
@@ -114,8 +117,11 @@ class _LiveBytes(TorchDispatchMode):
         self.live -= size
 
 
-def measure(run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, tuple[int, int]]:
-    """What `run` returns, and the most bytes alive at once and all bytes, of tensors it makes."""
+def measure(run: Callable[[], ResultT]) -> tuple[ResultT, tuple[int, int]]:
+    """What `run` returns, and the most bytes alive at once and all bytes, of tensors it makes.
+
+    Cost: the call, with some microseconds more for each operator.
+    """
     with _LiveBytes() as mode:
         result = run()
     return result, (mode.peak, mode.total)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pullback import _ranges
 from pullback.operators.derivative import Derivative, Way
 from pullback.operators.passes import Chunk, ProductCount
 from pullback.operators.points import Points
@@ -48,13 +49,15 @@ class Products:
 
     def push(self, v: torch.Tensor) -> torch.Tensor:
         """J v: `[B, k, *x_shape]` to `[B, k, *h_shape]`."""
-        product = self._multiply(v, "push", self.h_shape)
+        with _ranges.stage(_ranges.PUSH, f"{v.shape[0]}x{v.shape[1]}"):
+            product = self._multiply(v, "push", self.h_shape)
         self.count.jvp += v.shape[0] * v.shape[1]
         return product
 
     def pull(self, u: torch.Tensor) -> torch.Tensor:
         """Jᵀ u: `[B, k, *h_shape]` to `[B, k, *x_shape]`."""
-        product = self._multiply(u, "pull", tuple(self.points.x.shape[1:]))
+        with _ranges.stage(_ranges.PULL, f"{u.shape[0]}x{u.shape[1]}"):
+            product = self._multiply(u, "pull", tuple(self.points.x.shape[1:]))
         self.count.vjp += u.shape[0] * u.shape[1]
         return product
 
@@ -122,4 +125,5 @@ class Products:
             return known
         self._pieces.pop(samples.start, None)
         del known
-        return _Piece(samples, self.way.derivative(self.points.select(samples)))
+        with _ranges.stage(_ranges.PRIMAL):
+            return _Piece(samples, self.way.derivative(self.points.select(samples)))
