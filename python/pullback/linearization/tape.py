@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 
@@ -71,12 +69,12 @@ class Tape:
     @torch.no_grad()
     def push(self, tangents: torch.Tensor) -> torch.Tensor:
         """J v: `[k, B, *x_shape]` to `[k, *shape of the value]`."""
+        run = _runner()
         known: dict[int, Tangent] = {self._start: tangents}
         for step, done in zip(self._steps, self._last_uses, strict=True):
             given = [known.get(number) for number in step.inputs]
             if any(tangent is not None for tangent in given):
-                with _named(step):
-                    found = step.linear.push(given)
+                found = run(step, step.linear.push, given)
                 for number, tangent in zip(step.outputs, found, strict=True):
                     if number is not None:
                         known[number] = tangent
@@ -90,6 +88,7 @@ class Tape:
     @torch.no_grad()
     def pull(self, cotangents: torch.Tensor) -> torch.Tensor:
         """Jᵀ u: `[k, *shape of the value]` to `[k, B, *x_shape]`."""
+        run = _runner()
         known: dict[int, torch.Tensor] = {}
         if self._end is not None:
             known[self._end] = cotangents
@@ -97,9 +96,7 @@ class Tape:
             given = [None if n is None else known.pop(n, None) for n in step.outputs]
             if all(cotangent is None for cotangent in given):
                 continue
-            with _named(step):
-                parts = step.linear.pull(given)
-            for number, found in zip(step.inputs, parts, strict=True):
+            for number, found in zip(step.inputs, run(step, step.linear.pull, given), strict=True):
                 if found is not None:
                     before = known.get(number)
                     known[number] = found if before is None else before + found
@@ -109,9 +106,21 @@ class Tape:
         return result
 
 
-def _named(step: Step) -> AbstractContextManager[Any]:
-    """The range of a map, where each is to have one."""
-    return _ranges.step(step.name) if _ranges.steps_named() else nullcontext()
+_Multiply = Callable[[Sequence[Tangent]], Sequence[Tangent]]
+
+
+def _called(_: Step, multiply: _Multiply, given: Sequence[Tangent]) -> Sequence[Tangent]:
+    return multiply(given)
+
+
+def _in_a_range(step: Step, multiply: _Multiply, given: Sequence[Tangent]) -> Sequence[Tangent]:
+    with _ranges.step(step.name):
+        return multiply(given)
+
+
+def _runner() -> Callable[[Step, _Multiply, Sequence[Tangent]], Sequence[Tangent]]:
+    """How maps are run: each in a range of its own, where they are to have one."""
+    return _in_a_range if _ranges.steps_named() else _called
 
 
 def _nothing(_tensor: torch.Tensor) -> None:
