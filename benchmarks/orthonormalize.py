@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import pullback_ext
+from benchmarks import kernel_model
 from benchmarks.gram import copy_bandwidth
 from benchmarks.timing import interleaved
 from pullback.testing import orthogonality_loss, with_spectrum
@@ -82,7 +83,8 @@ def run(
         tell: called with a line on what comes next.
 
     Returns:
-        JSON values: the bandwidth, rows of blocks and of steps, and the targets on the CPU.
+        JSON values: the bandwidth, rows of blocks and of steps, the targets on the CPU, and what
+        `kernel_model` has for the shapes that the CUDA kernels are judged by.
     """
     tell("copy bandwidth")
     bandwidth = copy_bandwidth(settings.copied, device, max(settings.rounds // 3, 2))
@@ -102,6 +104,7 @@ def run(
         "blocks": blocks,
         "steps": steps,
         "targets": targets,
+        "model": kernel_model.table(),
     }
 
 
@@ -121,7 +124,9 @@ def _block(
         cases["svd"] = lambda: torch.linalg.svd(block, full_matrices=False)
     times = interleaved(cases, device, rounds=rounds)
     found = pullback_ext.orthonormalize(block)
-    least = 3 * block.nbytes * int(found.passes.max())
+    passes = int(found.passes.max())
+    least = 3 * block.nbytes * passes
+    batch, k, columns = shape
     return {
         "shape": list(shape),
         "condition": condition,
@@ -131,6 +136,9 @@ def _block(
             name: {key: time[key] / times["ours"][key] for key in time}
             for name, time in times.items()
         },
+        "model_of_h100_seconds": kernel_model.seconds(
+            kernel_model.Shape(batch, k, columns), min(passes, 3)
+        ),
         "bandwidth_fraction": least / times["ours"]["min"] / bandwidth,
         "loss": {
             "ours": float(orthogonality_loss(found.q).max()),
@@ -165,7 +173,13 @@ def _step(size: tuple[int, int, int, int], device: torch.device, rounds: int) ->
         rounds=rounds,
     )
     ratio = {key: times["torch"][key] / times["ours"][key] for key in times["torch"]}
-    return {"size": list(size), "seconds": times, "ratio_to_ours": ratio}
+    model = kernel_model.seconds(kernel_model.Shape(batch, k, columns, d + k))
+    return {
+        "size": list(size),
+        "seconds": times,
+        "ratio_to_ours": ratio,
+        "model_of_h100_seconds": model,
+    }
 
 
 def _targets(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -186,7 +186,7 @@ def print_orthonormalize(console: Console, results: dict[str, Any]) -> None:
     table = table_of(
         _kernel_title("orthonormalize", "milliseconds", results),
         ("B x k x N", "condition"),
-        ("passes", "ours", "qr", "svd", "bandwidth", "loss", "of qr"),
+        ("passes", "ours", "qr", "svd", "H100 (model)", "bandwidth", "loss", "of qr"),
     )
     for row in results["blocks"]:
         times, ratios = row["seconds"], row["ratio_to_ours"]
@@ -200,6 +200,7 @@ def print_orthonormalize(console: Console, results: dict[str, Any]) -> None:
             str(max(row["passes"])),
             f"{times['ours']['min'] * 1e3:.3f}",
             *others,
+            f"{row['model_of_h100_seconds'] * 1e3:.3f}",
             f"{row['bandwidth_fraction']:.0%}",
             f"{row['loss']['ours']:.1e}",
             f"{row['loss']['qr']:.1e}",
@@ -208,7 +209,7 @@ def print_orthonormalize(console: Console, results: dict[str, Any]) -> None:
     table = table_of(
         "block_step of float32 rows; fastest of the rounds, in milliseconds",
         ("B x k x d x N",),
-        ("ours", "two projections and QRs"),
+        ("ours", "two projections and QRs", "H100 (model)"),
     )
     for row in results["steps"]:
         times = row["seconds"]
@@ -216,6 +217,20 @@ def print_orthonormalize(console: Console, results: dict[str, Any]) -> None:
             " x ".join(map(str, row["size"])),
             f"{times['ours']['min'] * 1e3:.3f}",
             f"{times['torch']['min'] * 1e3:.3f} ({row['ratio_to_ours']['min']:.1f}x)",
+            f"{row['model_of_h100_seconds'] * 1e3:.3f}",
+        )
+    console.print(table)
+    table = table_of(
+        "two passes on an H100 in milliseconds: a model (benchmarks/kernel_model.py), not measured",
+        ("B x k x N",),
+        ("kernels before", "orthonormalize", "block_step, 2k rows", "copies alone", "launches"),
+    )
+    for row in results["model"]:
+        times = (row[name] for name in ("before", "orthonormalize", "block_step", "copy"))
+        table.add_row(
+            " x ".join(map(str, row["shape"])),
+            *(f"{time * 1e3:.3f}" for time in times),
+            str(row["launches"]),
         )
     console.print(table)
     print_targets(console, results["targets"])

@@ -177,6 +177,7 @@ void Orthonormalizer::factor(int64_t sample, int pass, double* scratch) {
                          products,
                          layout_.pitch,
                          h,
+                         p_,
                          scratch,
                          distance_.data() + sample * k_,
                          given_up_.get() + sample * k_,

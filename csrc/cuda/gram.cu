@@ -40,19 +40,24 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Real, R>)
       tj = item.which % tiles.columns;
     }
     const int64_t row = ti * kTile<R>, col = tj * kTile<R>;
-    const RowReader<T> a(params.a, item.sample, row, nullptr);
-    const RowReader<T> b(params.b, item.sample, col, nullptr);
+    const RowReader<T> a(params.a, item.sample, row, params.columns, nullptr);
+    const RowReader<T> b(params.b, item.sample, col, params.columns, nullptr);
+    const ColumnRange part = columns_of_part(params.splits, item.part, params.columns);
+    double* const to =
+        params.partial + (item.sample * params.splits.count + item.part) * k * p + row * p + col;
     double total[R][R] = {};
-    tile_product<Real, R>(
-        shared, columns_of_part(params.splits, item.part, params.columns),
-        [&](int64_t column, int64_t stop, Real* x, Real* y) {
-          load_strip<Real, R>(a, column, stop, x);
-          load_strip<Real, R>(b, column, stop, y);
-        },
-        total);
-    double* const partial =
-        params.partial + (item.sample * params.splits.count + item.part) * k * p;
-    store_tile(total, k - row, p - col, p, partial + row * p + col);
+    if (tiles.symmetric && ti == tj) {
+      const auto load = [&](int64_t column, Real* x, Real*) { load_strip<Real, R>(a, column, x); };
+      tile_product<Real, R, true>(shared, part, load, total);
+      store_tile<R, true>(total, k - row, p - col, p, false, to);
+    } else {
+      const auto load = [&](int64_t column, Real* x, Real* y) {
+        load_strip<Real, R>(a, column, x);
+        load_strip<Real, R>(b, column, y);
+      };
+      tile_product<Real, R, false>(shared, part, load, total);
+      store_tile<R, false>(total, k - row, p - col, p, false, to);
+    }
   }
 }
 

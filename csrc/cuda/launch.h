@@ -3,6 +3,7 @@
 //
 //   PULLBACK_SHARED(name)    the block's shared memory, a char*, aligned to 16 bytes
 //   PULLBACK_LAUNCH(kernel, grid, block, bytes, stream, arguments...)
+//   PULLBACK_LAUNCH_TOGETHER(...)   as above, all blocks at once, so that they may meet
 #pragma once
 
 #if defined(PULLBACK_EMULATION)
@@ -12,6 +13,8 @@
 #define PULLBACK_SHARED(name) extern __shared__ __align__(16) char name[]
 #define PULLBACK_LAUNCH(kernel, grid, block, bytes, stream, ...) \
   kernel<<<(grid), (block), (bytes), static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
+#define PULLBACK_LAUNCH_TOGETHER(kernel, grid, block, bytes, stream, ...) \
+  ::pullback::cuda::launch_together(kernel, (grid), (block), (bytes), stream, __VA_ARGS__)
 #endif
 
 #include <cstddef>
@@ -33,6 +36,33 @@ inline unsigned grid_of(int64_t items, int64_t per_block = 1) {
   const int64_t blocks = ceil_divide(items, per_block), most = PULLBACK_MOST_BLOCKS;
   return static_cast<unsigned>(blocks < most ? blocks : most);
 }
+
+// Multiprocessors of a device.
+inline int64_t multiprocessors(int device) {
+  int count = 0;
+  const cudaError_t error = cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+  return error == cudaSuccess && count > 0 ? count : 1;
+}
+
+#if !defined(PULLBACK_EMULATION)
+// A cooperative launch: it fails rather than run with some of its blocks only. An error is what
+// launch_error() tells next.
+template <class... Parameters, class... Arguments>
+void launch_together(void (*kernel)(Parameters...), unsigned grid, unsigned block, size_t bytes,
+                     void* stream, const Arguments&... arguments) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeCooperative;
+  attribute.val.cooperative = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(grid);
+  config.blockDim = dim3(block);
+  config.dynamicSmemBytes = bytes;
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  static_cast<void>(cudaLaunchKernelEx(&config, kernel, arguments...));
+}
+#endif
 
 // nullptr, or the text of the error of the launch just made.
 inline const char* launch_error() {

@@ -12,12 +12,12 @@ template <class Real>
 const char* run(const OrthonormalizeParams& params, void* stream) {
   const Workspace<Real> workspace(params);
   if (const char* error = launch_peaks(params, workspace, stream)) return error;
-  for (int pass = 1; pass <= kMostPasses; ++pass) {
+  for (int pass = 1; pass <= kSeparatePasses; ++pass) {
     if (const char* error = launch_gram(params, workspace, pass, stream)) return error;
     if (const char* error = launch_factor(params, workspace, pass, stream)) return error;
     if (const char* error = launch_apply(params, workspace, pass, stream)) return error;
   }
-  return nullptr;
+  return launch_late(params, workspace, stream);
 }
 
 }  // namespace

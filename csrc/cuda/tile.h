@@ -1,21 +1,23 @@
-// A tile of a product of rows, C = X Y^T over one part of the columns: the inner kernel of gram and
-// of orthonormalize.
+// A tile of a product of rows, C = X Y^T over some of the columns: the inner kernel of gram and of
+// orthonormalize.
 //
 // A block of 16 x 16 threads computes 16 R x 16 R entries. Columns come in strips through shared
-// memory, row by row as they lie; a thread owns rows ty + 16 r and columns tx + 16 c, and reads 16
-// bytes (4 or 2 columns of N) at a time. Products are added in runs of kRun, the runs of a strip to
-// each other, and strips in float64: in float32 a product takes part in at most
-// kRun + 64 / kRun - 1 roundings, which is what bounds the error of gram. Every entry is summed in
-// one order, fixed by the part.
+// memory, row by row as they lie, 16 KB of each operand whatever R is; a thread owns rows ty + 16 r
+// and columns tx + 16 c, and reads 16 bytes (4 or 2 columns of N) at a time. In float32 products
+// are added in runs of kRun, the runs of a chunk to each other, and chunks in float64: a product
+// takes part in at most kRun + 64 / kRun - 1 roundings, which is what bounds the error of gram. In
+// float64 a chunk is one run. Every entry is summed in one order, fixed by the columns.
+//
+// A tile on the diagonal of A A^T has one operand, and of it the squares of 16 x 16 entries on and
+// above the diagonal are computed.
 #pragma once
 
 #include "common/block.h"
 #include "cuda/launch.h"
+#include "cuda/row_reader.h"
 #include "numerics/entry_type.h"
 
 namespace pullback::cuda {
-
-constexpr int kRun = 8;  // products in a chain
 
 constexpr int kSide = 16;  // of the square of threads that a block is
 static_assert(kSide * kSide == kThreads);
@@ -32,130 +34,125 @@ template <int R>
 constexpr int kTile = kSide * R;
 
 // A strip: some columns of the rows of a tile, in shared memory.
-template <class Real>
+template <class Real, int R>
 struct StripLayout {
-  static constexpr int kVector = 16 / sizeof(Real);
-  static constexpr int kColumns = 256 / sizeof(Real);  // 64 or 32
+  static constexpr int kVector = Piece<Real>::kEntries;
+  static constexpr int kChunk = 256 / sizeof(Real);  // 64 or 32: columns between sums in float64
+  static constexpr int kRun = sizeof(Real) == 4 ? 8 : kChunk;  // products in a chain
+  static constexpr int kColumns = 4 / R * kChunk;
   static constexpr int kPitch = kColumns + kVector;  // 8 rows apart by 16 bytes touch all 32 banks
-  static_assert(kColumns % kRun == 0 && kSplitColumns % kColumns == 0);
-  static_assert(kRun + kColumns / kRun - 1 <= 16);  // roundings: 16 times 2^-24 is less than 1e-6
-  static_assert(kRun % kVector == 0 && kPitch % kVector == 0);  // 16-byte reads stay aligned
+  static_assert(kChunk % kRun == 0 && kSplitColumns % kColumns == 0 && kRun % kVector == 0);
+  static_assert(sizeof(Real) == 8 || kRun + kChunk / kRun - 1 <= 16);  // 16 times 2^-24 < 1e-6
 };
 
 // Blocks that are to share a multiprocessor: bounds the registers, and none of these spill.
 template <class Real, int R>
-constexpr int kBlocks = sizeof(Real) == 4 ? (R == 1 ? 4 : 2) : (R == 4 ? 1 : 2);
-
-template <class Real>
-struct alignas(16) Vector {
-  Real value[16 / sizeof(Real)];
-};
+constexpr int kBlocks = R == 1 ? 3 : 2;
 
 // Shared memory of tile_product().
 template <class Real, int R>
 constexpr unsigned tile_bytes() {
-  return 2u * kTile<R> * StripLayout<Real>::kPitch * sizeof(Real);
+  return 2u * kTile<R> * StripLayout<Real, R>::kPitch * sizeof(Real);
 }
 
-// The rows of one sample from `first` on, read as what their entries are worked on in.
-template <class T>
-struct RowReader {
-  using Real = Working<T>;
-  const T* data;
-  int64_t rows;  // those from the first on
-  int64_t row_stride;
-  int64_t column_stride;
-  const Real* scales;  // [rows, 2] or null: both multiply a row; 0 makes it zero, even from NaN
-
-  __device__ RowReader(const Rows& of, int64_t sample, int64_t first, const Real* scale)
-      : data(static_cast<const T*>(of.data) + sample * of.batch_stride + first * of.row_stride),
-        rows(of.rows - first),
-        row_stride(of.row_stride),
-        column_stride(of.column_stride),
-        scales(scale == nullptr ? nullptr : scale + 2 * (sample * of.rows + first)) {}
-
-  // Zero below the last row.
-  __device__ Real operator()(int64_t row, int64_t column) const {
-    if (row >= rows) return 0;
-    const Real value = widen(data[row * row_stride + column * column_stride]);
-    if (scales == nullptr) return value;
-    const Real scale = scales[2 * row];
-    return scale == 0 ? 0 : value * scale * scales[2 * row + 1];
-  }
-};
-
-// The rows of a tile, one strip of them, into shared memory; what lies outside of the block is
-// zero.
-template <class Real, int R, class Reader>
-__device__ void load_strip(const Reader& from, int64_t column, int64_t end, Real* to) {
-  constexpr int columns = StripLayout<Real>::kColumns;
-#pragma unroll 4
-  for (int e = static_cast<int>(threadIdx.x); e < kTile<R> * columns; e += kThreads) {
-    const int r = e / columns, c = e % columns;
-    to[r * StripLayout<Real>::kPitch + c] = column + c < end ? from(r, column + c) : 0;
-  }
+// The rows of a tile, one strip of them, into shared memory.
+template <class Real, int R, class T>
+__device__ void load_strip(const RowReader<T>& from, int64_t column, Real* to) {
+  using Layout = StripLayout<Real, R>;
+  constexpr int pieces = kTile<R> * Layout::kColumns / (Piece<T>::kEntries * kThreads);
+  static_assert(pieces >= 1);
+  load_rows<Real, Layout::kColumns, Layout::kPitch, pieces>(from, kTile<R>, column, to);
 }
 
-// total += the products over the columns. load(column, end, x, y) brings one strip of both operands
-// by load_strip().
-template <class Real, int R, class Load>
-__device__ void tile_product(char* shared, const ColumnRange& columns, const Load& load,
-                             double (&total)[R][R]) {
-  constexpr int pitch = StripLayout<Real>::kPitch, vector = StripLayout<Real>::kVector;
-  Real* const a = reinterpret_cast<Real*>(shared);
-  Real* const b = a + kTile<R> * pitch;
-  const int tx = thread_x(), ty = thread_y();
-  for (int64_t column = columns.begin; column < columns.end;
-       column += StripLayout<Real>::kColumns) {
-    __syncthreads();  // the last strip has been read
-    load(column, columns.end, a, b);
-    __syncthreads();  // this strip has been written
-    Real strip[R][R] = {};
+// acc += the products of one run.
+template <class Real, int R, bool kDiagonal>
+__device__ void add_run(const Real* a, const Real* b, Real (&acc)[R][R]) {
+  using Layout = StripLayout<Real, R>;
 #pragma unroll 1
-    for (int run = 0; run < StripLayout<Real>::kColumns; run += kRun) {
-      Real acc[R][R] = {};
-#pragma unroll 1
-      for (int q = run; q < run + kRun; q += vector) {
-        Vector<Real> x[R], y[R];
+  for (int q = 0; q < Layout::kRun; q += Layout::kVector) {
+    Piece<Real> x[R], y[R];
 #pragma unroll
-        for (int r = 0; r < R; ++r) {
-          x[r] = *reinterpret_cast<const Vector<Real>*>(a + (ty + kSide * r) * pitch + q);
-          y[r] = *reinterpret_cast<const Vector<Real>*>(b + (tx + kSide * r) * pitch + q);
-        }
+    for (int r = 0; r < R; ++r) {
+      x[r] = *reinterpret_cast<const Piece<Real>*>(a + kSide * r * Layout::kPitch + q);
+      y[r] = *reinterpret_cast<const Piece<Real>*>(b + kSide * r * Layout::kPitch + q);
+    }
 #pragma unroll
-        for (int v = 0; v < vector; ++v) {
-#pragma unroll
-          for (int r = 0; r < R; ++r) {
-#pragma unroll
-            for (int c = 0; c < R; ++c) acc[r][c] += x[r].value[v] * y[c].value[v];
-          }
-        }
-      }
+    for (int v = 0; v < Layout::kVector; ++v) {
 #pragma unroll
       for (int r = 0; r < R; ++r) {
 #pragma unroll
-        for (int c = 0; c < R; ++c) strip[r][c] += acc[r][c];
+        for (int c = kDiagonal ? r : 0; c < R; ++c) acc[r][c] += x[r].value[v] * y[c].value[v];
       }
-    }
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-#pragma unroll
-      for (int c = 0; c < R; ++c) total[r][c] += strip[r][c];
     }
   }
 }
 
-// The entries of a tile that lie within rows x columns, to `out`, whose rows are `pitch` apart.
-template <int R>
+// sum += the products of one chunk; sum is 0.
+template <class Real, int R, bool kDiagonal>
+__device__ void add_chunk(const Real* a, const Real* b, Real (&sum)[R][R]) {
+  using Layout = StripLayout<Real, R>;
+  if constexpr (Layout::kRun == Layout::kChunk) {
+    add_run<Real, R, kDiagonal>(a, b, sum);
+  } else {
+#pragma unroll 1
+    for (int run = 0; run < Layout::kChunk; run += Layout::kRun) {
+      Real acc[R][R] = {};
+      add_run<Real, R, kDiagonal>(a + run, b + run, acc);
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+#pragma unroll
+        for (int c = kDiagonal ? r : 0; c < R; ++c) sum[r][c] += acc[r][c];
+      }
+    }
+  }
+}
+
+// total += the products over the columns. load(column, a, b) brings one strip of both operands by
+// load_strip(); on the diagonal of the first alone. Without kChunks, in float64 only, all of them
+// are one chain.
+template <class Real, int R, bool kDiagonal, bool kChunks = true, class Load>
+__device__ void tile_product(char* shared, const ColumnRange& columns, const Load& load,
+                             double (&total)[R][R]) {
+  using Layout = StripLayout<Real, R>;
+  Real* const a = reinterpret_cast<Real*>(shared);
+  Real* const b = kDiagonal ? a : a + kTile<R> * Layout::kPitch;
+  const Real* const rows_a = a + thread_y() * Layout::kPitch;
+  const Real* const rows_b = b + thread_x() * Layout::kPitch;
+  for (int64_t column = columns.begin; column < columns.end; column += Layout::kColumns) {
+    __syncthreads();  // the last strip has been read
+    load(column, a, b);
+    __syncthreads();  // this strip has been written
+#pragma unroll 1
+    for (int chunk = 0; chunk < Layout::kColumns; chunk += Layout::kChunk) {
+      if constexpr (!kChunks) {
+        add_run<Real, R, kDiagonal>(rows_a + chunk, rows_b + chunk, total);
+      } else {
+        Real sum[R][R] = {};
+        add_chunk<Real, R, kDiagonal>(rows_a + chunk, rows_b + chunk, sum);
+#pragma unroll
+        for (int r = 0; r < R; ++r) {
+#pragma unroll
+          for (int c = kDiagonal ? r : 0; c < R; ++c) total[r][c] += sum[r][c];
+        }
+      }
+    }
+  }
+}
+
+// The entries of a tile that lie within rows x columns, to `out`, whose rows are `pitch` apart; or
+// added to what is there, by the thread that has put it there.
+template <int R, bool kDiagonal>
 __device__ void store_tile(const double (&total)[R][R], int64_t rows, int64_t columns,
-                           int64_t pitch, double* out) {
+                           int64_t pitch, bool add, double* out) {
   const int tx = thread_x(), ty = thread_y();
+  out += ty * pitch + tx;
 #pragma unroll
   for (int r = 0; r < R; ++r) {
 #pragma unroll
-    for (int c = 0; c < R; ++c) {
-      const int64_t i = ty + kSide * r, j = tx + kSide * c;
-      if (i < rows && j < columns) out[i * pitch + j] = total[r][c];
+    for (int c = kDiagonal ? r : 0; c < R; ++c) {
+      if (ty + kSide * r >= rows || tx + kSide * c >= columns) continue;
+      double* const to = out + kSide * r * pitch + kSide * c;
+      *to = add ? *to + total[r][c] : total[r][c];
     }
   }
 }

@@ -64,7 +64,7 @@ PULLBACK_HD inline CholeskyQrThresholds cholesky_qr_thresholds(int64_t k) {
 }
 
 // Rows of CholeskyQr::scratch.
-constexpr int64_t kCholeskyQrScratch = 5;
+constexpr int64_t kCholeskyQrScratch = 6;
 
 // The state of one sample's block, and what a pass works with. All of it is shared by the team.
 struct CholeskyQr {
@@ -72,7 +72,8 @@ struct CholeskyQr {
   int64_t p;           // rows of P
   double* s;           // [k, pitch]; on entry G, of which the lower triangle is read
   int64_t pitch;       // odd_pitch(k)
-  const double* h;     // [k, p] H; may be null if p is 0
+  const double* h;     // [k, h_pitch] H; may be null if p is 0
+  int64_t h_pitch;     // p or more
   double* scratch;     // [kCholeskyQrScratch, k]
   double* distance;    // [k] from the span of the rows before, over the row's norm, so far
   bool* given_up;      // [k] out: given up on this pass, and to be replaced
@@ -88,12 +89,12 @@ PULLBACK_HD void cholesky_qr_start(const Team& team, const CholeskyQr& x, const 
   for (int64_t i = team.rank(); i < x.k; i += team.size()) {
     x.distance[i] = 1.0;
     x.replaced[i] = false;
-    if (x.residual != nullptr) {
-      for (int64_t j = 0; j < x.k; ++j) x.residual[i * x.k + j] = 0.0;
-      x.residual[i * x.k + i] = ldexp(1.0, exponent[i]);
-      for (int64_t l = 0; l < x.p; ++l) x.projection[l * x.k + i] = 0.0;
-    }
   }
+  if (x.residual == nullptr) return;
+  for (int64_t e = team.rank(); e < x.k * x.k; e += team.size()) {
+    x.residual[e] = e % (x.k + 1) == 0 ? ldexp(1.0, exponent[e / x.k]) : 0.0;
+  }
+  for (int64_t e = team.rank(); e < x.p * x.k; e += team.size()) x.projection[e] = 0.0;
 }
 
 // S = D (G - H H^T) D in the lower triangle of x.s; norm[i] = 1 / D_ii, inverse_norm[i] = D_ii.
@@ -110,34 +111,64 @@ PULLBACK_HD void equilibrate(const Team& team, const CholeskyQr& x, double* norm
   for (int64_t i = team.rank() / lanes; i < x.k; i += team.size() / lanes) {
     for (int64_t j = team.rank() % lanes; j <= i; j += lanes) {
       double entry = x.s[i * x.pitch + j];
-      if (x.p > 0) entry -= dot(x.h + i * x.p, x.h + j * x.p, x.p);
+      if (x.p > 0) entry -= dot(x.h + i * x.h_pitch, x.h + j * x.h_pitch, x.p);
       x.s[i * x.pitch + j] = inverse_norm[i] * entry * inverse_norm[j];
     }
   }
 }
 
-// Cholesky factor L of S in the lower triangle of x.s, its diagonal in `diagonal`. Column j is zero
-// below the diagonal where row j is deferred or given up. Above the diagonal of column i row i of
-// -X L_ii, X = L^-1, which is complete when row i is reached. Returns whether any row was deferred.
+// 1 + the sum of x_l^2 over a column of entries `pitch` apart, in four partial sums.
+PULLBACK_HD static inline double growth_of(const double* column, int64_t pitch, int64_t count) {
+  double sum[4] = {1, 0, 0, 0};
+  int64_t l = 0;
+  for (; l + 4 <= count; l += 4) {
+    for (int u = 0; u < 4; ++u) {
+      const double entry = column[(l + u) * pitch];
+      sum[u] += entry * entry;
+    }
+  }
+  for (int u = 0; u < 3; ++u) {
+    if (l + u >= count) break;
+    const double entry = column[(l + u) * pitch];
+    sum[u] += entry * entry;
+  }
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+// sum_u += factor row_u for u < count, 4 of them at most.
+PULLBACK_HD static inline void add_multiple(double factor, const double* row, int64_t count,
+                                            double (&sum)[4]) {
+  if (count == 4) {
+    for (int u = 0; u < 4; ++u) sum[u] += factor * row[u];
+    return;
+  }
+  for (int u = 0; u < 3; ++u) {
+    if (u < count) sum[u] += factor * row[u];
+  }
+}
+
+// Cholesky factor L of S in the lower triangle of x.s, its diagonal in `diagonal`, 1 / L_jj in
+// `inverse_diagonal`. Column j is zero below the diagonal where row j is deferred or given up.
+// Above the diagonal of column i row i of -X L_ii, X = L^-1, which is complete when row i is
+// reached. Returns whether any row was deferred.
 template <class Team>
 PULLBACK_HD bool cholesky_factor(const Team& team, const CholeskyQr& x,
                                  const CholeskyQrThresholds& thresholds, int pass,
-                                 const double* norm, double* diagonal, double* column) {
+                                 const double* norm, double* diagonal, double* inverse_diagonal,
+                                 double* column) {
   PULLBACK_SYNC(team);
   bool any_deferred = false;
   const int lanes = lanes_of(team, 16);
   for (int64_t j = 0; j < x.k; ++j) {
     const double pivot = x.s[j * x.pitch + j];
     const double clamped = pivot > thresholds.clamp ? pivot : thresholds.clamp;
-    const double root = sqrt(clamped);
+    const double root = sqrt(clamped), inverse_root = 1.0 / root;
     // Distances are over the norm that the row came with: on the first pass it cancels, and later
     // a row whose pivot was clamped is shorter than one.
     const double row_norm = pass == 1 ? (norm[j] > 0.0 ? 1.0 : 0.0) : norm[j];
     const double distance = x.distance[j] * row_norm * root;
-    double growth = 1.0;  // of row j of X, times its pivot
-    for (int64_t l = 0; l < j; ++l) growth += x.s[l * x.pitch + j] * x.s[l * x.pitch + j];
-    const double squared_error = growth / clamped;
-    const bool noisy = !(pivot > thresholds.defer && squared_error < thresholds.squared_error);
+    const double growth = growth_of(x.s + j, x.pitch, j);  // of row j of X, times its pivot
+    const bool noisy = !(pivot > thresholds.defer && growth < thresholds.squared_error * clamped);
     const bool give_up = !(distance > thresholds.dependent) || (noisy && pass > kAmplifyingPasses);
     const bool defer = give_up || noisy;
     any_deferred = any_deferred || defer;
@@ -146,20 +177,21 @@ PULLBACK_HD bool cholesky_factor(const Team& team, const CholeskyQr& x,
       // grow from column to column.
       const double square = x.s[i * x.pitch + i];
       const double bound = square > 0.0 ? sqrt(square) : 0.0;
-      double entry = defer ? 0.0 : x.s[i * x.pitch + j] / root;
+      double entry = defer ? 0.0 : x.s[i * x.pitch + j] * inverse_root;
       entry = entry > bound ? bound : entry;
       entry = entry < -bound ? -bound : entry;
       column[i] = entry;
     }
     PULLBACK_SYNC(team);
+    const double inverse = give_up ? 1.0 : inverse_root;  // X_jj
     if (team.rank() == 0) {
       diagonal[j] = give_up ? 1.0 : root;
+      inverse_diagonal[j] = inverse;
       // Others are freed from it now, so what they shared with it must not go with it later.
       x.distance[j] = defer && !give_up ? distance : 1.0;
       x.given_up[j] = give_up;
       x.replaced[j] = x.replaced[j] || give_up;
     }
-    const double inverse = give_up ? 1.0 : 1.0 / root;  // X_jj
     for (int64_t i = team.rank() / lanes; i < x.k; i += team.size() / lanes) {
       double* const row = x.s + i * x.pitch;
       if (i > j) {
@@ -182,39 +214,60 @@ PULLBACK_HD bool cholesky_factor(const Team& team, const CholeskyQr& x,
 }
 
 // The block in terms of the rows to come: projection += H^T residual^T, residual <- residual D^-1
-// L, where what was left of a row that was given up no longer counts. Rows are independent of each
-// other.
+// L, where what was left of a row that was given up no longer counts. Four rows of projection at a
+// time, and as many columns of residual as there are lanes: entries that later ones need have not
+// been overwritten.
 template <class Team>
 PULLBACK_HD void accumulate_factors(const Team& team, const CholeskyQr& x, const double* norm,
                                     const double* diagonal) {
-  for (int64_t i = team.rank(); i < x.k; i += team.size()) {
-    double* row = x.residual + i * x.k;
+  const int64_t strips = (x.p + 3) / 4;
+  for (int64_t e = team.rank(); e < strips * x.k; e += team.size()) {
+    const int64_t i = e / strips, l = 4 * (e % strips), count = x.p - l < 4 ? x.p - l : 4;
+    const double* const row = x.residual + i * x.k;
+    double sum[4] = {0, 0, 0, 0};
     for (int64_t j = 0; j <= i; ++j) {
-      if (row[j] == 0.0) continue;
-      for (int64_t l = 0; l < x.p; ++l) x.projection[l * x.k + i] += row[j] * x.h[j * x.p + l];
+      if (row[j] != 0.0) add_multiple(row[j], x.h + j * x.h_pitch + l, count, sum);
     }
-    for (int64_t j = 0; j <= i; ++j) {
-      double sum = x.given_up[j] ? 0.0 : row[j] * norm[j] * diagonal[j];
-      for (int64_t l = j + 1; l <= i; ++l) sum += row[l] * norm[l] * x.s[l * x.pitch + j];
-      row[j] = sum;
+    for (int u = 0; u < 4; ++u) {
+      if (u < count) x.projection[(l + u) * x.k + i] += sum[u];
+    }
+  }
+  const int lanes = lanes_of(team, 16);
+  const int64_t rows = team.size() / lanes, lane = team.rank() % lanes;
+  for (int64_t first = 0; first < x.k; first += rows) {
+    const int64_t i = first + team.rank() / lanes;
+    double* const row = x.residual + (i < x.k ? i : 0) * x.k;
+    for (int64_t column = 0; column < x.k && column < first + rows; column += lanes) {
+      const int64_t j = column + lane;
+      const bool mine = i < x.k && j <= i;
+      double sum = !mine || x.given_up[j] ? 0.0 : row[j] * norm[j] * diagonal[j];
+      for (int64_t l = j + 1; mine && l <= i; ++l) sum += row[l] * norm[l] * x.s[l * x.pitch + j];
+      PULLBACK_SYNC(team);  // the first time all of projection has been summed as well
+      if (mine) row[j] = sum;
     }
   }
 }
 
 // X = L^-1 from what cholesky_factor() has left above the diagonal: column j in x.s[j][j + 1 ..];
-// X_jj = 1 / diagonal[j]. `squares` gets each column's share of the sum of X_ij^2 below the
+// X_jj = inverse_diagonal[j]. `squares` gets each column's share of the sum of X_ij^2 below the
 // diagonal, `weighted` that of i (i - j) X_ij^2.
 template <class Team>
-PULLBACK_HD void finish_inverse(const Team& team, const CholeskyQr& x, const double* diagonal,
-                                double* squares, double* weighted) {
+PULLBACK_HD void finish_inverse(const Team& team, const CholeskyQr& x,
+                                const double* inverse_diagonal, double* squares, double* weighted) {
+  const int lanes = lanes_of(team, 16);
+  for (int64_t j = team.rank() / lanes; j < x.k; j += team.size() / lanes) {
+    for (int64_t i = j + 1 + team.rank() % lanes; i < x.k; i += lanes) {
+      x.s[j * x.pitch + i] *= -inverse_diagonal[i];
+    }
+  }
+  PULLBACK_SYNC(team);
   for (int64_t j = team.rank(); j < x.k; j += team.size()) {
-    double* const column = x.s + j * x.pitch;
+    const double* const column = x.s + j * x.pitch;
     double sum = 0.0, weighted_sum = 0.0;
     for (int64_t i = j + 1; i < x.k; ++i) {
-      const double entry = -column[i] / diagonal[i];
-      column[i] = entry;
-      sum += entry * entry;
-      weighted_sum += static_cast<double>(i * (i - j)) * entry * entry;
+      const double square = column[i] * column[i];
+      sum += square;
+      weighted_sum += static_cast<double>(i * (i - j)) * square;
     }
     squares[j] = sum;
     weighted[j] = weighted_sum;
@@ -225,15 +278,16 @@ PULLBACK_HD void finish_inverse(const Team& team, const CholeskyQr& x, const dou
 // The transform [k, k + p] that is to be applied to the rows of [A; P]: T = L^-1 D, zero above its
 // diagonal, beside -T H; rows that were given up are zero.
 template <class Real, class Team>
-PULLBACK_HD void write_transform(const Team& team, const CholeskyQr& x, const double* diagonal,
-                                 const double* inverse_norm, Real* transform) {
+PULLBACK_HD void write_transform(const Team& team, const CholeskyQr& x,
+                                 const double* inverse_diagonal, const double* inverse_norm,
+                                 Real* transform) {
   const int64_t width = x.k + x.p;
   const int lanes = lanes_of(team, 16);
   for (int64_t i = team.rank() / lanes; i < x.k; i += team.size() / lanes) {
     for (int64_t j = team.rank() % lanes; j < x.k; j += lanes) {
       double entry = 0.0;
       if (j <= i && !x.given_up[i]) {
-        entry = (j == i ? 1.0 / diagonal[i] : x.s[j * x.pitch + i]) * inverse_norm[j];
+        entry = (j == i ? inverse_diagonal[i] : x.s[j * x.pitch + i]) * inverse_norm[j];
       }
       transform[i * width + j] = static_cast<Real>(entry);
     }
@@ -245,11 +299,11 @@ PULLBACK_HD void write_transform(const Team& team, const CholeskyQr& x, const do
       const int64_t count = x.p - l < 4 ? x.p - l : 4;
       double sum[4] = {0, 0, 0, 0};
       for (int64_t j = 0; j <= i; ++j) {
-        const double factor = transform[i * width + j];
-        for (int64_t u = 0; u < count; ++u) sum[u] -= factor * x.h[j * x.p + l + u];
+        add_multiple(-static_cast<double>(transform[i * width + j]), x.h + j * x.h_pitch + l, count,
+                     sum);
       }
-      for (int64_t u = 0; u < count; ++u) {
-        transform[i * width + x.k + l + u] = static_cast<Real>(sum[u]);
+      for (int u = 0; u < 4; ++u) {
+        if (u < count) transform[i * width + x.k + l + u] = static_cast<Real>(sum[u]);
       }
     }
   }
@@ -274,15 +328,15 @@ PULLBACK_HD void write_transform(const Team& team, const CholeskyQr& x, const do
 // beside the diagonal: ||A|| <= 1 + m and ||C||_F <= ||X|| m. An error E of S adds ||X||^2 ||E||,
 // and an error of Q counts twice.
 PULLBACK_HD inline double loss_bound(const CholeskyQr& x, const CholeskyQrThresholds& thresholds,
-                                     const double* diagonal, const double* squares,
-                                     const double* weighted) {
+                                     const double* diagonal, const double* inverse_diagonal,
+                                     const double* squares, const double* weighted) {
   const double k = static_cast<double>(x.k), p = static_cast<double>(x.p);
   double below = 0.0, on = 0.0, largest = 0.0, weights = 0.0, beside = 0.0;
   for (int64_t j = 0; j < x.k; ++j) {
     const double square = diagonal[j] * diagonal[j];
     below += squares[j];
-    on += 1.0 / square;
-    largest = largest > 1.0 / diagonal[j] ? largest : 1.0 / diagonal[j];
+    on += inverse_diagonal[j] * inverse_diagonal[j];
+    largest = largest > inverse_diagonal[j] ? largest : inverse_diagonal[j];
     weights += weighted[j];
     beside += 1.0 - square;
   }
@@ -300,8 +354,8 @@ PULLBACK_HD inline double loss_bound(const CholeskyQr& x, const CholeskyQrThresh
 }
 
 // One pass. Writes the transform; rows in x.given_up stand for random rows of norm one. Returns
-// whether Q is good and this was the last pass; `pass` counts from 1. On return x.s is no longer
-// read, while others of the team may still read the rest of x and write the transform.
+// whether Q is good and this was the last pass; `pass` counts from 1. On return others of the team
+// may still read x and write the transform.
 template <class Real, class Team>
 PULLBACK_HD bool cholesky_qr_pass(const Team& team, const CholeskyQr& x, int pass,
                                   Real* transform) {
@@ -309,16 +363,19 @@ PULLBACK_HD bool cholesky_qr_pass(const Team& team, const CholeskyQr& x, int pas
   double* const norm = x.scratch;
   double* const inverse_norm = x.scratch + x.k;
   double* const diagonal = x.scratch + 2 * x.k;
-  double* const squares = x.scratch + 3 * x.k;  // and a column of the factor before
-  double* const weighted = x.scratch + 4 * x.k;
+  double* const inverse_diagonal = x.scratch + 3 * x.k;
+  double* const squares = x.scratch + 4 * x.k;  // and a column of the factor before
+  double* const weighted = x.scratch + 5 * x.k;
   equilibrate(team, x, norm, inverse_norm);
-  const bool any_deferred = cholesky_factor(team, x, thresholds, pass, norm, diagonal, squares);
+  const bool any_deferred =
+      cholesky_factor(team, x, thresholds, pass, norm, diagonal, inverse_diagonal, squares);
   if (x.residual != nullptr) accumulate_factors(team, x, norm, diagonal);
-  finish_inverse(team, x, diagonal, squares, weighted);
-  write_transform(team, x, diagonal, inverse_norm, transform);
+  finish_inverse(team, x, inverse_diagonal, squares, weighted);
+  write_transform(team, x, inverse_diagonal, inverse_norm, transform);
 
   const bool good = !any_deferred && (x.p == 0 || pass >= 2) &&
-                    loss_bound(x, thresholds, diagonal, squares, weighted) <= thresholds.tolerance;
+                    loss_bound(x, thresholds, diagonal, inverse_diagonal, squares, weighted) <=
+                        thresholds.tolerance;
   return good || pass == kMostPasses;
 }
 

@@ -17,7 +17,8 @@ struct Jacobi {
   int64_t n;
   double* a;          // [n, pitch], symmetric; destroyed
   int64_t pitch;      // odd_pitch(n)
-  double* v;          // [n, n] workspace: rows become eigenvectors
+  double* v;          // [n, v_pitch] workspace: rows become eigenvectors
+  int64_t v_pitch;    // n or more
   double* rotations;  // [n + 1, 2] workspace: cosine and sine of every pair of a round
   int* pairs;         // [n + 1, 2] workspace: which rows they turn, the smaller index first
   double* values;     // [n] out, descending; all NaN if an entry of A is not finite
@@ -48,6 +49,25 @@ PULLBACK_HD static inline double peak_of(const double* row, int64_t count, int64
   return peak;
 }
 
+// Rows p and q of A by one rotation, columns i and j by another, where they meet. An index n does
+// not exist and is not rotated.
+PULLBACK_HD static inline void jacobi_square(const Jacobi& x, int p, int q, double c, double s,
+                                             int i, int j, double d, double t) {
+  const bool has_q = q < x.n, has_j = j < x.n;
+  if (s == 0.0 && t == 0.0) return;
+  double* const row_p = x.a + p * x.pitch;
+  double* const row_q = x.a + (has_q ? q : p) * x.pitch;
+  const double pi = row_p[i], pj = has_j ? row_p[j] : 0.0;
+  const double qi = has_q ? row_q[i] : 0.0, qj = has_q && has_j ? row_q[j] : 0.0;
+  const double ri = c * pi - s * qi, rj = c * pj - s * qj;
+  const double ti = s * pi + c * qi, tj = s * pj + c * qj;
+  const bool own = p == i;  // the entries that the rotation is for become 0
+  row_p[i] = d * ri - t * rj;
+  if (has_j) row_p[j] = own && s != 0.0 ? 0.0 : t * ri + d * rj;
+  if (has_q) row_q[i] = own && s != 0.0 ? 0.0 : d * ti - t * tj;
+  if (has_q && has_j) row_q[j] = t * ti + d * tj;
+}
+
 // Rotates every pair whose coupling is not negligible; returns whether this thread's pairs had one.
 template <class Team>
 PULLBACK_HD bool jacobi_sweep(const Team& team, const Jacobi& x, double negligible) {
@@ -61,7 +81,7 @@ PULLBACK_HD bool jacobi_sweep(const Team& team, const Jacobi& x, double negligib
       if (q < n) {
         const double app = x.a[p * x.pitch + p], aqq = x.a[q * x.pitch + q];
         const double apq = x.a[p * x.pitch + q];
-        if (fabs(apq) > negligible && fabs(apq) > 0x1p-53 * sqrt(fabs(app)) * sqrt(fabs(aqq))) {
+        if (fabs(apq) > negligible && apq * apq > 0x1p-106 * fabs(app * aqq)) {
           const double cot = (aqq - app) / (2.0 * apq);
           const double t = (cot >= 0.0 ? 1.0 : -1.0) / (fabs(cot) + sqrt(1.0 + cot * cot));
           c = 1.0 / sqrt(1.0 + t * t);
@@ -75,34 +95,23 @@ PULLBACK_HD bool jacobi_sweep(const Team& team, const Jacobi& x, double negligib
       x.rotations[2 * pair + 1] = s;
     }
     PULLBACK_SYNC(team);
-    // Rows p and q of A and of V: a large team shares out the entries of a pair.
+    // A from both sides, two rows and two columns at a time: the pairs are disjoint, and so are the
+    // squares of four entries in which they meet.
     const int lanes = lanes_of(team, 32);
     for (int pair = team.rank() / lanes; pair < pairs; pair += team.size() / lanes) {
+      const int p = x.pairs[2 * pair], q = x.pairs[2 * pair + 1];
       const double c = x.rotations[2 * pair], s = x.rotations[2 * pair + 1];
-      if (s == 0.0) continue;
-      double* const ap = x.a + x.pairs[2 * pair] * x.pitch;
-      double* const aq = x.a + x.pairs[2 * pair + 1] * x.pitch;
-      double* const vp = x.v + x.pairs[2 * pair] * n;
-      double* const vq = x.v + x.pairs[2 * pair + 1] * n;
-      for (int j = team.rank() % lanes; j < n; j += lanes) {
-        const double a = ap[j], v = vp[j];
-        ap[j] = c * a - s * aq[j];
-        aq[j] = s * a + c * aq[j];
-        vp[j] = c * v - s * vq[j];
-        vq[j] = s * v + c * vq[j];
+      for (int other = team.rank() % lanes; other < pairs; other += lanes) {
+        jacobi_square(x, p, q, c, s, x.pairs[2 * other], x.pairs[2 * other + 1],
+                      x.rotations[2 * other], x.rotations[2 * other + 1]);
       }
-    }
-    PULLBACK_SYNC(team);
-    // Columns p and q of A: a thread has whole rows to itself.
-    for (int i = team.rank(); i < n; i += team.size()) {
-      double* const row = x.a + i * x.pitch;
-      for (int pair = 0; pair < pairs; ++pair) {
-        const double c = x.rotations[2 * pair], s = x.rotations[2 * pair + 1];
-        if (s == 0.0) continue;
-        const int p = x.pairs[2 * pair], q = x.pairs[2 * pair + 1];
-        const double a = row[p], b = row[q];
-        row[p] = i == q ? 0.0 : c * a - s * b;  // the entry that the rotation is for
-        row[q] = i == p ? 0.0 : s * a + c * b;
+      if (s == 0.0) continue;
+      double* const vp = x.v + p * x.v_pitch;
+      double* const vq = x.v + q * x.v_pitch;
+      for (int j = team.rank() % lanes; j < n; j += lanes) {
+        const double a = vp[j], b = vq[j];
+        vp[j] = c * a - s * b;
+        vq[j] = s * a + c * b;
       }
     }
     PULLBACK_SYNC(team);
@@ -117,7 +126,7 @@ PULLBACK_HD void jacobi(const Team& team, const Jacobi& x) {
   const int64_t n = x.n;
   for (int64_t i = team.rank(); i < n; i += team.size()) {
     for (int64_t j = 0; j < n; ++j) {
-      x.v[i * n + j] = i == j ? 1.0 : 0.0;
+      x.v[i * x.v_pitch + j] = i == j ? 1.0 : 0.0;
       if (j > i) x.a[i * x.pitch + j] = x.a[j * x.pitch + i];
     }
     int64_t at = 0;
@@ -135,8 +144,9 @@ PULLBACK_HD void jacobi(const Team& team, const Jacobi& x) {
   }
   int exponent = 0;
   frexp(peak, &exponent);
-  for (int64_t i = team.rank(); i < n; i += team.size()) {
-    for (int64_t j = 0; j < n; ++j) x.a[i * x.pitch + j] = ldexp(x.a[i * x.pitch + j], -exponent);
+  for (int64_t e = team.rank(); e < n * n; e += team.size()) {
+    double* const entry = x.a + e / n * x.pitch + e % n;
+    *entry = ldexp(*entry, -exponent);
   }
   PULLBACK_SYNC(team);
   for (int sweep = 0; finite && sweep < kJacobiMostSweeps; ++sweep) {
@@ -152,10 +162,11 @@ PULLBACK_HD void jacobi(const Team& team, const Jacobi& x) {
       place += other > value || (other == value && j < i);
     }
     int64_t at = 0;
-    peak_of(x.v + i * n, n, &at);
-    const double sign = !finite ? NAN : x.v[i * n + at] < 0.0 ? -1.0 : 1.0;
+    const double* const row = x.v + i * x.v_pitch;
+    peak_of(row, n, &at);
+    const double sign = !finite ? NAN : row[at] < 0.0 ? -1.0 : 1.0;
     x.values[place] = ldexp(value, exponent);
-    for (int64_t j = 0; j < n; ++j) x.vectors[place * n + j] = sign * x.v[i * n + j];
+    for (int64_t j = 0; j < n; ++j) x.vectors[place * n + j] = sign * row[j];
   }
 }
 

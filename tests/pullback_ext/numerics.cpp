@@ -16,26 +16,26 @@ void gaussians(uint64_t seed, int64_t row, int64_t columns, int draw, float* out
   for (int64_t c = 0; c < columns; ++c) out[c] = gaussian(seed, row, c, draw);
 }
 
-// s [k, k | 1], h [k, p], scratch [5, k], distance [k], given_up [k], replaced [k],
+// s [k, k | 1], h [k, p], scratch [6, k], distance [k], given_up [k], replaced [k],
 // residual [k, k], projection [p, k]; transform [k, k + p]
 int qr_pass(int single, int64_t k, int64_t p, double* s, const double* h, double* scratch,
             double* distance, bool* given_up, bool* replaced, double* residual, double* projection,
             int number, void* transform) {
-  const CholeskyQr x{k,        p,        s,        odd_pitch(k), h,         scratch,
-                     distance, given_up, replaced, residual,     projection};
+  const CholeskyQr x{k,       p,        s,        odd_pitch(k), h,        p,
+                     scratch, distance, given_up, replaced,     residual, projection};
   return single ? cholesky_qr_pass(OneThread{}, x, number, static_cast<float*>(transform))
                 : cholesky_qr_pass(OneThread{}, x, number, static_cast<double*>(transform));
 }
 
 void qr_start(int64_t k, int64_t p, double* distance, bool* replaced, double* residual,
               double* projection, const int* exponent) {
-  const CholeskyQr x{k,        p,       nullptr,  0,        nullptr,   nullptr,
-                     distance, nullptr, replaced, residual, projection};
+  const CholeskyQr x{k,       p,        nullptr, 0,        nullptr,  p,
+                     nullptr, distance, nullptr, replaced, residual, projection};
   cholesky_qr_start(OneThread{}, x, exponent);
 }
 
 void eigen(int64_t n, double* a, double* v, double* rotations, int* pairs, double* values,
            double* vectors) {
-  jacobi(OneThread{}, Jacobi{n, a, odd_pitch(n), v, rotations, pairs, values, vectors});
+  jacobi(OneThread{}, Jacobi{n, a, odd_pitch(n), v, n, rotations, pairs, values, vectors});
 }
 }

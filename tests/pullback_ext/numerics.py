@@ -46,7 +46,7 @@ class CholeskyQr:
 
     def __init__(self, k, p, exponents=None, *, single=True):
         self.k, self.p, self.single = k, p, single
-        self.scratch = np.full((5, k), np.nan)
+        self.scratch = np.full((6, k), np.nan)
         self.distance = np.full(k, np.nan)
         self.given_up, self.replaced = np.ones(k, bool), np.ones(k, bool)
         self.residual, self.projection = np.full((k, k), np.nan), np.full((p, k), np.nan)

@@ -257,7 +257,8 @@ def frames(code):
 
 # Kernel -> bytes that it may keep in local memory, and what they are. Spilled registers would come
 # on top.
-LOCAL_MEMORY = {"apply_transform": 32}  # how cosf() and sinf() of random.h reduce large arguments
+# How cosf() and sinf() of random.h reduce large arguments.
+LOCAL_MEMORY = {"apply_transform": 32, "late_passes": 32}
 
 
 @needs_cuda_build
@@ -270,11 +271,61 @@ def test_no_register_is_spilled(elf):
         assert {m: found[m] for m in every if found[m] > 0} == allowed, architecture
 
 
+# Machine code of compute capability 8 and 9: a load from global memory, a store, how the 16 bytes
+# of an access are told, and the bits of an instruction that say so.
+LOAD, STORE, WIDE = 0x981, 0x986, 6
+
+
+def wide_accesses(code, kernel):
+    """How many loads and stores of 16 bytes the code of a kernel holds."""
+    text, found = Elf(code).section(f".text.{kernel}"), {LOAD: 0, STORE: 0}
+    for at in range(0, len(text), 16):
+        low, high = struct.unpack_from("<QQ", text, at)
+        if low & 0xFFF in found and high >> 9 & 7 == WIDE:
+            found[low & 0xFFF] += 1
+    return found[LOAD], found[STORE]
+
+
+@needs_cuda_build
+def test_rows_are_read_and_written_16_bytes_at_a_time(elf):
+    readers = ("gram_split", "part_peaks", "block_products", "apply_transform", "late_passes")
+    for architecture, code in fat_binary(elf.section(".nv_fatbin")):
+        if architecture.endswith("virtual"):
+            continue
+        seen = set()
+        for kernel in kernels(architecture, code):
+            for name in readers:
+                if re.search(rf"\d{name}(?=[IEv])", kernel):
+                    loads, stores = wide_accesses(code, kernel)
+                    assert loads > 0, (architecture, kernel)
+                    assert stores > 0 or name not in ("apply_transform", "late_passes"), kernel
+                    seen.add(name)
+        assert seen == set(readers)
+
+
 def test_a_cpu_build_holds_no_gpu_code(elf):
     if build_info()["cuda"] is None:
         assert ".nv_fatbin" not in elf.sections
     else:
         assert ".nv_fatbin" in elf.sections
+
+
+# What a stream that is captured into a graph allows, and what waits for nothing.
+RUNTIME = {
+    "cudaDeviceGetAttribute",
+    "cudaFuncSetAttribute",
+    "cudaGetDevice",
+    "cudaGetErrorString",
+    "cudaGetLastError",
+    "cudaLaunchKernelEx",
+    "cudaSetDevice",
+}
+
+
+def test_nothing_waits_for_the_device_and_nothing_is_allocated_but_by_torch(repository):
+    sources = [p for p in (repository / "csrc").rglob("*") if p.suffix in (".h", ".cpp", ".cu")]
+    called = {name for p in sources for name in re.findall(r"\b(cuda[A-Z]\w*)\(", p.read_text())}
+    assert called == RUNTIME
 
 
 def test_no_kernel_was_compiled_with_fast_math(repository):

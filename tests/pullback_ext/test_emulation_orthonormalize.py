@@ -133,10 +133,11 @@ def test_rows_that_are_not_finite_are_replaced_and_flagged(bad):
     np.testing.assert_array_equal(np.sign(out.passes), [1, -1])
 
 
-def test_the_layout_of_the_block_and_of_the_rows_changes_no_bit():
+@pytest.mark.parametrize("columns", [130, 132])  # of these rows are read 16 bytes at a time
+def test_the_layout_of_the_block_and_of_the_rows_changes_no_bit(columns):
     rng = np.random.default_rng(4)
-    block = rng.standard_normal((2, 5, 130)).astype(np.float32)
-    against = orthonormal_rows(rng, 2, 7, 130)
+    block = rng.standard_normal((2, 5, columns)).astype(np.float32)
+    against = orthonormal_rows(rng, 2, 7, columns)
     want = everywhere(FLOAT32, block, against[:, :4], against[:, 4:])
 
     def spread(x):
@@ -163,6 +164,47 @@ def test_the_seed_chooses_the_random_rows_and_nothing_else():
     for i, row in enumerate(first.replaced.argmax(axis=1)):
         assert (other.q[i, row] != first.q[i, row]).any() == (i > 0)
         np.testing.assert_allclose(other.q[i, :row], first.q[i, :row], atol=1e-6)
+
+
+def on_multiprocessors(count, *arguments):
+    """The result of a device with as many multiprocessors."""
+    library = emulated.library()
+    library.set_multiprocessors(count)
+    try:
+        return orthonormalize(*arguments)
+    finally:
+        library.set_multiprocessors(132)
+
+
+@pytest.mark.parametrize(("k", "columns"), [(3, 700), (20, 2500), (40, 4200)])
+def test_quarters_of_their_own_change_no_bit(k, columns):
+    rng = np.random.default_rng(k)
+    block = rng.standard_normal((2, k, columns)).astype(np.float32)
+    against = orthonormal_rows(rng, 2, 5, columns)
+    want = on_multiprocessors(1, FLOAT32, block, against)  # a part is one block's work
+    same(on_multiprocessors(10**6, FLOAT32, block, against), want)
+
+
+def smooth(k, columns):
+    """Rows that run into each other: they take many passes."""
+    x = np.linspace(0, 1, columns)
+    return np.stack([np.exp(-(((x - m) / 0.3) ** 2)) for m in np.linspace(0, 1, k)])
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64])
+def test_late_passes_are_the_same_by_any_number_of_blocks(dtype):
+    """One sample and three blocks that share it, two samples to a block each, four that walk."""
+    rng = np.random.default_rng(8)
+    block = rng.standard_normal((4, 30, 301))
+    against = orthonormal_rows(rng, 4, 3, 301, WORK[dtype])
+    hard = smooth(30, 301)
+    for late in ([1], [0, 3], [0, 1, 2, 3]):
+        some = block.copy()
+        some[late] = hard * (1 + np.arange(len(late)))[:, None, None]
+        some = narrow(dtype, some)
+        out = everywhere(dtype, some, against)
+        np.testing.assert_array_equal(np.flatnonzero(out.passes > 3), late)
+        same(on_multiprocessors(1, dtype, some, against), out)
 
 
 def test_little_shared_memory_changes_no_bit():

@@ -57,7 +57,9 @@ class CholeskyQr(Structure):
         ("p", c_int64),
         ("s", c_void_p),
         ("pitch", c_int64),
-        *((name, c_void_p) for name in ("h", "scratch", "distance", "given_up", "replaced")),
+        ("h", c_void_p),
+        ("h_pitch", c_int64),
+        *((name, c_void_p) for name in ("scratch", "distance", "given_up", "replaced")),
         ("residual", c_void_p),
         ("projection", c_void_p),
     ]
@@ -68,7 +70,9 @@ class Jacobi(Structure):
         ("n", c_int64),
         ("a", c_void_p),
         ("pitch", c_int64),
-        *((name, c_void_p) for name in ("v", "rotations", "pairs", "values", "vectors")),
+        ("v", c_void_p),
+        ("v_pitch", c_int64),
+        *((name, c_void_p) for name in ("rotations", "pairs", "values", "vectors")),
     ]
 
 
@@ -82,14 +86,16 @@ def passes(threads, a, p, count=3):
     arrays = {
         "s": np.full((k, pitch), np.nan),
         "h": np.full((k, n_p), np.nan),
-        "scratch": np.full((5, k), np.nan),
+        "scratch": np.full((6, k), np.nan),
         "distance": np.full(k, np.nan),
         "given_up": np.zeros(k, bool),
         "replaced": np.zeros(k, bool),
         "residual": np.full((k, k), np.nan),
         "projection": np.full((n_p, k), np.nan),
     }
-    x = CholeskyQr(k=k, p=n_p, pitch=pitch, **{name: address(v) for name, v in arrays.items()})
+    x = CholeskyQr(
+        k=k, p=n_p, pitch=pitch, h_pitch=n_p, **{name: address(v) for name, v in arrays.items()}
+    )
     exponent = np.zeros(k, np.int32)
     transform = np.full((k, k + n_p), np.nan, np.float32)
     last = np.zeros(1, bool)
@@ -129,13 +135,13 @@ def test_an_eigen_decomposition_is_the_same_for_every_team(n):
     for threads in TEAMS:
         a = np.full((n, n | 1), np.nan)
         a[:, :n] = t
-        work = [
-            np.full((n, n), np.nan),
-            np.full((n + 1, 2), np.nan),
-            np.zeros((n + 1, 2), np.int32),
-        ]
+        v, rotations = np.full((n, n), np.nan), np.full((n + 1, 2), np.nan)
+        pairs = np.zeros((n + 1, 2), np.int32)
         values, vectors = np.full(n, np.nan), np.full((n, n), np.nan)
-        x = Jacobi(n, address(a), n | 1, *map(address, work), address(values), address(vectors))
+        x = Jacobi(
+            n, address(a), n | 1, address(v), n,
+            *map(address, (rotations, pairs, values, vectors)),
+        )  # fmt: skip
         emulated.launch(emulated.library().jacobi_by_team, threads, ctypes.byref(x))
         results.append((values, vectors))
     for values, vectors in results[1:]:

@@ -129,6 +129,7 @@ FUNCTIONS = {
     "ceil": math.ceil,
     "floor": math.floor,
     "max": max,
+    "min": min,
     "triangle": lambda n: n * (n + 1) // 2,
     "pitch": lambda n: n | 1,
 }
@@ -154,21 +155,30 @@ def formulas(cell):
     return re.findall(r"`([^`]+)`", cell)
 
 
-def expected(tables, kernel, symbols):
-    """Grid, block and shared memory of a kernel by the page."""
+def expected(tables, kernel, symbols, case=0):
+    """Grid, block and shared memory of a kernel by the page, which may tell cases of the latter."""
     (row,) = (row for row in rows_of(tables, "Kernel", "Grid") if plain(row[0]) == kernel)
     shared = formulas(row[2])
-    large = len(shared) > 1 and symbols["k"] > 96
-    return (kernel, value(plain(row[1]), symbols), 256, value(shared[large], symbols))
+    return (kernel, value(plain(row[1]), symbols), 256, value(shared[case], symbols))
+
+
+SHARED_OF_EVERY_DEVICE = 99 * 1024
+MULTIPROCESSORS = 132  # of the emulated device
 
 
 def with_sizes(tables, column, symbols, without_b=False):
     """The symbols, and those that the page derives from them for an op."""
     symbols = dict(symbols)
-    derived = rows_of(tables, "", "`gram`", "`orthonormalize`")
-    for row in derived:
+    for row in rows_of(tables, "", "`gram`", "`orthonormalize`"):
         cell = row[column] if formulas(row[column]) else row[1]  # "as there"
-        symbols[plain(row[0])] = value(formulas(cell)[-1 if without_b else 0], symbols)
+        if not formulas(cell):
+            continue  # not of this op
+        sizes = [value(formula, symbols) for formula in formulas(cell)]
+        case = -1 if without_b else 0
+        if plain(row[0]) == "factor":
+            large = symbols["p"] == 0 or sizes[0] > SHARED_OF_EVERY_DEVICE
+            case = 2 if symbols["k"] > 96 else int(large)
+        symbols[plain(row[0])] = sizes[case]
     return symbols
 
 
@@ -179,9 +189,9 @@ def block(rows):
     return emulated.Rows(None, rows, (ctypes.c_int64 * 3)())
 
 
-def check(tables, launches, symbols):
+def check(tables, launches, symbols, case=0):
     assert [tuple(one) for one in launches] == [
-        expected(tables, one.kernel, symbols) for one in launches
+        expected(tables, one.kernel, symbols, case) for one in launches
     ]
     return {one.kernel for one in launches}
 
@@ -237,22 +247,30 @@ def test_orthonormalize_is_launched_as_told(tables, dtype, batch, k, against, co
         "N": columns,
         "w": BYTES[params.working_dtype],
     }
-    symbols |= {"p_0": against[0], "p_1": against[1], "t": 32 if k <= 32 else 64}
-    symbols = with_sizes(tables, 2, symbols)
+    symbols |= {"p_0": against[0], "p_1": against[1], "M": MULTIPROCESSORS}
+    symbols = with_sizes(tables, 2, symbols | {"t": 16 if k <= 16 else 32 if k <= 32 else 64})
+    few = batch * symbols["tiles"] * symbols["splits"] < MULTIPROCESSORS
+    symbols["pieces"] = 4 if few else 1
     assert params.splits.count == symbols["splits"]
     launches = recorded(emulated.library().orthonormalize, params)
-    passes = {plain(row[0]): int(row[1]) for row in rows_of(tables, "Constant")}["kMostPasses"]
-    one_pass = ["block_products", "cholesky_factors", "apply_transform"]
-    assert [one.kernel for one in launches] == ["part_peaks", "row_scales", *one_pass * passes]
-    check(tables, launches, symbols)
+    limits = {plain(row[0]): int(row[1]) for row in rows_of(tables, "Constant")}
+    first = ["part_peaks", "row_scales", "block_products", "cholesky_factors", "apply_transform"]
+    separate = first[2:] * (limits["kSeparatePasses"] - 1)
+    assert [one.kernel for one in launches] == [*first, *separate, "late_passes"]
+    assert len(launches) <= 14
+    check(tables, [*launches[:5], launches[-1]], symbols)
+    most = limits["kBlocksOfUnsurePass"] * MULTIPROCESSORS
+    for sure, unsure in zip(launches[2:5] * 2, launches[5:-1], strict=True):
+        walks = sure.kernel != "cholesky_factors"
+        assert unsure == sure._replace(grid=min(sure.grid, most) if walks else sure.grid)
 
 
 @needs_compiler
-@pytest.mark.parametrize("n", [1, 10, 33, 96])
+@pytest.mark.parametrize("n", [1, 10, 33, 78, 79, 96])
 def test_ritz_is_launched_as_told(tables, n):
     params = emulated.RitzParams(batch=5, n=n)
     launches = recorded(emulated.library().ritz, params)
-    assert check(tables, launches, {"B": 5, "n": n}) == {"ritz_jacobi"}
+    assert check(tables, launches, {"B": 5, "n": n}, int(n > 78)) == {"ritz_jacobi"}
 
 
 @needs_compiler

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+import pullback_ext
+
 
 @dataclass(frozen=True)
 class Bound:
@@ -64,8 +66,10 @@ def angle_bound(
     inside = torch.arange(values.shape[1], device=values.device) < place.unsqueeze(1)
     leading, kept = values[:, :count], inside[:, :count]
     rows = residual[:, :count].masked_fill(~kept.unsqueeze(2), 0.0)
-    # torch has no 2-norm of a block without columns, which stands for an exhausted space.
-    norm = torch.linalg.matrix_norm(rows, ord=2) if rows.shape[2] else noise.new_zeros(len(rows))
+    # A block without columns stands for an exhausted space.
+    norm = noise.new_zeros(len(rows))
+    if rows.shape[2]:
+        norm = pullback_ext.squared_singular_values(rows)[:, 0].sqrt()
 
     # Whatever is not among the leading values is taken to be as large as rounding allows.
     following = values.masked_fill(inside, -math.inf) + noise.unsqueeze(1)

@@ -16,6 +16,10 @@ void set_shared_limit(size_t bytes) {
   emulation::shared_allowed.clear();
 }
 
+void set_multiprocessors(int count) {
+  emulation::multiprocessors = count;
+}
+
 // The least shared memory that a kernel which asked for more may have.
 size_t least_allowed() {
   size_t least = SIZE_MAX;

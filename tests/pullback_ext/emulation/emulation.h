@@ -1,13 +1,14 @@
 // Runs CUDA kernels on the host: included by csrc/cuda/launch.h in place of the CUDA runtime when
 // PULLBACK_EMULATION is defined.
 //
-// One fiber per thread, one block after the other. A fiber runs until it must wait: at a barrier
-// for its block, at a shuffle or a warp's barrier for its warp. The order in which fibers run is the schedule. Shared
-// memory starts as NaN in every block and is followed by a guard zone. A kernel that is right gives
-// the same bits under every schedule; one that lacks a barrier reads NaN or stale values under at
-// least one of them. To prove that, every place where threads wait is numbered and can be left out.
-// Threads that wait for others which never come are reported.
-// Not modelled: memory fences, warps in lock step, the order of rounding inside hardware units.
+// One fiber per thread, one block after the other, or, of a launch whose blocks meet, each up to
+// its next meeting. A fiber runs until it must wait: at a barrier for its block, at a shuffle or a
+// warp's barrier for its warp. The order in which fibers run is the schedule. Shared memory starts
+// as NaN in every block and is followed by a guard zone. A kernel that is right gives the same bits
+// under every schedule; one that lacks a barrier reads NaN or stale values under at least one of
+// them. To prove that, every place where threads wait is numbered and can be left out. Threads that
+// wait for others which never come are reported. Not modelled: memory fences, warps in lock step,
+// the order of rounding inside hardware units.
 #pragma once
 
 #include <setjmp.h>
@@ -28,10 +29,11 @@
 #define __launch_bounds__(...)
 #define PULLBACK_SHARED(name) char* const name = emulation::block().shared
 #define PULLBACK_MOST_BLOCKS emulation::most_blocks
-#define PULLBACK_LAUNCH(kernel, grid, threads, bytes, stream, ...)                                  \
-  (static_cast<void>(stream), emulation::launch(#kernel, reinterpret_cast<const void*>(kernel),     \
-                                                (grid), (threads), (bytes),                         \
-                                                [&] { kernel(__VA_ARGS__); }))
+#define PULLBACK_LAUNCH(kernel, grid, threads, bytes, stream, ...)                               \
+  (static_cast<void>(stream),                                                                    \
+   emulation::launch(#kernel, reinterpret_cast<const void*>(kernel), (grid), (threads), (bytes), \
+                     [&] { kernel(__VA_ARGS__); }))
+#define PULLBACK_LAUNCH_TOGETHER PULLBACK_LAUNCH
 
 // The number of this place.
 #define EMULATION_SITE                                                       \
@@ -41,7 +43,9 @@
   }(__func__))
 #define __syncthreads() emulation::barrier(EMULATION_SITE, false)
 #define __syncthreads_or(mine) emulation::barrier(EMULATION_SITE, (mine))
+#define atomicAdd(to, value) emulation::atomic_add((to), (value))
 #define __syncwarp() emulation::warp_barrier(EMULATION_SITE)
+#define PULLBACK_MEET(counter, target) emulation::meet(EMULATION_SITE, (counter), (target))
 #define __shfl_xor_sync(mask, value, lanes) \
   emulation::shuffle_xor(EMULATION_SITE, (mask), (value), (lanes))
 // The host compiler has no multiply-add to round it in one with.
@@ -77,19 +81,22 @@ struct Fiber {
   ucontext_t start;
   jmp_buf point;
   bool started = false;
-  enum { kReady, kAtBarrier, kAtShuffle, kDone } state = kDone;
+  enum { kReady, kAtBarrier, kAtShuffle, kAtMeeting, kDone } state = kDone;
   int site = -1;
   uint64_t value = 0;  // what the thread brings to the others, then what it gets from them
   size_t partner = 0;  // at a shuffle: whose value
 };
 
 struct Block {
-  ucontext_t origin;
+  unsigned index = 0;
   jmp_buf scheduler;
   std::vector<Fiber> fibers;
   size_t running = 0;
+  std::vector<char> memory;  // shared memory and its guard zone
   char* shared = nullptr;
   std::function<void()> kernel;
+  int* counter = nullptr;  // of the meeting at which the block is
+  int target = 0;
 };
 
 inline Schedule schedule = kAscending;
@@ -99,13 +106,17 @@ inline int skipped = -1;  // the site at which nobody waits
 inline int caller = -1;   // the site of the team's meeting, -1 outside
 inline size_t shared_limit = 227 * 1024;
 inline int64_t most_blocks = 3;  // so few that blocks must walk
-inline bool recording = false;   // launches are written down and nothing runs
-inline std::string launches;     // a line for each: kernel, grid, threads and shared memory
+inline int multiprocessors = 132;
+inline bool recording = false;  // launches are written down and nothing runs
+inline std::string launches;    // a line for each: kernel, grid, threads and shared memory
 inline std::map<const void*, size_t> shared_allowed;  // by kernel; 48 KB where there is none
 
+// Blocks are kept from launch to launch, for their stacks.
+inline std::vector<std::unique_ptr<Block>> blocks;
+inline Block* current = nullptr;
+
 inline Block& block() {
-  static Block instance;
-  return instance;
+  return *current;
 }
 
 inline int number(const char* path, const char* function, int line) {
@@ -139,6 +150,12 @@ inline int barrier(int site, bool mine) {
   return static_cast<int>(self.value);
 }
 
+inline int atomic_add(int* to, int value) {
+  const int before = *to;
+  *to += value;
+  return before;
+}
+
 template <class T>
 T shuffle_xor(int site, unsigned mask, T value, int lanes) {
   static_assert(sizeof(T) <= sizeof(uint64_t));
@@ -163,6 +180,21 @@ inline void warp_barrier(int site) {
   self.state = Fiber::kAtShuffle;
   self.site = site;
   self.partner = block().running;
+  leave(self);
+}
+
+// Blocks of one launch wait until `counter` has come to `target`; each adds one.
+inline void meet(int site, int* counter, int target) {
+  Block& b = block();
+  if (site == skipped) {
+    if (b.running == 0) ++*counter;
+    return;
+  }
+  Fiber& self = b.fibers[b.running];
+  self.state = Fiber::kAtMeeting;
+  self.site = site;
+  b.counter = counter;
+  b.target = target;
   leave(self);
 }
 
@@ -270,20 +302,67 @@ inline std::string where_threads_are(size_t threads) {
   return text + " " + std::to_string(done) + " of " + std::to_string(threads) + " have left";
 }
 
-inline void run_block(size_t threads) {
-  Block& b = block();
-  if (b.fibers.size() < threads) b.fibers = std::vector<Fiber>(threads);
-  for (size_t t = 0; t < threads; ++t) b.fibers[t].state = Fiber::kReady;
+// What became of a block: its threads have left, are at a meeting, or wait for ever.
+enum Outcome { kLeft, kMeets, kStuck };
+
+inline Outcome run_block(Block& b, size_t threads) {
+  current = &b;
+  blockIdx.x = b.index;
   for (size_t phase = 0;; ++phase) {
     run_phase(threads, phase);
     if (release_block(threads)) continue;
     size_t done = 0;
     for (size_t t = 0; t < threads; ++t) done += b.fibers[t].state == Fiber::kDone;
-    if (done == threads) return;
+    if (done == threads) return kLeft;
+    if (together(0, threads, Fiber::kAtMeeting)) return kMeets;
     error = where_threads_are(threads);
     b.fibers.clear();  // they will never end
-    return;
+    return kStuck;
   }
+}
+
+template <class Kernel>
+void start_block(Block& b, unsigned index, size_t threads, size_t bytes, const Kernel& kernel) {
+  b.index = index;
+  b.kernel = kernel;
+  b.counter = nullptr;
+  b.memory.assign(bytes + 2 * kGuard, static_cast<char>(kPoison));
+  b.shared = b.memory.data() + (16 - reinterpret_cast<uintptr_t>(b.memory.data()) % 16) % 16;
+  if (b.fibers.size() < threads) b.fibers = std::vector<Fiber>(threads);
+  for (size_t t = 0; t < threads; ++t) b.fibers[t].state = Fiber::kReady;
+}
+
+// All blocks up to their next meeting, or to their end; returns whether any still meets.
+inline bool run_blocks(std::vector<Block*>& running, size_t threads, size_t bytes) {
+  std::vector<Block*> meeting;
+  for (size_t i = 0; i < running.size() && error.empty(); ++i) {
+    Block& b = *running[schedule == kDescending ? running.size() - 1 - i : i];
+    const Outcome outcome = run_block(b, threads);
+    if (outcome == kMeets) {
+      ++*b.counter;
+      meeting.push_back(&b);
+    }
+    for (const char* p = b.shared + bytes; p < b.memory.data() + b.memory.size(); ++p) {
+      if (static_cast<unsigned char>(*p) != kPoison) error = "write behind shared memory";
+    }
+  }
+  std::sort(meeting.begin(), meeting.end(),
+            [](const Block* x, const Block* y) { return x->index < y->index; });
+  running = meeting;
+  return !running.empty() && error.empty();
+}
+
+// Lets the blocks go on whose meeting is complete; the others stay in `waiting`.
+inline std::vector<Block*> release_meetings(std::vector<Block*>& waiting, size_t threads) {
+  std::vector<Block*> released, kept;
+  for (Block* b : waiting) {
+    const bool complete = *b->counter >= b->target;
+    (complete ? released : kept).push_back(b);
+    if (complete) ++sites[b->fibers[0].site].passed;
+    for (size_t t = 0; t < threads && complete; ++t) b->fibers[t].state = Fiber::kReady;
+  }
+  waiting = kept;
+  return released;
 }
 
 template <class Kernel>
@@ -303,21 +382,28 @@ void launch(const char* name, const void* id, unsigned grid, unsigned threads, s
                 std::to_string(threads) + " " + std::to_string(bytes) + "\n";
     return;
   }
-  std::vector<char> memory(bytes + 2 * kGuard);
-  char* const aligned = memory.data() + (16 - reinterpret_cast<uintptr_t>(memory.data()) % 16) % 16;
-  Block& b = block();
-  b.kernel = kernel;
-  b.shared = aligned;
   gridDim.x = grid;
   blockDim.x = threads;
+  std::vector<Block*> waiting;  // those that are at a meeting
+  size_t used = 0;              // blocks with stacks
   for (unsigned i = 0; i < grid && error.empty(); ++i) {
-    blockIdx.x = i;
-    std::memset(memory.data(), kPoison, memory.size());
-    run_block(threads);
-    for (const char* p = aligned + bytes; p < memory.data() + memory.size(); ++p) {
-      if (static_cast<unsigned char>(*p) != kPoison) error = "write behind shared memory";
+    const unsigned index = schedule == kDescending ? grid - 1 - i : i;
+    if (blocks.size() <= used) blocks.push_back(std::make_unique<Block>());
+    Block& b = *blocks[used];
+    start_block(b, index, threads, bytes, kernel);
+    std::vector<Block*> one{&b};
+    if (run_blocks(one, threads, bytes)) {
+      waiting.push_back(&b);
+      ++used;  // its stacks are in use
     }
   }
+  while (!waiting.empty() && error.empty()) {
+    std::vector<Block*> released = release_meetings(waiting, threads);
+    if (released.empty()) error = "blocks wait for ever at a meeting";
+    run_blocks(released, threads, bytes);
+    waiting.insert(waiting.end(), released.begin(), released.end());
+  }
+  if (!error.empty()) blocks.clear();  // some will never end
 }
 
 }  // namespace emulation
@@ -327,6 +413,7 @@ using cudaError_t = int;
 constexpr cudaError_t cudaSuccess = 0;
 constexpr int cudaFuncAttributeMaxDynamicSharedMemorySize = 8;
 constexpr int cudaDevAttrMaxSharedMemoryPerBlockOptin = 97;
+constexpr int cudaDevAttrMultiProcessorCount = 16;
 inline cudaError_t cudaGetLastError() {
   return emulation::error.empty() ? 0 : 1;
 }
@@ -340,8 +427,9 @@ inline cudaError_t cudaGetDevice(int* device) {
 inline cudaError_t cudaSetDevice(int) {
   return cudaSuccess;
 }
-inline cudaError_t cudaDeviceGetAttribute(int* value, int, int) {
-  *value = static_cast<int>(emulation::shared_limit);
+inline cudaError_t cudaDeviceGetAttribute(int* value, int attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? emulation::multiprocessors
+                                                       : static_cast<int>(emulation::shared_limit);
   return cudaSuccess;
 }
 template <class Kernel>

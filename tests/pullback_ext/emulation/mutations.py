@@ -42,6 +42,9 @@ def cases():
     mixed = normal(97, 97) * np.logspace(0, -5, 97, dtype=np.float32) @ normal(97, 210)
     matrices = rng.standard_normal((4, 33, 33))
     matrices += matrices.transpose(0, 2, 1)
+    x = np.linspace(0, 1, 200)
+    late = np.stack([np.exp(-(((x - m) / 0.5) ** 2)) for m in np.linspace(0, 1, 20)])
+    late = np.stack([late, normal(20, 200), 2 * late]).astype(np.float32)
     narrow = rng.standard_normal((60, 7, 11))
     narrow[[9, 33], 0, 3] = narrow[21, 6, 2] = np.nan  # the first and the last thread's row
     broad = rng.standard_normal((4, 35, 41))
@@ -79,6 +82,11 @@ def cases():
         "many samples": lambda s: orthonormalize(
             FLOAT32, block, against[:, :3], against[:, 3:], schedule=s
         ),
+        "late passes": lambda s: [
+            x
+            for samples in (late, late[:1])
+            for x in orthonormalize(FLOAT32, samples, against[: len(samples), :3, :200], schedule=s)
+        ],
         "many rows": lambda s: orthonormalize(FLOAT32, mixed[None], schedule=s),
     }
 
