@@ -212,6 +212,38 @@ def test_products_of_a_recording_that_fail_are_left_to_torch(monkeypatch):
     torch.testing.assert_close(operator.matmat(v), truth * v)
 
 
+def test_threads_do_not_take_forward_mode_from_one_another():
+    """torch counts its nesting for the whole process."""
+    entered, left = threading.Event(), threading.Event()
+    found, truth = {}, torch.ones(1, 1, 3, dtype=torch.float64)
+
+    def first(x):
+        entered.set()
+        left.wait(0.3)  # so that the other one may come in meanwhile
+        return x * 1
+
+    def second(x):
+        left.wait(1.0)  # until the first has gone
+        return x * 1
+
+    def run(name, f):
+        x = torch.ones(1, 3, dtype=torch.float64)
+        operator = JacobianOperator(f, x, check=False)
+        operator.way.refused = "this test asks for torch.func"
+        if name == "second":
+            entered.wait(5)
+        found[name] = operator.matmat(truth)
+        left.set()
+
+    threads = [threading.Thread(target=run, args=a) for a in (("first", first), ("second", second))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(found) == {"first", "second"}
+    assert all(torch.equal(one, truth) for one in found.values())
+
+
 def test_the_plan_says_that_a_map_is_recorded():
     operator = JacobianOperator(small_net(), *points(), memory=1 << 20)
     assert operator.plan.startswith("recorded once for a point; ")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
+from pullback.linearization.forward import jvp
 from pullback.linearization.linear import Call, Linear, Tangent
 
 
@@ -46,7 +47,7 @@ class Generic(Linear):
             x.new_zeros(columns, *x.shape) if t is None else t
             for t, x in zip(tangents, self.primals, strict=True)
         )
-        found = torch.func.vmap(lambda *t: torch.func.jvp(self._at, self.primals, t)[1])(*given)
+        found = torch.func.vmap(lambda *t: jvp(self._at, self.primals, t)[1])(*given)
         rest = iter(found)
         return [next(rest) if smooth else None for smooth in self.smooth]
 

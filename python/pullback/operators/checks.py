@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pullback.linearization import jvp
 from pullback.operators.derivative import Transformed, Way, first_line
 from pullback.operators.memory import is_out_of_memory
 from pullback.operators.points import Points
@@ -56,7 +57,7 @@ class _Limit:
         found = []
         with torch.no_grad(), forward_mode_ready():
             for points in (self._points, self._points.nearby(0)):
-                found.append(torch.func.jvp(points.at, (points.x,), (v,))[:2])
+                found.append(jvp(points.at, (points.x,), (v,)))
         (value, product), (other, moved) = found
         if not torch.equal(self._points.value(), self._points.value()):
             return 0.0  # what changes by itself is no rounding
@@ -133,7 +134,7 @@ def _multiply(points: Points, value: torch.Tensor) -> _Products:
     v, u = torch.zeros_like(x), torch.zeros_like(value)
     v[0] = draw(x[0])
     with torch.no_grad(), forward_mode_ready():
-        again, jv = torch.func.jvp(points.at, (x,), (v,))[:2]
+        again, jv = jvp(points.at, (x,), (v,))
         # <J v, J v> = <J^T J v, v> is far from zero; with a random u both sides nearly were. Of
         # size 1, since J^T J v leaves the range of the dtype long before J does.
         size = _norm(jv[0]) / math.sqrt(jv[0].numel())

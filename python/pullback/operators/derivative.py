@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from pullback.linearization import Tape, UnrecordableError
+from pullback.linearization import Tape, UnrecordableError, jvp
 from pullback.operators.memory import is_out_of_memory
 from pullback.operators.points import Points
 from pullback.operators.surroundings import Surroundings
@@ -88,7 +88,7 @@ class Transformed(Derivative):
         points = self._points
 
         def push(tangent: torch.Tensor) -> torch.Tensor:
-            return torch.func.jvp(points.at, (points.x,), (tangent,))[1]
+            return jvp(points.at, (points.x,), (tangent,))[1]
 
         with torch.no_grad(), forward_mode_ready():
             return torch.func.vmap(push, in_dims=1, out_dims=1)(v)
