@@ -1,5 +1,8 @@
 """From a plan to a folder of local bases or of what is made of them, file by file, resumable."""
 
+from pullback.runs.batch_bases import UnitBases
+from pullback.runs.batch_plan import BatchPlan, Unit, default_memory
+from pullback.runs.batch_run import BatchRun
 from pullback.runs.edit_plan import WAYS, EditPlan, EditSample, way_of
 from pullback.runs.edit_run import EditWatch, edit_samples, summarize_edits
 from pullback.runs.edit_store import SampleEdits, edit_basis_path, edits_path
@@ -49,6 +52,8 @@ __all__ = [
     "HOWS",
     "KINDS",
     "WAYS",
+    "BatchPlan",
+    "BatchRun",
     "EditPlan",
     "EditSample",
     "EditWatch",
@@ -72,8 +77,11 @@ __all__ = [
     "TimestepBases",
     "TimestepTransport",
     "TransportPlan",
+    "Unit",
+    "UnitBases",
     "Watch",
     "basis_path",
+    "default_memory",
     "direction_path",
     "discover",
     "edit_basis_path",
