@@ -84,8 +84,9 @@ def bases_of(folder: Path, unit: Unit, digest: str, place: int) -> UnitBases:
         ValueError: the file is damaged, or of another run.
     """
     tensors, header = read_unit(folder, unit, digest, place)
+    fields: dict[str, Any] = {"u": None, **tensors}
     return UnitBases(
         unit=unit, condition=header["condition"], t=header["timesteps"][place],
         stopped=tuple(header["stopped"][place]), tol=header["tol"],
-        provenance=header["provenance"], **{"u": None, **tensors},
+        provenance=header["provenance"], **fields,
     )  # fmt: skip

@@ -79,7 +79,10 @@ class BatchPlan:
             KeyError: they lack something.
         """
         values = {field.name: settings[field.name] for field in fields(cls)}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        told: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**told)
 
     @property
     def conditions(self) -> tuple[int | str | None, ...]:
@@ -89,7 +92,9 @@ class BatchPlan:
     @cached_property
     def units(self) -> tuple[Unit, ...]:
         """All units, by their numbers: block by block of the seeds, one condition after another."""
-        blocks = [(i, self.seeds[i : i + self.batch]) for i in range(0, len(self.seeds), self.batch)]
+        blocks = [
+            (i, self.seeds[i : i + self.batch]) for i in range(0, len(self.seeds), self.batch)
+        ]
         return tuple(
             Unit(condition * len(blocks) + number, condition, first, seeds)
             for condition in range(len(self.conditions))

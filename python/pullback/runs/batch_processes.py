@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,8 @@ class _Process:
         self.place, self.process, self.line = place, process, line
 
     def give(self, number: int) -> None:
-        try:
+        with suppress(OSError):  # it has ended, which `wait` tells
             self.line.send(number)
-        except OSError:
-            pass  # it has ended, which `wait` tells
 
 
 def _ending(code: int | None) -> str:

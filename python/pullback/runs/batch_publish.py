@@ -95,7 +95,9 @@ def _columns(
     def each(values: Any, *axes: int) -> list[Any]:
         """Values along some of the axes, repeated along the others."""
         around = [shape[axis] if axis in axes else 1 for axis in range(3)]
-        return np.broadcast_to(np.array(values, dtype=object).reshape(around), shape).ravel().tolist()
+        return (
+            np.broadcast_to(np.array(values, dtype=object).reshape(around), shape).ravel().tolist()
+        )
 
     return {
         "condition": [notes["condition"]] * (steps * count * rank),
@@ -134,7 +136,7 @@ def _make(store: Any, name: str, tensor: torch.Tensor, plan: BatchPlan) -> None:
     """An empty array for a tensor `[T, B, ...]` of each unit; a unit is a chunk of it."""
     numbers = _numbers(tensor[:0])
     steps, _, *inside = tensor.shape
-    axes = _AXES.get(name, ())
+    axes: tuple[str, ...] = _AXES.get(name, ())
     kind = {"u": "h", "v": "v"}.get(name, "x")  # v may be of another variable than x
     axes += tuple(f"{kind}{place}" for place in range(len(inside) - len(axes)))
     store.create_array(

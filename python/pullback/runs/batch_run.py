@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +230,7 @@ class BatchRun:
         notes = [read_note(receipt_path(self.folder, number)) for number in sorted(done)]
         receipts = [note for note in notes if note is not None]
         ends = sorted(note["finished"] for note in receipts)[-_RECENT:]
-        gaps = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+        gaps = [after - before for before, after in pairwise(ends)]
         steps = len(self.plan.timesteps)
         return {
             "folder": str(self.folder),

@@ -105,8 +105,8 @@ def read_plan(folder: Path) -> tuple[BatchPlan, dict[str, Any], dict[str, Any]]:
         return BatchPlan.of_settings(found["settings"]), found["settings"], found["source"]
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"There is no run in {folder}: expected a {path.name} there, which `pullback run start` "
-            "writes. Choose the folder of a run, or start one."
+            f"There is no run in {folder}: expected a {path.name} there, which `pullback run "
+            "start` writes. Choose the folder of a run, or start one."
         ) from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
@@ -127,7 +127,7 @@ def numbers_in(path: Path) -> set[int]:
         return set()
     names = (one.name for one in path.parent.iterdir() if one.suffix == path.suffix)
     return {
-        int(name[5:-len(path.suffix)])
+        int(name[5 : -len(path.suffix)])
         for name in names
         if name.startswith("unit-") and name[5 : -len(path.suffix)].isdigit()
     }

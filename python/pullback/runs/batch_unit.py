@@ -47,7 +47,9 @@ def samples_at_once(model: LatentModel, plan: BatchPlan) -> int:
     kept = columns * (n + m) * max(4, model.dtype.itemsize)
     x = torch.zeros(1, *model.latent_shape, dtype=model.dtype, device=model.device)
     cond = model.conditions.of(few.condition(model), 1)
-    most = rows_at_once(lambda: model.predict(x, plan.timesteps[0], cond), model.device, plan.memory)
+    most = rows_at_once(
+        lambda: model.predict(x, plan.timesteps[0], cond), model.device, plan.memory
+    )
     return max(1, min(plan.batch, most, plan.memory // kept))
 
 
