@@ -27,6 +27,7 @@ from benchmarks import (
     products,
     report,
     report_finding,
+    runs,
     transport,
 )
 from pullback._files import write_json
@@ -45,6 +46,7 @@ _BENCHES: dict[str, tuple[Any, Callable[[Console, dict[str, Any]], None]]] = {
     "products": (products, products.print_products),
     "attention": (attention, attention.print_attention),
     "pairs": (pairs, report.print_pairs),
+    "runs": (runs, runs.print_runs),
     "angles": (angles, report.print_angles),
     "gram": (gram, report.print_gram),
     "orthonormalize": (orthonormalize, report.print_orthonormalize),
@@ -65,6 +67,7 @@ class What(str, Enum):
     pairs = "pairs"
     pca = "pca"
     products = "products"
+    runs = "runs"
     transport = "transport"
     all = "all"
 
@@ -86,8 +89,8 @@ def main(
         typer.Argument(
             help="basis, edits, transport, finding: against the published algorithms; directions: "
             "every way to find them, before a judge; pca: of many trajectories; pairs: distances "
-            "of many subspaces; products: their cost; angles, attention, gram, "
-            "orthonormalize: the kernels."
+            "of many subspaces; products: their cost; runs: large ones, their overhead and kills; "
+            "angles, attention, gram, orthonormalize: the kernels."
         ),
     ] = What.basis,
     samples: Annotated[int | None, typer.Option(min=1, help="Latents of basis (8).")] = None,
