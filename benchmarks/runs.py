@@ -43,8 +43,8 @@ class Settings:
     timesteps: tuple[int, ...] = (900, 700, 500, 200)
     rank: int = 10
     samples: int = 1000
-    batch: int = 50
-    pairs: int = 5
+    batch: int = 25
+    pairs: int = 8
     batches: tuple[int, ...] = (1, 4, 16, 64, 256)
     ranks: tuple[int, ...] = (4, 10, 25, 50, 100)
     at_once: int = 16
@@ -248,8 +248,9 @@ def print_runs(console: Console, results: dict[str, Any]) -> None:
     )
     console.print(
         f"{long['bases']} bases in {long['seconds']:.0f} s, {long['seconds_per_basis']:.4f} s "
-        f"each, {long['converged']} converged; {long['bytes_on_disk'] / 2**20:.0f} MiB; the process held "
-        f"{held[0] / 2**20:.0f} MiB after the first unit and {held[-1] / 2**20:.0f} after the last."
+        f"each, {long['converged']} converged; {long['bytes_on_disk'] / 2**20:.0f} MiB on the "
+        f"disk. The process held {held[0] / 2**20:.0f} MiB after the first unit and "
+        f"{held[-1] / 2**20:.0f} MiB after the last."
     )
     ways = ", ".join(f"{count} of {name}" for name, count in killed["kills"].items())
     console.print(
