@@ -68,13 +68,3 @@ def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:
     if len(given) != count:
         raise ValueError(f"Expected one seed per sample, {count}, got {len(given)}.")
     return [seed_of(one) for one in given]
-
-
-def span(seconds: float) -> str:
-    """A time that was estimated: in its largest unit, and two of them above an hour."""
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"about {seconds:.0f} s"
-    if minutes < 90:
-        return f"about {minutes} min"
-    return f"about {minutes // 60} h {minutes % 60} min"

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from pullback._numbers import span
 from pullback.cli.progress import Reporter
+from pullback.cli.tables import span
 from pullback.runs import batch_worker, unit_path
 from tests.cli.calls import done, refused
 

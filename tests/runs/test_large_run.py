@@ -23,7 +23,7 @@ def truth(digits, tmp_path_factory):
     folder, told = tmp_path_factory.mktemp("truth"), []
     run = BatchRun.create(folder, digits, replace(PLAN, keep_u=True))
     run.work(digits, tell=told.append)
-    return run, told
+    return run, sorted(told, key=lambda note: note["unit"])
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_a_unit_that_fails_is_tried_thrice_and_does_not_stop_the_rest(
     told = []
     with monkeypatch.context() as patch:
         patch.setattr(at_work, "compute", failing)
-        run.work(digits, tell=told.append)
+        run.work(digits, share=(0, 1), tell=told.append)
         run.work(digits)
     assert tried == [0, 1, 1, 1, 2, 2, 3, 4, 5]
     assert len(told[1]["errors"]) == 3
@@ -211,7 +211,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_finished(truth, digits, tmp
     with monkeypatch.context() as patch:
         patch.setattr("safetensors.torch.save_file", full)
         with pytest.raises(OSError, match=r"unit-000001.* could not be written: .*No space left"):
-            run.work(digits)
+            run.work(digits, share=(0, 1))
     assert [path.name for path in (tmp_path / "units").iterdir()] == ["unit-000000.safetensors"]
     assert run.status()["failed"] == 0
     before = stamps(tmp_path)

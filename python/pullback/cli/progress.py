@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from pullback import krylov
-from pullback._numbers import span
+from pullback.cli.tables import span
 from pullback.runs import EditWatch, PathWatch, Plan, SampleEdits, TimestepBases, Watch
 
 

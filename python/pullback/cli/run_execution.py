@@ -166,7 +166,7 @@ def _work(
         if team.workers == 1 and not team.ray:
             if model is None:
                 model = source(team.device)
-            run.work(model, share=team.share or (0, 1), tell=told)
+            run.work(model, share=team.share, tell=told)
         else:
             del model  # every worker has one of its own
             devices = None if team.device in ("cpu", "cuda") else [team.device]

@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.tree import Tree
 
 from pullback._memory import told
-from pullback._numbers import span
 
 if TYPE_CHECKING:
     from pullback.runs import SampleEdits
@@ -287,3 +286,13 @@ def _pairs() -> Table:
 
 def _size(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
+
+
+def span(seconds: float) -> str:
+    """A time that was estimated: in its largest unit, and two of them above an hour."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"about {seconds:.0f} s"
+    if minutes < 90:
+        return f"about {minutes} min"
+    return f"about {minutes // 60} h {minutes % 60} min"

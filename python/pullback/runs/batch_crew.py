@@ -64,9 +64,12 @@ def hand_out(folder: Path, numbers: Sequence[int], crew: Crew, count: int, tell:
             while waiting and len(busy) < count and not cancel_path(folder).exists():
                 places = {worker.place for worker in busy}
                 free = (place for place in range(count) if place not in places)
+                number = waiting.popleft()
+                if unit_path(folder, number).exists():  # by somebody else, meanwhile
+                    continue
                 worker = idle.pop() if idle else crew.hire(next(free))
-                busy[worker] = waiting.popleft()
-                worker.give(busy[worker])
+                busy[worker] = number
+                worker.give(number)
             if not busy:
                 return
             for worker, found in crew.wait(list(busy)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import statistics
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -107,14 +108,15 @@ class BatchRun:
         return left(self.folder, self.plan)
 
     def work(
-        self, model: LatentModel, *, share: tuple[int, int] = (0, 1), tell: Told | None = None
+        self, model: LatentModel, *, share: tuple[int, int] | None = None, tell: Told | None = None
     ) -> None:
         """Compute what is left, in this process.
 
         Args:
             model: the model of the plan.
             share: (i, n) for the units i, i + n, i + 2n, ... alone, where n processes work in the
-                folder that know nothing of one another, such as the jobs of an array.
+                folder that know nothing of one another, such as the jobs of an array. By default
+                all, in a random order: then others in the folder seldom are at the same unit.
             tell: is told receipts, and records of failures.
 
         Raises:
@@ -124,7 +126,7 @@ class BatchRun:
 
         Cost: the units; all weights are read once.
         """
-        start, step = share
+        start, step = share or (0, 1)
         whole("n of a share (i, n)", step, 1)
         whole("i of a share (i, n)", start, 0, step - 1)
         self._begin()
@@ -132,7 +134,7 @@ class BatchRun:
         torch.set_num_threads(self.plan.threads)
         try:
             worker = UnitWorker(self.folder, model)
-            for unit in self.left():
+            for unit in self.left() if share else self._shuffled():
                 if unit.number % step != start or unit_path(self.folder, unit.number).exists():
                     continue
                 if cancel_path(self.folder).exists():
@@ -170,7 +172,7 @@ class BatchRun:
         """
         whole("workers", workers, 1)
         self._begin()
-        numbers = [unit.number for unit in self.left()]
+        numbers = [unit.number for unit in self._shuffled()]
         if not numbers:
             return
         workers = min(workers, len(numbers))
@@ -314,6 +316,12 @@ class BatchRun:
                 "BatchRun.retry and the same call again."
             )
         clean(self.folder)
+
+    def _shuffled(self) -> list[Unit]:
+        """What is left, in an order that no other process has."""
+        units = self.left()
+        random.SystemRandom().shuffle(units)
+        return units
 
     def _done(self) -> list[Unit]:
         there = numbers_in(unit_path(self.folder, 0))
