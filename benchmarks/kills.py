@@ -52,7 +52,7 @@ def survive(kills: int, units: int, seed: int = 0) -> dict[str, Any]:
             while BatchRun(folder).left():
                 if tally.total() < kills:
                     way = WAYS[tries % len(WAYS)]
-                    tally[way] += _killed(folder, model, way, chance, lasts)
+                    tally.update([way] * _killed(folder, model, way, chance, lasts))
                     tries += 1
                 else:
                     os.waitpid(_fork(lambda at=folder: BatchRun(at).start(read, 2)), 0)
@@ -103,7 +103,8 @@ def _killed(
             hit = False
     if way == "one worker of two":  # which is replaced, and the run goes on for a while
         time.sleep(lasts)
-        os.killpg(started[0], signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(started[0], signal.SIGKILL)
     for process in started:
         if not _ended(process):
             os.waitpid(process, 0)
