@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -66,7 +67,7 @@ def replacing(path: Path, *, only_new: bool = False) -> Iterator[Path]:
         temporary.chmod(stat.S_IMODE(mode))
         _flush(temporary)
         if only_new:
-            os.link(temporary, target)
+            _place_new(temporary, target)
         else:
             os.replace(temporary, target)
         with suppress(OSError):  # some file systems flush no folders
@@ -255,6 +256,18 @@ def _begun(target: Path) -> tuple[Path, int]:
         raise
     _try_lock(held)
     return room, held
+
+
+def _place_new(temporary: Path, target: Path) -> None:
+    """Move a file where none stands; raises FileExistsError where one does."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:  # some file systems know no links
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        os.replace(temporary, target)
 
 
 def _flush(path: Path) -> None:
