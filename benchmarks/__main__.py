@@ -21,6 +21,7 @@ from benchmarks import (
     environment,
     finding,
     gram,
+    kills,
     orthonormalize,
     pairs,
     pca,
@@ -47,6 +48,7 @@ _BENCHES: dict[str, tuple[Any, Callable[[Console, dict[str, Any]], None]]] = {
     "attention": (attention, attention.print_attention),
     "pairs": (pairs, report.print_pairs),
     "runs": (runs, runs.print_runs),
+    "kills": (kills, kills.print_kills),
     "angles": (angles, report.print_angles),
     "gram": (gram, report.print_gram),
     "orthonormalize": (orthonormalize, report.print_orthonormalize),
@@ -63,6 +65,7 @@ class What(str, Enum):
     edits = "edits"
     finding = "finding"
     gram = "gram"
+    kills = "kills"
     orthonormalize = "orthonormalize"
     pairs = "pairs"
     pca = "pca"
@@ -89,7 +92,7 @@ def main(
         typer.Argument(
             help="basis, edits, transport, finding: against the published algorithms; directions: "
             "every way to find them, before a judge; pca: of many trajectories; pairs: distances "
-            "of many subspaces; products: their cost; runs: large ones, their overhead and kills; "
+            "of many subspaces; products: their cost; runs, kills: large ones, disturbed; "
             "angles, attention, gram, orthonormalize: the kernels."
         ),
     ] = What.basis,

@@ -11,16 +11,53 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 import pullback
+from benchmarks.resident import in_child
 from pullback.runs import BatchPlan, BatchRun
 
 #: How a run is started: processes that one is killed with, by the functions they begin with.
 WAYS = ("one process", "two shares", "two workers", "one worker of two")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How often a run of how many units is killed."""
+
+    kills: int = 100
+    units: int = 64
+    seed: int = 0
+
+    @classmethod
+    def quick(cls) -> Settings:
+        """Seconds of work, which show that everything runs."""
+        return cls(kills=1, units=2)
+
+
+def run(
+    settings: Settings, _device: torch.device, tell: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """Kill runs on the CPU, from a process of its own: see `survive`."""
+    tell(f"{settings.kills} kills")
+    found = in_child("benchmarks.kills:survive", asdict(settings))
+    return {"settings": asdict(settings), **found}
+
+
+def print_kills(console: Console, results: dict[str, Any]) -> None:
+    """What came of it, in a sentence."""
+    ways = ", ".join(f"{count} of {name}" for name, count in results["kills"].items())
+    console.print(
+        f"Killed at random moments: {ways}; {results['runs']} runs of "
+        f"{results['settings']['units']} units finished, "
+        f"{'all' if results['same'] else 'NOT ALL'} with the bytes of an undisturbed one, "
+        f"{results['written_again']} finished units written again."
+    )
 
 
 def survive(kills: int, units: int, seed: int = 0) -> dict[str, Any]:

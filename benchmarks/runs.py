@@ -1,4 +1,4 @@
-"""Large runs: what the protocol costs, memory from first to last, cost by batch and rank, kills."""
+"""Large runs: what the protocol costs, memory from first to last, cost by batch and rank."""
 
 from __future__ import annotations
 
@@ -36,7 +36,6 @@ class Settings:
         batches: samples computed together, at one timestep.
         ranks: directions a sample, at one timestep.
         rounds: how often each of these is timed.
-        kills: of a run of `units` units.
     """
 
     model: str = "digits"
@@ -44,20 +43,18 @@ class Settings:
     rank: int = 10
     samples: int = 1000
     batch: int = 25
-    pairs: int = 8
+    pairs: int = 5
     batches: tuple[int, ...] = (1, 4, 16, 64, 256)
     ranks: tuple[int, ...] = (4, 10, 25, 50, 100)
     at_once: int = 16
-    rounds: int = 3
-    kills: int = 100
-    units: int = 64
+    rounds: int = 2
 
     @classmethod
     def quick(cls) -> Settings:
         """Seconds of work, which show that everything runs and measure nothing."""
         return cls(
             timesteps=(960, 940), rank=2, samples=4, batch=1, pairs=1, batches=(1, 2),
-            ranks=(2, 3), at_once=1, rounds=1, kills=1, units=2,
+            ranks=(2, 3), at_once=1, rounds=1,
         )  # fmt: skip
 
 
@@ -68,12 +65,12 @@ def run(
 
     Args:
         settings: what to measure.
-        device: on which device; runs are killed on the CPU.
+        device: on which device.
         tell: called with a line on what comes next.
 
     Returns:
-        JSON values: the long run, what the protocol adds, costs by batch and by rank, kills, and
-        the targets with what was reached.
+        JSON values: the long run, what the protocol adds, costs by batch and by rank, and the
+        targets with what was reached.
     """
     model = pullback.load(settings.model, device=device)
     plan = BatchPlan(
@@ -97,18 +94,13 @@ def run(
         _cost(model, replace(one, batch=settings.at_once, seeds=seeds, rank=k), settings)
         for k in settings.ranks
     ]
-    tell(f"{settings.kills} kills")
-    killed = in_child(
-        "benchmarks.kills:survive", {"kills": settings.kills, "units": settings.units}
-    )
     return {
         "settings": asdict(settings),
         "protocol": protocol,
         "long": long,
         "batches": batches,
         "ranks": ranks,
-        "kills": killed,
-        "targets": _targets(protocol, long, ranks, killed),
+        "targets": _targets(protocol, long, ranks),
     }
 
 
@@ -200,19 +192,16 @@ def _targets(
     protocol: dict[str, Any],
     long: dict[str, Any],
     ranks: list[dict[str, Any]],
-    killed: dict[str, Any],
 ) -> list[dict[str, Any]]:
     added = protocol["overhead"]["median"]
     steepest = max(row["milliseconds_per_direction"] for row in ranks)
     steepest /= ranks[0]["milliseconds_per_direction"]
-    same = killed["same"] and not killed["written_again"]
     rows = [
         ("of the time is added by the protocol", f"<= {OVERHEAD:g}", added, added <= OVERHEAD),
         ("of memory is added from first to last", f"<= {GROWTH:g}", long["growth"],
          long["growth"] <= GROWTH),
         ("of the cost of a direction at the lowest rank, at the dearest", "<= 1", steepest,
          steepest <= 1),
-        ("finished units written again after kills", "0", killed["written_again"], same),
     ]  # fmt: skip
     return [
         {"name": name, "asked": asked, "value": value, "met": met, "note": ""}
@@ -222,7 +211,7 @@ def _targets(
 
 def print_runs(console: Console, results: dict[str, Any]) -> None:
     """The tables of batches and ranks, and sentences on the rest."""
-    settings, long, killed = (results[name] for name in ("settings", "long", "kills"))
+    settings, long = results["settings"], results["long"]
     for name, head in (("batches", "samples"), ("ranks", "rank")):
         table = table_of(
             f"{settings['model']}: bases at one timestep, by {head}; fastest of "
@@ -251,10 +240,5 @@ def print_runs(console: Console, results: dict[str, Any]) -> None:
         f"each, {long['converged']} converged; {long['bytes_on_disk'] / 2**20:.0f} MiB on the "
         f"disk. The process held {held[0] / 2**20:.0f} MiB after the first unit and "
         f"{held[-1] / 2**20:.0f} MiB after the last."
-    )
-    ways = ", ".join(f"{count} of {name}" for name, count in killed["kills"].items())
-    console.print(
-        f"Killed at random moments: {ways}; {killed['runs']} runs of {settings['units']} units "
-        f"finished, {'all' if killed['same'] else 'NOT ALL'} with the bytes of an undisturbed one."
     )
     print_targets(console, results["targets"])

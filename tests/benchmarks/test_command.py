@@ -310,7 +310,8 @@ def test_large_runs_have_their_figures(quick):
     assert runs["long"]["bases"] == runs["long"]["converged"] == 8
     assert len(runs["long"]["resident"]) == 4
     assert runs["protocol"]["plain_seconds_per_basis"] > 0
-    assert sum(runs["kills"]["kills"].values()) == 1
-    assert runs["kills"]["same"]
-    assert runs["kills"]["written_again"] == 0
+    kills = results["kills"]
+    assert sum(kills["kills"].values()) == 1
+    assert kills["same"]
+    assert kills["written_again"] == 0
     assert "Killed at random moments: 1 of" in text

@@ -84,7 +84,7 @@ def test_what_a_worker_cannot_go_on_from_is_raised_here(run):
 
 @pytest.mark.slow
 def test_runs_that_are_killed_at_random_moments_go_on(run, truth):
-    """A few of them; `python -m benchmarks runs` ends a hundred."""
+    """A few of them; `python -m benchmarks kills` ends a hundred."""
     chance = random.Random(os.urandom(8))
     for workers in (1, 2):
         process = begin(run, workers)
