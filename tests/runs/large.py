@@ -12,7 +12,7 @@ from pullback.runs import BatchPlan, unit_path
 
 #: Six units: three blocks of seeds under two conditions.
 PLAN = BatchPlan(
-    timesteps=(960, 940), rank=2, seeds=tuple(range(5)), tap="down_blocks.0", tol=5e-2, batch=2,
+    timesteps=(960, 940), rank=2, seeds=tuple(range(5)), tap="mid_block", tol=5e-2, batch=2,
     class_labels=(3, 7), memory=2**28,
 )  # fmt: skip
 
