@@ -21,6 +21,7 @@ from benchmarks import (
     environment,
     finding,
     gram,
+    kills,
     orthonormalize,
     pairs,
     pca,
@@ -28,6 +29,7 @@ from benchmarks import (
     profiling,
     report,
     report_finding,
+    runs,
     transport,
 )
 from pullback._files import write_json
@@ -47,6 +49,8 @@ _BENCHES: dict[str, tuple[Any, Callable[[Console, dict[str, Any]], None]]] = {
     "attention": (attention, attention.print_attention),
     "profile": (profiling, profiling.print_profile),
     "pairs": (pairs, report.print_pairs),
+    "runs": (runs, runs.print_runs),
+    "kills": (kills, kills.print_kills),
     "angles": (angles, report.print_angles),
     "gram": (gram, report.print_gram),
     "orthonormalize": (orthonormalize, report.print_orthonormalize),
@@ -63,11 +67,13 @@ class What(str, Enum):
     edits = "edits"
     finding = "finding"
     gram = "gram"
+    kills = "kills"
     orthonormalize = "orthonormalize"
     pairs = "pairs"
     pca = "pca"
     products = "products"
     profile = "profile"
+    runs = "runs"
     transport = "transport"
     all = "all"
 
@@ -89,9 +95,8 @@ def main(
         typer.Argument(
             help="basis, edits, transport, finding: against the published algorithms; directions: "
             "every way to find them, before a judge; pca: of many trajectories; pairs: distances "
-            "of many subspaces; products: their cost; profile: against looks at a stack; "
-            "angles, attention, gram, "
-            "orthonormalize: the kernels."
+            "of many subspaces; products: their cost; profile: against looks at a stack; runs, "
+            "kills: large ones, disturbed; angles, attention, gram, orthonormalize: the kernels."
         ),
     ] = What.basis,
     samples: Annotated[int | None, typer.Option(min=1, help="Latents of basis (8).")] = None,

@@ -67,6 +67,11 @@ def resident_bytes(run: Callable[[], object]) -> dict[str, int]:
     return {"before": before, "growth": most - before, "peak": max(earlier, most)}
 
 
+def resident_now() -> int:
+    """Bytes that the process holds."""
+    return _status("VmRSS")
+
+
 def _status(entry: str) -> int:
     """Bytes that the process holds (VmRSS), or held at most (VmHWM), as Linux tells.
 

@@ -99,7 +99,7 @@ def requirements(extra: str | None = None) -> list[str]:
     lines = importlib.metadata.requires("pullback") or []
     if extra is None:
         return [line for line in lines if "extra" not in line.partition(";")[2]]
-    named = re.compile(rf";\s*extra\s*==\s*['\"]{re.escape(extra)}['\"]$")
+    named = re.compile(rf"(;|\sand)\s*extra\s*==\s*['\"]{re.escape(extra)}['\"]$")
     return [named.sub("", line).strip() for line in lines if named.search(line)]
 
 

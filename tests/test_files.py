@@ -57,6 +57,35 @@ def write(path, text="new"):
         temporary.write_text(text)
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_has_to_be_new_replaces_none(tmp_path, monkeypatch, links):
+    if not links:  # as on some file systems
+
+        def link(*_):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(os, "link", link)
+    path = tmp_path / "file.json"
+    _files.write_json(path, 1, only_new=True)
+    with pytest.raises(FileExistsError, match=r"file\.json could not be written: File exists"):
+        _files.write_json(path, 2, only_new=True)
+    assert json.loads(path.read_text()) == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_folder_is_flushed_after_the_move(tmp_path, monkeypatch):
+    flushed, fsync = [], os.fsync
+
+    def noted(descriptor):
+        there = {one.name for one in tmp_path.iterdir() if not one.name.startswith(".")}
+        flushed.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), there))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    write(tmp_path / "file")
+    assert flushed == [(False, set()), (True, {"file"})]
+
+
 def test_a_link_stays_and_the_file_that_it_leads_to_is_replaced(tmp_path):
     (tmp_path / "far").mkdir()
     for name in ("there", "not_yet"):

@@ -49,6 +49,9 @@ LIBRARIES = {
     "typer": {"cli", "zoo.digits"},
     "rich": {"cli", "zoo.digits"},
     "scipy": {"operators", "geometry"},
+    "zarr": {"runs"},
+    "pyarrow": {"runs"},
+    "ray": {"runs"},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -35,11 +36,16 @@ _occupied: ContextVar[frozenset[Path]] = ContextVar("occupied", default=frozense
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, only_new: bool = False) -> Iterator[Path]:
     """A temporary path beside `path`, moved there when the block ends without an error.
 
     The move is atomic, and the temporary file is removed when the block raises, also on Ctrl-C.
-    A symbolic link stays, and the file that it leads to is replaced.
+    A symbolic link stays, and the file that it leads to is replaced. When the block has ended, the
+    file outlasts a loss of power.
+
+    Args:
+        path: where it goes.
+        only_new: raise FileExistsError where a file stands already, however short a time before.
 
     Raises:
         OSError: the file cannot be written, or something stands there that is no regular file,
@@ -60,7 +66,12 @@ def replacing(path: Path) -> Iterator[Path]:
         # Some libraries make files that only their owner can read.
         temporary.chmod(stat.S_IMODE(mode))
         _flush(temporary)
-        os.replace(temporary, target)
+        if only_new:
+            _place_new(temporary, target)
+        else:
+            os.replace(temporary, target)
+        with suppress(OSError):  # some file systems flush no folders
+            _flush(target.parent)
     except OSError as error:
         raise _unwritten(path, error) from error
     finally:
@@ -98,7 +109,7 @@ def occupied(folder: Path) -> Iterator[None]:
     lock = _locked(here / _LOCK, folder)
     token = _occupied.set(_occupied.get() | {here})
     try:
-        _sweep(here)
+        sweep(here)
         yield
     finally:
         _occupied.reset(token)
@@ -109,10 +120,32 @@ def occupied(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON (NaN and Inf, which JSON has not, raise ValueError)."""
+def sweep(folder: Path) -> None:
+    """Remove what was left unfinished in a folder by processes that are no more.
+
+    What others are writing now is locked and stays, but on a file system that knows no locks
+    nothing is removed.
+    """
+    for path in folder.iterdir():
+        if not _UNFINISHED.fullmatch(path.name):
+            continue
+        with suppress(OSError):
+            held = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                if _try_lock(held) is True:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            finally:
+                os.close(held)
+
+
+def write_json(path: Path, value: Any, *, only_new: bool = False) -> None:
+    """Write a value as indented JSON (NaN and Inf, which JSON has not, raise ValueError).
+
+    Raises:
+        OSError: the file cannot be written; FileExistsError: it is there, and has to be new.
+    """
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    with replacing(path) as temporary:
+    with replacing(path, only_new=only_new) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -225,18 +258,16 @@ def _begun(target: Path) -> tuple[Path, int]:
     return room, held
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what was left unfinished in a folder by processes that are no more."""
-    for path in folder.iterdir():
-        if not _UNFINISHED.fullmatch(path.name):
-            continue
-        with suppress(OSError):
-            held = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                if _try_lock(held) is True:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-            finally:
-                os.close(held)
+def _place_new(temporary: Path, target: Path) -> None:
+    """Move a file where none stands; raises FileExistsError where one does."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:  # some file systems know no links
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        os.replace(temporary, target)
 
 
 def _flush(path: Path) -> None:

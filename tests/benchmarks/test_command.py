@@ -307,3 +307,21 @@ def test_components_of_trajectories_have_their_figures(quick):
     assert len(found["problem"]["gaps"]) == found["settings"]["rank"]
     for target in found["targets"]:
         assert target["name"] in text
+
+
+def test_large_runs_have_their_figures(quick):
+    text, results = quick
+    runs = results["runs"]
+    assert [row["batch"] for row in runs["batches"]] == [1, 2]
+    assert [row["rank"] for row in runs["ranks"]] == [2, 3]
+    for row in (*runs["batches"], *runs["ranks"]):
+        assert row["seconds_per_sample"] > 0
+        assert row["products_per_direction"] > 2
+    assert runs["long"]["bases"] == runs["long"]["converged"] == 8
+    assert len(runs["long"]["resident"]) == 4
+    assert runs["protocol"]["plain_seconds_per_basis"] > 0
+    kills = results["kills"]
+    assert sum(kills["kills"].values()) == 1
+    assert kills["same"]
+    assert kills["written_again"] == 0
+    assert "Killed at random moments: 1 of" in text

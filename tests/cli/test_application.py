@@ -16,6 +16,7 @@ def test_no_command_shows_the_commands(call):
         "path",
         "global",
         "directions",
+        "run",
         "info",
         "taps",
     ):
@@ -32,6 +33,8 @@ def test_no_command_shows_the_commands(call):
         ["path", "--help"],
         ["global", "--help"],
         ["directions", "--help"],
+        ["run", "--help"],
+        ["run", "start", "--help"],
         ["directions", "find", "--help"],
         ["directions", "find", "pca", "--help"],
         ["directions", "find", "pca", "a", "-t", "0.5"],

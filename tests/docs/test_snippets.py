@@ -34,6 +34,7 @@ def test_outputs_are_compared_by_their_numbers(expected, got, same):
 def test_the_documents_that_teach_have_snippets():
     pages = "start models sampling maps directions operators accuracy native command-line editing"
     taught = {ROOT / "README.md", MODEL_CARD, *(ROOT / f"docs/{name}.md" for name in pages.split())}
+    taught |= {ROOT / "docs/runs.md"}
     assert taught <= set(WITH_PYTHON)
 
 

@@ -314,6 +314,14 @@ def test_every_dependency_is_pinned_once(pyproject):
 # ------------------------------------------------------------------------- the user's environment
 
 
+def test_requirements_of_an_extra_keep_their_markers(monkeypatch):
+    lines = ["a>=1", 'b>=2; extra == "x"', 'c>=3; python_version >= "3.11" and extra == "x"']
+    lines += ['d; extra == "y"']
+    monkeypatch.setattr(workshop.importlib.metadata, "requires", lambda _: lines)
+    assert workshop.requirements() == ["a>=1"]
+    assert workshop.requirements("x") == ["b>=2", 'c>=3; python_version >= "3.11"']
+
+
 def test_what_is_installed_is_kept(monkeypatch):
     monkeypatch.setattr(workshop, "installed", lambda: {"torch": "2.11.0+cu130", "numpy": "2.1.0"})
     first, last = (text.splitlines() for text in workshop.constraint_choices(pinned=False))

@@ -19,6 +19,7 @@ from pullback.cli.global_directions import global_directions
 from pullback.cli.info import info, taps
 from pullback.cli.path import path
 from pullback.cli.profile import profile
+from pullback.cli.run import run
 from pullback.cli.transport import transport
 
 app = typer.Typer(
@@ -42,3 +43,4 @@ COMMANDS: dict[str, Callable[..., None]] = {
 for name, command in COMMANDS.items():
     app.command(name)(reported(command))
 app.add_typer(directions, name="directions")
+app.add_typer(run, name="run")

@@ -38,8 +38,8 @@ def reported(function: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             tell(INTERRUPTED)
             raise typer.Exit(130) from None
-        except BrokenPipeError:
-            raise  # the reader of the output has left: typer ends quietly
+        except (BrokenPipeError, typer.Exit):
+            raise  # the reader of the output has left, and typer ends quietly; or all is said
         except _USER_ERRORS as error:
             if debug:
                 raise

@@ -107,6 +107,44 @@ def parse_seeds(samples: int | None, seeds: str | None) -> tuple[int, ...]:
     return tuple(range(samples or 4)) if seeds is None else parse_list(seeds, "--seeds")
 
 
+def parse_share(text: str | None) -> tuple[int, int] | None:
+    """Which of n workers this one is, as i/n with i from 0; None where nothing is given.
+
+    Raises:
+        typer.BadParameter: it is no such share.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise typer.BadParameter(
+            f"expected i/n with i from 0 to n - 1, such as 0/8, got {text!r}", param_hint="--worker"
+        )
+    return int(match[1]), int(match[2])
+
+
+def parse_prompts(given: Sequence[str] | None, path: Path | None) -> tuple[str, ...] | None:
+    """Prompts of options, or of a text file with one a line, whose empty lines do not count.
+
+    Raises:
+        typer.BadParameter: both are given, or the file cannot be read or has none.
+    """
+    if path is None:
+        return tuple(given) if given else None
+    if given:
+        raise typer.BadParameter("give --prompt or --prompts, not both", param_hint="--prompts")
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(
+            f"{path} cannot be read: {error}", param_hint="--prompts"
+        ) from None
+    prompts = tuple(line.strip() for line in lines if line.strip())
+    if not prompts:
+        raise typer.BadParameter(f"{path} has no prompts", param_hint="--prompts")
+    return prompts
+
+
 def parse_call(pairs: Sequence[str] | None) -> dict[str, object]:
     """Keyword arguments of a pipeline's call, from pairs such as height=64 or image=edges.png.
 

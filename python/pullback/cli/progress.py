@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from pullback import krylov
+from pullback.cli.tables import span
 from pullback.runs import EditWatch, PathWatch, Plan, SampleEdits, TimestepBases, Watch
 
 
@@ -65,6 +67,28 @@ class Reporter:
                 task, completed=done, total=count, state=f"{done}/{count} samples"
             )
             bars.update(task, completed=1, total=1)
+
+    @contextmanager
+    def units(self, total: int, done: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+        """A bar for the units of a run; yields what to tell each receipt or failure."""
+        bars = self._bars(
+            TextColumn("{task.completed:.0f}/{task.total:.0f} units"),
+            TextColumn("{task.fields[state]}"),
+        )
+        with bars:
+            task = bars.add_task("run", total=total, completed=done, state="")
+            begun, ended, failed = time.monotonic(), 0, 0
+
+            def told(note: dict[str, Any]) -> None:
+                nonlocal ended, failed
+                ended, failed = ended + 1, failed + ("errors" in note)
+                seconds = (time.monotonic() - begun) / ended * (total - done - ended)
+                state = f"{failed} failed" if failed else ""
+                if seconds:
+                    state = f"{span(seconds)} left{', ' * bool(failed)}{state}"
+                bars.update(task, advance=1, state=state)
+
+            yield told
 
     @contextmanager
     def warnings(self) -> Iterator[None]:

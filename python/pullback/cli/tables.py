@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 _MOST_COLUMNS = 6  # samples or directions side by side
+_MOST_WORDS = 300  # letters of an error
 
 #: What is known of every direction, whatever its method.
 _TOLD = ("file", "name", "space", "tap", "pool", "t", "unit")
@@ -103,6 +104,25 @@ def print_global(summary: dict[str, Any], folder: Path, written: dict[str, str])
         numbers = [f"{one:.2f}" for one in (row["agreement"], median(kept), min(kept))]
         table.add_row(str(number + 1), *numbers, "reused" * summary["reused"])
     print_with_files(table, folder, written)
+
+
+def print_run(state: dict[str, Any]) -> None:
+    """How far a large run is, and what failed in it."""
+    table = _pairs()
+    table.add_row("run", escape(state["folder"]))
+    units = [f"{state[name]} {name}" for name in ("done", "failed", "left") if state[name]]
+    table.add_row("units", f"{state['units']}: {', '.join(units)}")
+    table.add_row("bases", f"{state['bases']} of {state['bases_in_all']}")
+    if state["seconds_per_unit"] is not None:
+        table.add_row("a unit takes", f"{state['seconds_per_unit']:.3g} s")
+    if state["left"] and state["seconds_left"] is not None:
+        table.add_row("left at this pace", span(state["seconds_left"]))
+    if state["cancelled"]:
+        table.add_row("cancelled", "nobody begins another unit")
+    for one in state["failures"]:
+        message = " ".join(one["message"].split())[:_MOST_WORDS]
+        table.add_row(f"unit {one['unit']} failed", escape(f"{one['error']}: {message}"))
+    Console().print(table)
 
 
 def print_methods(rows: Sequence[dict[str, Any]]) -> None:
@@ -269,3 +289,13 @@ def _pairs() -> Table:
 
 def _size(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
+
+
+def span(seconds: float) -> str:
+    """A time that was estimated: in its largest unit, and two of them above an hour."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"about {seconds:.0f} s"
+    if minutes < 90:
+        return f"about {minutes} min"
+    return f"about {minutes // 60} h {minutes % 60} min"

@@ -3,7 +3,7 @@
 from pullback.operators.base import BlockOperator, Combination, Gram, Stacked
 from pullback.operators.estimates import Estimate
 from pullback.operators.jacobian import JacobianOperator
-from pullback.operators.memory import measure, rows_at_once
+from pullback.operators.memory import empty_cache, is_out_of_memory, measure, rows_at_once
 
 __all__ = [
     "BlockOperator",
@@ -12,6 +12,8 @@ __all__ = [
     "Gram",
     "JacobianOperator",
     "Stacked",
+    "empty_cache",
+    "is_out_of_memory",
     "measure",
     "rows_at_once",
 ]

@@ -1,5 +1,10 @@
 """From a plan to a folder of local bases or of what is made of them, file by file, resumable."""
 
+from pullback.runs.batch_bases import UnitBases
+from pullback.runs.batch_plan import BatchPlan, Unit, default_memory
+from pullback.runs.batch_run import BatchRun
+from pullback.runs.batch_store import plan_path, unit_path
+from pullback.runs.batch_worker import check_settings
 from pullback.runs.edit_plan import WAYS, EditPlan, EditSample, way_of
 from pullback.runs.edit_run import EditWatch, edit_samples, summarize_edits
 from pullback.runs.edit_store import SampleEdits, edit_basis_path, edits_path
@@ -49,6 +54,8 @@ __all__ = [
     "HOWS",
     "KINDS",
     "WAYS",
+    "BatchPlan",
+    "BatchRun",
     "EditPlan",
     "EditSample",
     "EditWatch",
@@ -72,8 +79,12 @@ __all__ = [
     "TimestepBases",
     "TimestepTransport",
     "TransportPlan",
+    "Unit",
+    "UnitBases",
     "Watch",
     "basis_path",
+    "check_settings",
+    "default_memory",
     "direction_path",
     "discover",
     "edit_basis_path",
@@ -84,6 +95,7 @@ __all__ = [
     "global_path",
     "latents_path",
     "path_path",
+    "plan_path",
     "sample_paths",
     "share_directions",
     "summarize",
@@ -94,5 +106,6 @@ __all__ = [
     "summary_path",
     "transport_path",
     "transport_samples",
+    "unit_path",
     "way_of",
 ]

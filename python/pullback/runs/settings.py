@@ -43,21 +43,26 @@ def settings_of_model(model: LatentModel, *, labelled: bool) -> dict[str, Any]:
 
 
 def check_same(path: Path, there: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raise ValueError, with what differs, unless a file was made with these settings.
-
-    The timestep counts where the settings have one.
-    """
-    names = [*settings, *(name for name in there if name not in settings and name != "t")]
-    changed = ", ".join(
-        f"{name} {there.get(name, 'unknown')} (now {settings.get(name, 'unknown')})"
-        for name in names
-        if name not in there or name not in settings or there[name] != settings[name]
-    )
+    """Raise ValueError, with what differs, unless a file was made with these settings."""
+    changed = changes(there, settings)
     if changed:
         raise ValueError(
             f"{path} was computed with other settings: {changed}. Choose another --output folder "
             "to keep it, or replace it with --overwrite."
         )
+
+
+def changes(there: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """What differs between settings that are there and those of now; empty where nothing does.
+
+    The timestep counts where the settings have one.
+    """
+    names = [*settings, *(name for name in there if name not in settings and name != "t")]
+    return ", ".join(
+        f"{name} {there.get(name, 'unknown')} (now {settings.get(name, 'unknown')})"
+        for name in names
+        if name not in there or name not in settings or there[name] != settings[name]
+    )
 
 
 def settings_of_summary(path: Path, form: str) -> dict[str, Any]:
