@@ -1,5 +1,15 @@
 """From a plan to a folder of local bases or of what is made of them, file by file, resumable."""
 
+from pullback.runs.analyse_run import (
+    ANALYSES,
+    ANALYSES_FORMAT,
+    Analyses,
+    AnalysesPlan,
+    AnalysisWatch,
+    analyse,
+    check_analyses,
+    read_bases,
+)
 from pullback.runs.edit_plan import WAYS, EditPlan, EditSample, way_of
 from pullback.runs.edit_run import EditWatch, edit_samples, summarize_edits
 from pullback.runs.edit_store import SampleEdits, edit_basis_path, edits_path
@@ -44,11 +54,16 @@ from pullback.runs.transport_run import (
 )
 
 __all__ = [
+    "ANALYSES",
+    "ANALYSES_FORMAT",
     "BACKS",
     "BASES",
     "HOWS",
     "KINDS",
     "WAYS",
+    "Analyses",
+    "AnalysesPlan",
+    "AnalysisWatch",
     "EditPlan",
     "EditSample",
     "EditWatch",
@@ -73,7 +88,9 @@ __all__ = [
     "TimestepTransport",
     "TransportPlan",
     "Watch",
+    "analyse",
     "basis_path",
+    "check_analyses",
     "direction_path",
     "discover",
     "edit_basis_path",
@@ -84,6 +101,7 @@ __all__ = [
     "global_path",
     "latents_path",
     "path_path",
+    "read_bases",
     "sample_paths",
     "share_directions",
     "summarize",
