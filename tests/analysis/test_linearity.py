@@ -57,7 +57,7 @@ def test_bad_input_is_refused(rng):
     origin, along = measured(rng, lambda x: 2 * x)
     with pytest.raises(ValueError, match="ascend"):
         found(origin, along, along, STEPS[::-1])
-    with pytest.raises(ValueError, match="2 directions|D directions"):
+    with pytest.raises(ValueError, match="of D directions"):
         found(origin, Moves(along.products[:, :, :1], along.moved), along)
 
 

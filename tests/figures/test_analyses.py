@@ -52,7 +52,7 @@ CONTROLS = {
     "classes": "random subspaces",
     "ablation": "random subspaces",
     "curvature": "random subspaces",
-    "linearity": "The same of the changes; dotted: random directions",
+    "linearity": "0.99, as published",
     "ranks": "Gaussian matrix",
     "radius": "data and isotropic noise",
 }

@@ -46,7 +46,7 @@ def execute_analyses(
             settings = plan.settings(model)
             runs.check_analyses(delivery.folder / _JSON, settings, overwrite=delivery.overwrite)
         with reporter.analyses() as watch:
-            found, bases, left_out = runs.analyse(model, plan, memory=delivery.memory, watch=watch)
+            done = runs.analyse(model, plan, memory=delivery.memory, watch=watch)
         summary: dict[str, Any] = {
             "format": runs.ANALYSES_FORMAT,
             "settings": settings,

@@ -22,7 +22,7 @@ from pullback.figures.panels import (
     page,
     shades,
 )
-from pullback.figures.style import LABEL, SMALL, STYLE
+from pullback.figures.style import SMALL, STYLE
 
 #: What `told()` gives of an analysis.
 Told = Mapping[str, Any]
@@ -231,7 +231,6 @@ def _linearity(found: Told) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         dress_panel(axes, rule, ("step λ, as a share of √n", "cosine"))
         legend(axes, loc="lower left")
-        axes.title.set_fontsize(LABEL - 0.5)
     return figure
 
 
