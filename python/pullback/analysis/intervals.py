@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 _DRAWS = 4000
@@ -27,6 +29,19 @@ def summary(values: torch.Tensor) -> dict[str, float]:
             "over all other dimensions first."
         )
     return _between(values.mean(), values[draws(len(values))].mean(1))
+
+
+def summaries(values: torch.Tensor) -> Any:
+    """The `summary` of each entry of values `[N, ...]` over the N samples, in nested lists.
+
+    Raises:
+        ValueError: there are no samples.
+    """
+    if not values.dim() or not len(values):
+        raise ValueError(f"Expected values [N, ...] of samples, got {list(values.shape)}.")
+    if values.dim() > 1:
+        return [summaries(one) for one in values.unbind(1)]
+    return summary(values.double().cpu())
 
 
 def at_equal_energy(

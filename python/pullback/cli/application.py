@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import typer
 
+from pullback.cli.analyse import analyse
 from pullback.cli.basis import basis, demo
 from pullback.cli.directions import directions
 from pullback.cli.edit import edit
@@ -35,6 +36,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "transport": transport,
     "path": path,
     "global": global_directions,
+    "analyse": analyse,
     "demo": demo,
     "profile": profile,
     "taps": taps,

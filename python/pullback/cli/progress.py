@@ -13,7 +13,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from pullback import krylov
 from pullback.cli.tables import span
-from pullback.runs import EditWatch, PathWatch, Plan, SampleEdits, TimestepBases, Watch
+from pullback.runs import (
+    AnalysisWatch,
+    EditWatch,
+    PathWatch,
+    Plan,
+    SampleEdits,
+    TimestepBases,
+    Watch,
+)
 
 
 class Reporter:
@@ -56,6 +64,20 @@ class Reporter:
         with bars:
             tasks = {kind: bars.add_task(kind, total=1, completed=0) for kind in kinds}
             yield lambda kind, done, total: bars.update(tasks[kind], completed=done, total=total)
+
+    @contextmanager
+    def analyses(self) -> Iterator[AnalysisWatch]:
+        """A bar for each measurement, from when it begins."""
+        bars = self._bars(TextColumn("{task.percentage:3.0f} %"))
+        tasks: dict[str, TaskID] = {}
+
+        def watch(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            bars.update(tasks[name], completed=done)
+
+        with bars:
+            yield watch
 
     @contextmanager
     def finding(self, method: str) -> Iterator[Callable[[int, int], None]]:

@@ -125,6 +125,17 @@ def print_run(state: dict[str, Any]) -> None:
     Console().print(table)
 
 
+def print_analyses(summary: dict[str, Any], folder: Path, written: dict[str, str]) -> None:
+    """A line per claim of the papers with what was found of it, and the files as a tree."""
+    table = columns(("analysis", "left"), ("claim", "left"), ("", "left"))
+    for name, one in summary["analyses"].items():
+        for finding in one["findings"]:
+            table.add_row(name, escape(finding["claim"]), finding["verdict"])
+    for name, reason in summary["left_out"].items():
+        table.add_row(name, escape(reason), "left out")
+    print_with_files(table, folder, written)
+
+
 def print_methods(rows: Sequence[dict[str, Any]]) -> None:
     """The table of methods: some lines of each, so that it fits a narrow terminal."""
     table = _pairs()

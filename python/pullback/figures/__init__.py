@@ -1,6 +1,7 @@
 """Pictures of local latent bases, directions, edits, transport, paths and time, by matplotlib."""
 
 from pullback.figures.album import Album
+from pullback.figures.analyses import draw_analysis
 from pullback.figures.edits import edit_frames, edit_grid, edit_strip, edit_timesteps
 from pullback.figures.gains import gain_curves
 from pullback.figures.gallery import Gallery, clear
@@ -23,6 +24,7 @@ __all__ = [
     "cost_curves",
     "directions",
     "distance_matrix",
+    "draw_analysis",
     "edit_frames",
     "edit_grid",
     "edit_strip",

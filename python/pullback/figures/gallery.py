@@ -145,7 +145,7 @@ def clear(folder: Path) -> None:
     of_bases = ("overview.png", "spectrum.png", "directions_t*.png", "strips_sample*.png")
     of_edits = ("edits.png", "edits.gif", "edits_direction*.png")
     of_geometry = ("transport.png", "angles.png", "path.png", "images.png", "global.png")
-    for pattern in (*of_bases, *of_edits, *of_geometry):
+    for pattern in (*of_bases, *of_edits, *of_geometry, "analysis-*.png"):
         for path in folder.glob(pattern):
             path.unlink()
 

@@ -1,5 +1,15 @@
 """From a plan to a folder of local bases or of what is made of them, file by file, resumable."""
 
+from pullback.runs.analyse_run import (
+    ANALYSES,
+    ANALYSES_FORMAT,
+    Analyses,
+    AnalysesPlan,
+    AnalysisWatch,
+    analyse,
+    check_analyses,
+    read_bases,
+)
 from pullback.runs.batch_bases import UnitBases
 from pullback.runs.batch_plan import BatchPlan, Unit, default_memory
 from pullback.runs.batch_run import BatchRun
@@ -49,11 +59,16 @@ from pullback.runs.transport_run import (
 )
 
 __all__ = [
+    "ANALYSES",
+    "ANALYSES_FORMAT",
     "BACKS",
     "BASES",
     "HOWS",
     "KINDS",
     "WAYS",
+    "Analyses",
+    "AnalysesPlan",
+    "AnalysisWatch",
     "BatchPlan",
     "BatchRun",
     "EditPlan",
@@ -82,7 +97,9 @@ __all__ = [
     "Unit",
     "UnitBases",
     "Watch",
+    "analyse",
     "basis_path",
+    "check_analyses",
     "check_settings",
     "default_memory",
     "direction_path",
@@ -96,6 +113,7 @@ __all__ = [
     "latents_path",
     "path_path",
     "plan_path",
+    "read_bases",
     "sample_paths",
     "share_directions",
     "summarize",
