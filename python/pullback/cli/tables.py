@@ -127,7 +127,7 @@ def print_run(state: dict[str, Any]) -> None:
 
 def print_analyses(summary: dict[str, Any], folder: Path, written: dict[str, str]) -> None:
     """A line per claim of the papers with what was found of it, and the files as a tree."""
-    table = columns(("analysis", "left"), ("claim", "left"), ("", "left"))
+    table = columns_of(("analysis", "left"), ("claim", "left"), ("", "left"))
     for name, one in summary["analyses"].items():
         for finding in one["findings"]:
             table.add_row(name, escape(finding["claim"]), finding["verdict"])
