@@ -133,7 +133,8 @@ def launches(shape: Shape, passes: int) -> list[Kernel]:
     # Rows of the transform times what is on and below its diagonal, and P.
     below = sum(min(16 * (i + 1), 16 * _ceil(k, 16)) * 16 for i in range(_ceil(k, 16)))
     sums = 64.0 * (below + tile * down * 16 * _ceil(p, 16))
-    depths = down * (down + 1) // 2 + down * across
+    depth = min(tile, 32)
+    depths = sum(_ceil(min(tile * (i + 1), k), depth) for i in range(down)) + down * _ceil(p, depth)
     apply = Kernel(
         "apply_transform",
         2 * size + 4.0 * batch * p * columns * down,

@@ -2,6 +2,8 @@
 // used, so that many loads are in flight.
 #pragma once
 
+#include <cstring>
+
 #include "common/block.h"
 #include "cuda/launch.h"
 #include "numerics/entry_type.h"
@@ -64,9 +66,22 @@ struct RowReader {
   }
 };
 
+// 16 bytes of global memory, loaded here: a compiler that may move the load moves it next to its
+// first use, where the next one waits for it.
 template <class T>
 __device__ Piece<T> whole_piece(const T* from) {
+#if defined(__CUDA_ARCH__)
+  uint32_t word[4];
+  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3])
+               : "l"(__cvta_generic_to_global(from))
+               : "memory");
+  Piece<T> out;
+  memcpy(&out, word, sizeof out);
+  return out;
+#else
   return *reinterpret_cast<const Piece<T>*>(from);
+#endif
 }
 
 namespace detail {

@@ -250,7 +250,8 @@ PULLBACK_HD void accumulate_factors(const Team& team, const CholeskyQr& x, const
 
 // X = L^-1 from what cholesky_factor() has left above the diagonal: column j in x.s[j][j + 1 ..];
 // X_jj = inverse_diagonal[j]. `squares` gets each column's share of the sum of X_ij^2 below the
-// diagonal, `weighted` that of i (i - j) X_ij^2.
+// diagonal, `weighted` that of i (i - j) X_ij^2; others of the team may read these when they have
+// met.
 template <class Team>
 PULLBACK_HD void finish_inverse(const Team& team, const CholeskyQr& x,
                                 const double* inverse_diagonal, double* squares, double* weighted) {
@@ -272,7 +273,6 @@ PULLBACK_HD void finish_inverse(const Team& team, const CholeskyQr& x,
     squares[j] = sum;
     weighted[j] = weighted_sum;
   }
-  PULLBACK_SYNC(team);
 }
 
 // The transform [k, k + p] that is to be applied to the rows of [A; P]: T = L^-1 D, zero above its
