@@ -23,8 +23,11 @@ ResultTiles result_tiles(int64_t k, int64_t p, bool symmetric, int64_t side) {
   return {ceil_divide(k, side), ceil_divide(p, side), symmetric};
 }
 
+// Blocks that are to share a multiprocessor: a third one would leave too few registers.
+constexpr int kBlocksOfGram = 2;
+
 template <class T, class Real, int R>
-__global__ void __launch_bounds__(kThreads, kBlocks<Real, R>)
+__global__ void __launch_bounds__(kThreads, kBlocksOfGram)
     gram_split(GramParams params, ResultTiles tiles) {
   PULLBACK_SHARED(shared);
   const int64_t k = params.a.rows, p = params.b.rows;
