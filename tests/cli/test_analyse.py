@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pullback.runs import analyse_run
 from tests.cli.calls import done, refused, snapshot
 
 QUICK = ("--samples", "4", "-t", "900,500,100", "--rank", "2", "--quality", "draft")
@@ -39,7 +40,8 @@ def test_the_folder_holds_numbers_sentences_and_figures(analyse, tmp_path, digit
     assert "![samples](analysis-samples.png)" in text
 
 
-def test_all_analyses_in_one_call(analyse, tmp_path):
+def test_all_analyses_in_one_call(analyse, tmp_path, monkeypatch):
+    monkeypatch.setattr(analyse_run, "_SEGMENTS", 1)
     done(analyse("--class-label", "0,1,7", "--no-figures", "--quiet"))
     summary = json.loads((tmp_path / "out" / "analyses.json").read_text())
     assert list(summary["analyses"]) == [
@@ -54,19 +56,15 @@ def test_all_analyses_in_one_call(analyse, tmp_path):
         assert {finding["verdict"] for finding in one["findings"]} == {"not shown"}
 
 
-def test_results_are_told_as_a_table(analyse):
-    result = done(analyse("--only", "frequencies", "--no-figures"))
+def test_a_folder_of_other_settings_is_kept_and_results_are_told(analyse, tmp_path):
+    args = ("--only", "frequencies", "--no-figures")
+    told = " ".join(done(analyse(*args)).stdout.split())
     for words in ("become finer", "not shown", "analyses.md"):
-        assert words in " ".join(result.stdout.split())
-
-
-def test_a_folder_of_other_settings_is_kept(analyse, tmp_path):
-    args = ("--only", "spectra", "--no-figures", "--quiet")
-    done(analyse(*args))
+        assert words in told
     before = snapshot(tmp_path / "out")
     refused(analyse(*args, "--rank", "3"), 1, "other settings: rank 2 (now 3)", "--overwrite")
     assert snapshot(tmp_path / "out") == before
-    done(analyse(*args, "--rank", "3", "--overwrite"))
+    assert done(analyse(*args, "--rank", "3", "--overwrite", "--quiet")).output == ""
     summary = json.loads((tmp_path / "out" / "analyses.json").read_text())
     assert summary["settings"]["rank"] == 3
 

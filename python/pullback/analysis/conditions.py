@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pullback.analysis.findings import Analysis, Finding, compare, verdict
+from pullback.analysis.findings import Analysis, Finding, verdict
 from pullback.analysis.intervals import summary
 from pullback.analysis.tangent_spaces import chance_of
 from pullback.analysis.trends import (
@@ -16,12 +16,12 @@ from pullback.analysis.trends import (
     orders,
     over_time,
     rank_correlation,
-    with_shuffled,
+    unit_ranks,
 )
 from pullback.geometry import grassmann
 
 _SOURCE = "Park et al. 2023, arXiv:2307.12868"
-_SHUFFLES = 2000
+_ORDERS = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,8 @@ def across_conditions(
         times: timesteps in training units, T of them, descending.
 
     Returns:
-        `AcrossConditions`; in the control of the similarity the conditions are shuffled.
+        `AcrossConditions`; its correlation has to lie beyond those of random orders of the
+        conditions.
 
     Raises:
         TypeError: rows are no tensor of floating numbers.
@@ -101,19 +102,19 @@ def across_conditions(
     )
     alike = similarity[i, j].expand_as(distance)
     correlation = rank_correlation(alike, -distance)
-
-    def mixed(order: torch.Tensor) -> torch.Tensor:
-        other = similarity[order[:, i], order[:, j]][:, None].expand_as(distance)
-        return rank_correlation(other, -distance).mean(1)
-
+    # Ranks go with their pairs, so that those of other orders need not be found again.
+    ranks = similarity.new_zeros(count, count)
+    ranks[i, j] = ranks[j, i] = unit_ranks(similarity[i, j])
+    order = orders(_ORDERS, count)
+    chance = ranks[order[:, i], order[:, j]] @ unit_ranks(-distance).mean((0, 1))
     mean = distance.mean(2)
     return AcrossConditions(
         times=times,
         findings=(
-            compare(
-                "similar prompts have similar tangent spaces", _SOURCE,
-                "Rank correlation of similarity and closeness, mean over t", correlation.mean(1),
-                "with shuffled prompts", with_shuffled(mixed, len(frames), count),
+            _beyond(
+                "similar prompts have similar tangent spaces",
+                f"Rank correlation of similarity and closeness over pairs of {count} conditions, "
+                "mean over t", correlation.mean(1), "conditions", chance,
             ),
             over_time(
                 "the prompt matters less as t falls", _SOURCE, "Distance across prompts", mean,
@@ -162,10 +163,18 @@ def by_class(rows: torch.Tensor, complexity: Sequence[float], times: Sequence[in
         for one in range(count):
             pairs = grassmann.all_pairs(frames[:, place, one]).distance.cpu()
             distance[:, place, one] = pairs.sum(1) / (samples - 1)
+    by_sample = distance.mean(1)
     by_time = rank_correlation(distance.mean(0), levels.expand(len(times), -1))
     return ByClass(
         times=times,
-        findings=(_of_classes(distance.mean(1), levels),),
+        findings=(
+            _beyond(
+                "the simpler the data, the more do the tangent spaces of its samples agree",
+                f"Rank correlation of complexity and distance over {count} classes, of the mean "
+                "over t", rank_correlation(by_sample, levels.expand_as(by_sample)), "classes",
+                unit_ranks(levels)[orders(_ORDERS, count)] @ unit_ranks(by_sample).mean(0),
+            ),
+        ),
         complexity=tuple(levels.tolist()),
         distance=distance,
         correlation=tuple(by_time.tolist()),
@@ -185,24 +194,31 @@ def spread(images: torch.Tensor) -> float:
     return float((rows - rows.mean(0)).square().sum() / (len(rows) - 1))
 
 
-def _of_classes(distance: torch.Tensor, levels: torch.Tensor) -> Finding:
-    """The finding of distances `[N, G]` of classes of some complexity `[G]`."""
-    value = summary(rank_correlation(distance, levels.expand_as(distance)))
-    mixed = levels[orders(_SHUFFLES, len(levels))]
-    means = distance.mean(0).expand(_SHUFFLES, -1)
-    chance = rank_correlation(means, mixed)
+def _beyond(
+    claim: str, measure: str, values: torch.Tensor, things: str, chance: torch.Tensor
+) -> Finding:
+    """The finding of correlations `[N]`, against those of random orders of what is correlated.
+
+    Few things are alike in order by chance, which any number of samples would confirm. So the
+    interval over the samples has to lie beyond what 95 % of random orders reach.
+
+    Args:
+        claim: what was published, as a clause.
+        measure: what the values are.
+        values: of each sample.
+        things: that are put in random orders, in a word.
+        chance: the mean of the values in each of many random orders.
+    """
+    value = summary(values)
     low, high = torch.quantile(chance, chance.new_tensor([0.025, 0.975])).tolist()
     control = {"mean": float(chance.mean()), "low": low, "high": high}
-    # Further than nearly all random orders: else a few classes that are alike in order by chance
-    # would count as many samples.
-    beyond = {
+    above = value["mean"] >= 0
+    difference = {
         "mean": value["mean"] - control["mean"],
-        "low": value["low"] - (high if value["mean"] >= 0 else control["mean"]),
-        "high": value["high"] - (low if value["mean"] < 0 else control["mean"]),
+        "low": value["low"] - (high if above else control["mean"]),
+        "high": value["high"] - (control["mean"] if above else low),
     }
     return Finding(
-        "the simpler the data, the more do the tangent spaces of its samples agree", _SOURCE,
-        f"Rank correlation of complexity and distance over {len(levels)} classes", value,
-        "95 % of random orders of the classes", control, beyond, verdict(beyond, len(distance)),
-        len(distance),
+        claim, _SOURCE, measure, value, f"95 % of random orders of the {things}", control,
+        difference, verdict(difference, len(values)), len(values),
     )  # fmt: skip

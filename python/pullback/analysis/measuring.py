@@ -142,7 +142,7 @@ def joined(
     x = bases.x[: 2 * pairs, list(places)].to(model.device)
     # All timesteps at once: a pass takes about as long for a few latents more.
     start, end = x[::2].flatten(0, 1), x[1::2].flatten(0, 1)
-    times = torch.tensor([bases.times[place] for place in places] * pairs)
+    times = torch.tensor([bases.times[place] for place in places] * pairs, device="cpu")
     found = {}
     for kind in kinds:
         path = latent_path(

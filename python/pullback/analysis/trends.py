@@ -27,17 +27,18 @@ def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
             f"Expected two values or more, as many on both sides, got {a.shape[-1]} and "
             f"{b.shape[-1]}."
         )
-    first, second = (_ranks(one.double()) for one in (a, b))
-    norms = first.norm(dim=-1) * second.norm(dim=-1)
-    product = (first * second).sum(-1)
-    return torch.where(norms > 0, product / norms.clamp_min(1e-300), 0.0)
+    return (unit_ranks(a) * unit_ranks(b)).sum(-1)
 
 
-def _ranks(values: torch.Tensor) -> torch.Tensor:
-    """Ranks `[..., K]` around zero."""
+def unit_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Ranks `[..., K]` around zero, of norm 1: their products are rank correlations, float64.
+
+    Equal values share the mean of their ranks; where all are equal, all are 0.
+    """
     above = (values[..., :, None] > values[..., None, :]).sum(-1)
     below = (values[..., :, None] < values[..., None, :]).sum(-1)
-    return (above - below).double()
+    ranks = (above - below).double()
+    return ranks / ranks.norm(dim=-1, keepdim=True).clamp_min(0.5)  # of whole numbers
 
 
 def orders(count: int, length: int, seed: int = 0) -> torch.Tensor:

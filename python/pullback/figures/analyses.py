@@ -5,11 +5,12 @@ Nothing here runs a network: what `analyses.json` holds comes in, a matplotlib `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -75,7 +76,7 @@ def _spectra(found: Told) -> Figure:
     curve(right, times, found["numerical"], 1, f"directions of {found['share']:.0%} of Σs²")
     level(right, count, "isotropic")
     right.set_ylim(0, 1.08 * count)
-    noise_to_data(right)
+    noise_to_data(right, times)
     legend(right)
     dress_panel(right, f"How many of {count} directions matter", (_TIME, "directions"))
     return figure
@@ -102,7 +103,7 @@ def _frequencies(found: Told) -> Figure:
     curve(right, times, found["centroid"], 0, "directions")
     level(right, found["noise"], "isotropic noise")
     right.set_ylim(0, 1.1 * found["noise"])
-    noise_to_data(right)
+    noise_to_data(right, times)
     legend(right, loc="center left")
     dress_panel(right, "Coarse or fine", (_TIME, "mean frequency (cycles per pixel)"))
     return figure
@@ -112,7 +113,7 @@ def _samples(found: Told) -> Figure:
     figure, (axes,) = page("Tangent spaces of different samples", 1)
     curve(axes, found["times"], found["distance"], 0, "different samples")
     level(axes, found["chance"], "random subspaces")
-    _from_zero(axes, found["chance"])
+    _from_zero(axes, found["times"], found["chance"])
     dress_panel(axes, "Mean distance from the others", (_TIME, _DISTANCE))
     return figure
 
@@ -133,7 +134,8 @@ def _times(found: Told) -> Figure:
     for number, place in enumerate(sorted({0, len(times) // 2, len(times) - 1})):
         curve(right, times, found["distance"][place], number, f"from t = {times[place]}")
     level(right, found["chance"], "random subspaces")
-    _from_zero(right, found["chance"])
+    _from_zero(right, times, found["chance"], loc="upper right", ncols=2)
+    right.set_ylim(0, 1.4 * found["chance"])
     dress_panel(right, "Distance from the space at one timestep", (_TIME, _DISTANCE))
     return figure
 
@@ -148,12 +150,12 @@ def _conditions(found: Told) -> Figure:
         left.plot(found["similarity"], means, "o", color=colour, markersize=3, label=label)
     level(left, found["chance"], "random subspaces")
     left.set_ylim(0, 1.1 * found["chance"])
-    legend(left, loc="center right")
+    legend(left, loc="lower left", ncols=2)
     rule = "Pairs of conditions, mean over the samples"
     dress_panel(left, rule, ("similarity of conditions (cosine)", _DISTANCE))
     curve(right, times, found["mean"], 0, "distance across conditions")
     level(right, found["chance"], "random subspaces")
-    _from_zero(right, found["chance"])
+    _from_zero(right, times, found["chance"])
     dress_panel(right, "How much conditions matter", (_TIME, _DISTANCE))
     return figure
 
@@ -167,7 +169,7 @@ def _classes(found: Told) -> Figure:
         values = [row[one]["mean"] for row in found["distance"]]
         left.plot(times, values, color=colour, linewidth=1.2, marker="o", markersize=2.5)
     level(left, found["chance"], "random subspaces")
-    _from_zero(left, found["chance"])
+    _from_zero(left, times, found["chance"])
     dress_panel(left, "A line per class, from simple (dark) to complex (light)", (_TIME, _DISTANCE))
     means = np.array([[one["mean"] for one in row] for row in found["distance"]]).mean(0)
     for colour, one in zip(colours, order, strict=True):
@@ -181,13 +183,13 @@ def _classes(found: Told) -> Figure:
 
 
 def _ablation(found: Told) -> Figure:
-    figure, (axes,) = page("What turns the tangent space: x_t or t", 1)
+    figure, (axes,) = page("What turns the tangent space: $x_t$ or $t$", 1)
     times = found["times"]
-    labels = {"both": "both change", "only_x": "x_t alone changes", "only_t": "t alone changes"}
+    labels = {"both": "both change", "only_x": "$x_t$ alone changes", "only_t": "$t$ alone changes"}
     for number, (name, label) in enumerate(labels.items()):
         curve(axes, times, found[name], number, label)
     level(axes, found["chance"], "random subspaces")
-    _from_zero(axes, found["chance"])
+    _from_zero(axes, found["times"], found["chance"])
     dress_panel(axes, f"Distance from the space at t = {times[0]}", (_TIME, _DISTANCE))
     return figure
 
@@ -201,11 +203,12 @@ def _curvature(found: Told) -> Figure:
             length = found["length"][place][number]["mean"]
             segments = range(1, len(values) + 1)
             curve(axes, segments, values, number, f"{kind}, length {length:.1f}")
-        level(axes, found["chance"] / len(values), "random subspaces")
-        axes.set_ylim(0, 1.35 * found["chance"] / len(values))
+        highest = max(one["high"] for row in found["curvedness"][place] for one in row)
+        axes.set_ylim(0, 1.4 * highest)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend(axes, loc="upper right", ncols=2)
-        dress_panel(axes, f"Curvedness at t = {t}", ("segment", _DISTANCE))
+        rule = f"Curvedness at t = {t}; of random subspaces {found['chance'] / len(values):.2f}"
+        dress_panel(axes, rule, ("segment", _DISTANCE))
     return figure
 
 
@@ -242,7 +245,7 @@ def _ranks(found: Told) -> Figure:
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
-    noise_to_data(axes)
+    noise_to_data(axes, found["times"])
     legend(axes)
     dress_panel(axes, "Singular values that hold 98 % of Σs²", (_TIME, "rank ratio"))
     return figure
@@ -251,27 +254,27 @@ def _ranks(found: Told) -> Figure:
 def _radius(found: Told) -> Figure:
     figure, (left, right) = page("Radius of latents over time", 2)
     times = found["times"]
-    curve(left, times, found["norm"], 0, "sampled x_t")
+    curve(left, times, found["norm"], 0, "sampled $x_t$")
     left.plot(times, found["expected"], color="#6b6b6b", linestyle=(0, (4, 2)), label="expected")
-    noise_to_data(left)
+    noise_to_data(left, times)
     legend(left)
-    dress_panel(left, "Norm, and that of noised data", (_TIME, "‖x_t‖"))
+    dress_panel(left, "Norm, and that of noised data", (_TIME, r"$\|x_t\|$"))
     for number, (name, label) in enumerate(
         (("sampled", "sampled"), ("inverted", "inverted"), ("noised", "data and isotropic noise"))
     ):
         curve(right, times, found[name], number, label)
     level(right, 1.0, "")
-    noise_to_data(right)
+    noise_to_data(right, times)
     legend(right)
-    dress_panel(right, "Norm over the expected one", (_TIME, "‖x_t‖ / expected"))
+    dress_panel(right, "Norm over the expected one", (_TIME, r"$\|x_t\|$ over the expected"))
     return figure
 
 
-def _from_zero(axes: Any, chance: float) -> None:
+def _from_zero(axes: Axes, times: Sequence[int], chance: float, **where: Any) -> None:
     """Distances over time, from zero to above chance."""
     axes.set_ylim(0, 1.12 * chance)
-    noise_to_data(axes)
-    legend(axes, loc="lower right")
+    noise_to_data(axes, times)
+    legend(axes, **{"loc": "lower right", **where})
 
 
 def _spaced(count: int, most: int = _PER_PANEL) -> list[int]:

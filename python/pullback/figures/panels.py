@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
 
 from pullback.figures.curves import draw_curve, style_of
 from pullback.figures.style import FAINT, LABEL, TITLE
@@ -19,6 +18,7 @@ from pullback.figures.style import FAINT, LABEL, TITLE
 Interval = Mapping[str, float]
 
 _WIDTH, _HEIGHT = 4.1, 3.4
+_MOST_TICKS = 10
 
 
 def page(title: str, count: int) -> tuple[Figure, list[Axes]]:
@@ -64,7 +64,7 @@ def legend(axes: Axes, **where: Any) -> None:
         axes.legend(fontsize=LABEL - 1, frameon=False, **where)
 
 
-def noise_to_data(axes: Axes) -> None:
+def noise_to_data(axes: Axes, times: Sequence[int]) -> None:
     """Time on the x-axis, from noise on the left to data on the right."""
+    axes.set_xticks(times[:: -(-len(times) // _MOST_TICKS)])
     axes.invert_xaxis()
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))

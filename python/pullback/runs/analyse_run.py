@@ -317,7 +317,7 @@ def _radius(bench: _Bench) -> Analysis:
     bases = bench.bases
     step = bench.steps("radius", len(bases.times))
     clean, inverted = analysis.ends(bench.model, bases, steps=SAMPLING_STEPS, progress=step)
-    levels = bench.model.schedule.signal_and_noise(torch.tensor(bases.times))
+    levels = bench.model.schedule.signal_and_noise(torch.tensor(bases.times, device="cpu"))
     return analysis.radius(bases.x, inverted, clean, *levels, bases.times)
 
 
