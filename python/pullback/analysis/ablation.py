@@ -20,8 +20,8 @@ class Ablation(Analysis):
     Attributes:
         both: distance of the space at (x_t, t) from that at the first timestep T, `[N, T]`,
             float64: geodesic, in radians; at T it is 0.
-        only_x: of that at (x_t, T), where the network is told that nothing has changed.
-        only_t: of that at (x_T, t), where nothing but what it is told has.
+        only_x: of that at (x_t, T), where the network is told that nothing has changed, `[N, T]`.
+        only_t: of that at (x_T, t), where nothing but what it is told has, `[N, T]`.
         chance: the distance of random subspaces.
     """
 

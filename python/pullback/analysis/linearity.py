@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pullback.analysis.findings import Analysis, compare
+from pullback.analysis.findings import Analysis, compare, within
 from pullback.analysis.spectra import numerical_rank
 from pullback.analysis.trends import check_rows, check_times
 
@@ -40,10 +40,10 @@ class Linearity(Analysis):
     Attributes:
         steps: the K lengths λ, as shares of √n for latents of n entries.
         cosine: of f(x + λv) with f(x) + λJv, `[N, T, K]`, float64, mean over directions.
-        constant: of f(x + λv) with f(x), which knows no direction at all.
-        ratio: ‖f(x + λv)‖ / ‖f(x) + λJv‖.
-        change: cosine of f(x + λv) − f(x) with λJv, which asks more.
-        random_change: the same along random directions.
+        constant: of f(x + λv) with f(x), which knows no direction at all, `[N, T, K]`.
+        ratio: ‖f(x + λv)‖ / ‖f(x) + λJv‖, `[N, T, K]`.
+        change: cosine of f(x + λv) − f(x) with λJv, which asks more, `[N, T, K]`.
+        random_change: the same along random directions, `[N, T, K]`.
     """
 
     steps: tuple[float, ...]
@@ -124,6 +124,7 @@ def linearity(
     step = _published(shares)
     where = _middle(times, num_timesteps)
     constant = _cosine(moved, f.expand_as(moved))
+    ratio = (moved.norm(dim=-1) / (f + change).norm(dim=-1).clamp_min(1e-300)).mean(2)
     at = f"at {shares[step]:.2g} √n, t = {', '.join(str(times[place]) for place in where)}"
     ours = cosine[:, where, step].mean(1)
     return Linearity(
@@ -138,11 +139,16 @@ def linearity(
                 f"Cosine {at}", ours, "of x̂₀ without the derivative",
                 constant[:, where, step].mean(1),
             ),
+            within(
+                "x̂₀ has the norm that its first derivative says", _SOURCE,
+                f"Norm over that of the derivative {at}",
+                ratio[:, where, step].mean(1), 1.0, 1 - PUBLISHED_COSINE,
+            ),
         ),
         steps=shares,
         cosine=cosine,
         constant=constant,
-        ratio=(moved.norm(dim=-1) / (f + change).norm(dim=-1).clamp_min(1e-300)).mean(2),
+        ratio=ratio,
         change=_cosine(moved - f, change),
         random_change=_cosine(far - f, slope),
     )  # fmt: skip

@@ -22,9 +22,9 @@ class Radius(Analysis):
     Attributes:
         expected: √(a² ‖x_0‖² + σ² n), the mean over the samples, at each of the T timesteps.
         norm: ‖x_t‖ of sampled latents, `[N, T]`, float64.
-        sampled: that over what is expected of the same sample.
+        sampled: that over what is expected of the same sample, `[N, T]`.
         inverted: the same of latents that data were inverted to, `[N, T]`.
-        noised: the same of data with isotropic noise, the control.
+        noised: the same of data with isotropic noise, the control, `[N, T]`.
     """
 
     expected: tuple[float, ...]

@@ -88,7 +88,7 @@ def numerical_rank(
         total: ‖J‖², the sum of the squares of all of them, `[...]`; by default that of these k.
 
     Returns:
-        r, from 1 to k; infinity where the k values do not hold the share of the total.
+        r, `[...]`, from 1 to k; infinity where the k values do not hold the share of the total.
 
     Raises:
         ValueError: there is no such share.
