@@ -6,8 +6,13 @@
 namespace pullback::cuda {
 namespace {
 
+// Blocks that are to share a multiprocessor; with entries of 16 bits a wide tile needs more
+// registers.
 template <class T, class Real, int R>
-__global__ void __launch_bounds__(kThreads, 2)
+constexpr int kBlocksOfApply = R == 4 && sizeof(T) < sizeof(Real) ? 1 : 2;
+
+template <class T, class Real, int R>
+__global__ void __launch_bounds__(kThreads, kBlocksOfApply<T, Real, R>)
     apply_transform(OrthonormalizeParams params, PassInput<Real> input, Workspace<Real> workspace,
                     int pass) {
   PULLBACK_SHARED(shared);

@@ -18,7 +18,7 @@ PULLBACK_HD int64_t products_of_sample(const OrthonormalizeParams& params,
 
 // Blocks that are to share a multiprocessor; those of float64 rows have twice as many sums.
 template <class Real, int R>
-constexpr int kBlocksOfProducts = R == 4 && sizeof(Real) == 8 ? 1 : kBlocks<double, R>;
+constexpr int kBlocksOfProducts = sizeof(Real) == 4 ? kBlocks<Real, R> : (R == 4 ? 1 : 2);
 
 // The products of rows a and b, in the quarters first .. end of a part, to `to`.
 template <class Real, int R, bool kDiagonal, class A, class B>
