@@ -5,9 +5,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import edits, gram
 from benchmarks.__main__ import app
 from benchmarks.orthonormalize import block_of_condition
+from pullback.directions import VARIANTS
+from pullback.zoo.digits import directions_report, tables
+from tests.zoo.results import intervals_of
 
 METHODS = ("published_default", "published_accurate", "subspace", "ours", "ours_single")
 
@@ -156,14 +158,6 @@ def test_edits_are_the_same_images_by_every_method(quick):
     assert peaks["loop"] < peaks["ours_few"] < peaks["ours"]
 
 
-def test_methods_that_make_other_images_are_not_timed(monkeypatch):
-    monkeypatch.setattr(
-        edits, "edited_one_by_one", lambda *_, **__: torch.zeros(1, 2, 3, 1, 16, 16)
-    )
-    with pytest.raises(RuntimeError, match="different images"):
-        edits.run(edits.Settings.quick(), torch.device("cpu"))
-
-
 def test_gram_rows(quick):
     gram = quick[1]["gram"]
     assert gram["copy_bytes_per_s"] > 0
@@ -207,25 +201,6 @@ def test_blocks_have_the_condition_that_is_asked_for():
     torch.testing.assert_close(
         values[:, 0] / values[:, -1], torch.full((2,), 1e4).double(), rtol=1e-2, atol=0
     )
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "results.json"
-    path.write_text('{"old": 1}')
-    results = {"native": True, "copy_bytes_per_s": 1e9, "rows": [], "no JSON": object()}
-    monkeypatch.setattr(gram, "run", lambda *_: results)
-    arguments = ["gram", "--quick", "--output", str(path)]
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert json.loads(path.read_text()) == {"old": 1}
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_missing_gpu_is_said_in_a_sentence():
-    result = CliRunner().invoke(app, ["gram", "--device", "cuda"])
-    assert result.exit_code == 2
-    assert "no usable NVIDIA GPU" in result.output
 
 
 def test_attention_has_its_figures(quick):
@@ -325,3 +300,66 @@ def test_large_runs_have_their_figures(quick):
     assert kills["same"]
     assert kills["written_again"] == 0
     assert "Killed at random moments: 1 of" in text
+
+
+def test_every_way_is_judged(quick):
+    found = quick[1]["directions"]
+    ways = {row["way"]: row for row in found["ways"]}
+    assert len(ways) == 16
+    assert {row["space"] for row in ways.values()} == {"x", "h"}
+    assert ways["attention, v"]["samples"] == 0
+    assert ways["attention, v"]["products"] == 0
+    assert ways["pullback, local"]["products"] > 10
+    assert ways["toward a condition"]["products"] < 5
+    # Labels that are shuffled cost what labels cost.
+    assert ways["labels shuffled, mean"]["rows"] == ways["supervised, mean"]["rows"] > 24 * 3
+    for row in ways.values():
+        assert row["energy"]["mean"] > 0
+        assert 0 < row["linearity"]["mean"] <= 1
+        assert 0 <= row["inside"]["low"] <= row["inside"]["high"] <= 1
+        assert -1 <= row["transfer"]["low"] <= row["transfer"]["high"] <= 1
+        assert row["effect_less_noise"]["mean"] == pytest.approx(
+            row["effect"]["mean"] - row["noise_effect"]["mean"]
+        )
+
+
+def test_masked_ways_change_their_region_more(quick):
+    """Half of the image is the region; to change the whole evenly is 0.5."""
+    found = quick[1]["directions"]
+    ways = {row["way"]: row["inside"]["mean"] for row in found["ways"]}
+    assert ways["local, joint"] > ways["pullback, local"]
+
+
+def test_all_variants_of_attention_are_there(quick):
+    found = quick[1]["directions"]
+    assert len(found["variants"]) == len(VARIANTS)
+    assert len(found["places"]) == 2 * (4 * 3 + 3)
+    sites = {(row["layer"], row["site"]) for row in found["places"]}
+    assert len(sites) == 12
+    assert len({tuple(row["window"]) for row in found["places"]}) == 4
+
+
+def test_intervals_contain_their_means(quick):
+    found = quick[1]["directions"]
+    told = list(intervals_of(found))
+    assert len(told) > 16 * 12
+    assert all(one["low"] - 1e-9 <= one["mean"] <= one["high"] + 1e-9 for one in told)
+
+
+def test_tables_and_picture_are_made_of_results(quick, tmp_path):
+    kept = tmp_path / "found.json"
+    kept.write_text(json.dumps(quick[1]["directions"]))
+    page = tmp_path / "page.md"
+    command = directions_report.REPORT.command
+    page.write_text(
+        "".join(
+            f"{tables.mark(command, name)}\n<!-- end of table -->\n"
+            for name in directions_report.TABLES
+        )
+    )
+    picture = tmp_path / "curves.png"
+    directions_report.REPORT.write(kept, page, picture)
+    text = page.read_text("utf-8")
+    assert "| supervised, lda | feature | slant |" in text
+    assert text.count("| way |") == 4
+    assert picture.stat().st_size > 20_000

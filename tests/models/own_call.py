@@ -12,6 +12,8 @@ import torch
 from pullback.models.taps import Site, TapName
 from pullback.models.watching import accepts
 
+_AT_ONCE = 64  # rows of a Jacobian
+
 
 class _Enough(BaseException):
     """Stops the pipeline at what was asked for."""
@@ -121,5 +123,15 @@ def packed(pipeline: Any, x: torch.Tensor, given: Mapping[str, Any]) -> torch.Te
 def dense(output: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """The Jacobian `[1, m, n]` of an output of the call with respect to latents `[1, ...]`."""
     flat = output.reshape(-1)
-    rows = [torch.autograd.grad(one, x, retain_graph=True)[0].reshape(-1) for one in flat.unbind()]
-    return torch.stack(rows)[None]
+
+    def rows(some: torch.Tensor, batched: bool) -> torch.Tensor:
+        return torch.autograd.grad(flat, x, some, retain_graph=True, is_grads_batched=batched)[
+            0
+        ].reshape(-1, x.numel())
+
+    every = torch.eye(len(flat), dtype=flat.dtype)
+    try:
+        parts = [rows(some, batched=True) for some in every.split(_AT_ONCE)]
+    except RuntimeError:  # a batch of cotangents is more than some of torch's own layers take
+        parts = [rows(one, batched=False) for one in every]
+    return torch.cat(parts)[None]

@@ -14,10 +14,13 @@ pytestmark = pytest.mark.slow
 # Runs the op on the CPU and says where it came from and what the binary holds.
 PROBE = """
 import json, torch, pullback_ext
+from pullback_ext import _loader, _ops
 a = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4)
 right = torch.equal(pullback_ext.gram(a), a.double() @ a.double().mT)
 print(json.dumps({"available": pullback_ext.available(), "right": right,
-                  "file": pullback_ext.__file__, **pullback_ext.build_info()}))
+                  "file": pullback_ext.__file__, "native": _loader.native().__file__,
+                  "kernels": [_ops.has_kernel("gram", on) for on in ("cpu", "cuda")],
+                  "why_not_on_cuda": _ops.why_no_kernel("cuda"), **pullback_ext.build_info()}))
 """
 
 
@@ -40,7 +43,10 @@ def installed(make_environment):
 def test_without_toolkit(build_wheel, installed):
     info = installed(build_wheel("PULLBACK_CUDA=OFF"))
     assert info["cuda"] is None
-    assert info["cuda_architectures"] in ([], [""])
+    assert info["cuda_architectures"] == []
+    assert info["kernels"] == [True, False]
+    assert "built without CUDA kernels" in info["why_not_on_cuda"]
+    assert b".nv_fatbin" not in Path(info["native"]).read_bytes()
 
 
 def test_toolkit_is_used_without_a_gpu(toolkit, default_wheel, installed):
