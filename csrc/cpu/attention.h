@@ -10,8 +10,9 @@ namespace pullback::cpu {
 // Computes what params.kind says.
 void attention(const AttentionParams& params);
 
-constexpr int64_t kAttentionLanes = 64;  // queries, or keys, that an item has side by side
-constexpr int64_t kAttentionTile = 64;   // keys, or queries, that it goes through at a time
+constexpr int64_t kAttentionLanes = 64;        // queries, or keys, that an item has side by side
+constexpr int64_t kAttentionTile = 64;         // keys, or queries, that it goes through at a time
+constexpr int64_t kLargestAttentionTile = 80;  // at once, where these are all: 77 tokens of text
 
 // How the work is cut: an item is a block of queries of a head, for the cotangents of keys one of
 // keys. It takes `group` tangents at a time, which share the weights; no result depends on how
@@ -39,7 +40,7 @@ static inline int64_t attention_tangent_entries(const AttentionParams& params) {
 static inline int64_t attention_scratch_entries(const AttentionParams& params,
                                                 const AttentionPlan& plan) {
   const int64_t wider = params.depth > params.width ? params.depth : params.width;
-  return 3 * kAttentionTile * kAttentionLanes + 3 * kAttentionTile * wider +
+  return 3 * kLargestAttentionTile * (kAttentionLanes + wider) +
          kAttentionLanes * (4 * params.depth + 2 * params.width + 5) +
          plan.group * attention_tangent_entries(params);
 }

@@ -51,7 +51,9 @@ const T* rows_of(const HeadRows& x, int64_t tangent, int64_t sample, int64_t hea
 // body(first, count) for tiles of nearly equal size from `begin` on.
 template <class Body>
 void for_tiles(int64_t begin, int64_t end, const Body& body) {
-  for (int64_t left = ceil_divide(end - begin, kAttentionTile); left > 0; --left) {
+  const int64_t most =
+      end - begin <= kLargestAttentionTile ? kLargestAttentionTile : kAttentionTile;
+  for (int64_t left = ceil_divide(end - begin, most); left > 0; --left) {
     const int64_t count = ceil_divide(end - begin, left);
     body(begin, count);
     begin += count;
@@ -152,7 +154,8 @@ static inline int64_t keys_seen(const AttentionParams& params, const Place& plac
 
 // The key of greatest weight of each query of a block, its peak. A number near to what is summed
 // with weights, as that of the peak is, is taken off before: where one weight is nearly 1 sums of
-// the rest would have no digits left. `tile` and `mask` are scratch memory.
+// the rest would have no digits left. `mask` is scratch memory, and so is `tile`, unless the block
+// sees no more keys than one tile holds: then their products with the queries are in it.
 template <class V, class T>
 void find_peaks(const AttentionParams& params, const Place& place, const Panel<typename V::Real>& q,
                 typename V::Real* keys, const Panel<typename V::Real>& mask,
@@ -187,6 +190,24 @@ void find_peaks(const AttentionParams& params, const Place& place, const Panel<t
     const int64_t peak = static_cast<int64_t>(at[l]), last = params.keys - 1;
     peaks[l] = peak < last ? peak : last;  // beyond 2^24 keys a float may be the next one's
   }
+}
+
+// Whether a block of queries sees no more keys than one tile holds.
+static inline bool is_one_tile(const AttentionParams& params, const Place& place) {
+  return keys_seen(params, place) <= kLargestAttentionTile;
+}
+
+// Weights of a tile of keys; of its products with the queries, where these are there already.
+template <class V, class T>
+void weigh_keys(const AttentionParams& params, const Place& place, int64_t first, int64_t count,
+                const Factor<typename V::Real>& k, const Panel<typename V::Real>& q,
+                const LogSums<typename V::Real>& lse, const Panel<typename V::Real>& mask,
+                const Panel<typename V::Real>& weights, bool multiplied) {
+  const bool masked =
+      fill_mask<T>(params, place.sample, place.head, first, count, place, false, mask);
+  if (!multiplied) product<V>(count, params.depth, k, q, weights, false);
+  weigh<V>(weights, count, static_cast<typename V::Real>(params.scale),
+           masked ? mask.data : nullptr, lse, false);
 }
 
 // Rows of the peaks' keys as lanes. There are keys.

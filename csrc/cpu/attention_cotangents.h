@@ -35,14 +35,15 @@ void cotangents_of_queries(const AttentionParams& params, const AttentionPlan& p
   const int64_t row = (place.sample * params.heads + place.head) * params.queries + place.first;
   Scratch<Real> scratch(memory, lanes);
   const Panel<Real> q = scratch.panel(d), o = scratch.panel(e), mean = scratch.panel(d);
-  const Panel<Real> mask = scratch.panel(kAttentionTile), weights = scratch.panel(kAttentionTile);
-  const Panel<Real> tile = scratch.panel(kAttentionTile), g = scratch.panel(e * plan.group);
+  const Panel<Real> mask = scratch.panel(kLargestAttentionTile),
+                    weights = scratch.panel(kLargestAttentionTile);
+  const Panel<Real> tile = scratch.panel(kLargestAttentionTile), g = scratch.panel(e * plan.group);
   const Panel<Real> out = scratch.panel(d * plan.group), mu = scratch.panel(plan.group);
   const Panel<Real> center = scratch.panel(plan.group), at_peak = scratch.panel(e);
   const LogSums<Real> lse{scratch.panel(1).data, scratch.panel(1).data};
   int64_t peaks[kAttentionLanes];
-  Real* const keys = scratch.rows(kAttentionTile * d);
-  Real* const values = scratch.rows(kAttentionTile * e);
+  Real* const keys = scratch.rows(kLargestAttentionTile * d);
+  Real* const values = scratch.rows(kLargestAttentionTile * e);
   const Real scale = static_cast<Real>(params.scale);
   const auto queries = [&](const HeadRows& x, int64_t t, int64_t width, const Panel<Real>& to) {
     load_transposed<V>(rows_of<T>(x, t, place.sample, place.head, place.first), x.strides[3],
@@ -56,8 +57,9 @@ void cotangents_of_queries(const AttentionParams& params, const AttentionPlan& p
   queries(params.o, 0, e, o);
   load_log_sums(params, place, row, lanes, lse);
   fill<V>(at_peak, e, 0);
+  const bool one_tile = is_one_tile(params, place);
   if (params.keys > 0) {
-    find_peaks<V, T>(params, place, q, keys, mask, tile, mu.row(0), peaks);
+    find_peaks<V, T>(params, place, q, keys, mask, weights, mu.row(0), peaks);
     load_peaks<V>(rows_of<T>(params.v, 0, place.sample, key_head, 0), params.v.strides[3], peaks, e,
                   at_peak);
     for (int64_t x = 0; x < e * lanes; x += V::kLanes) {
@@ -82,10 +84,9 @@ void cotangents_of_queries(const AttentionParams& params, const AttentionPlan& p
                                         params.k.strides[3], count, d, keys);
       const Factor<Real> v = widened<V>(rows_of<T>(params.v, 0, place.sample, key_head, first),
                                         params.v.strides[3], count, e, values);
-      const bool masked =
-          fill_mask<T>(params, place.sample, place.head, first, count, place, false, mask);
-      product<V>(count, d, k, q, weights, false);
-      weigh<V>(weights, count, scale, masked ? mask.data : nullptr, lse, false);
+      if (begin == 0 || !one_tile) {
+        weigh_keys<V, T>(params, place, first, count, k, q, lse, mask, weights, one_tile);
+      }
       if (kCorrects) product<V>(d, count, k.transposed(), weights, mean, true);
       for (int64_t i = 0; i < group; ++i) {
         product<V>(count, e, v, part(g, e, i), tile, false);
@@ -120,12 +121,13 @@ void cotangents_of_keys(const AttentionParams& params, const AttentionPlan& plan
   const int64_t served = params.heads / params.key_heads;
   Scratch<Real> scratch(memory, lanes);
   const Panel<Real> k = scratch.panel(d), v = scratch.panel(e),
-                    mask = scratch.panel(kAttentionTile);
-  const Panel<Real> weights = scratch.panel(kAttentionTile), tile = scratch.panel(kAttentionTile);
+                    mask = scratch.panel(kLargestAttentionTile);
+  const Panel<Real> weights = scratch.panel(kLargestAttentionTile),
+                    tile = scratch.panel(kLargestAttentionTile);
   const Panel<Real> out_k = scratch.panel(d * plan.group), out_v = scratch.panel(e * plan.group);
-  const LogSums<Real> lse{scratch.rows(kAttentionTile), scratch.rows(kAttentionTile)};
-  Real* const queries = scratch.rows(kAttentionTile * d);
-  Real* const others = scratch.rows(kAttentionTile * e);
+  const LogSums<Real> lse{scratch.rows(kLargestAttentionTile), scratch.rows(kLargestAttentionTile)};
+  Real* const queries = scratch.rows(kLargestAttentionTile * d);
+  Real* const others = scratch.rows(kLargestAttentionTile * e);
   const Real scale = static_cast<Real>(params.scale);
   const auto lanes_of = [&](const HeadRows& x, int64_t width, const Panel<Real>& to) {
     load_transposed<V>(rows_of<T>(x, 0, place.sample, place.head, place.first), x.strides[3],

@@ -21,12 +21,12 @@ void forward_item(const AttentionParams& params, const Place& place, char* memor
   const int64_t key_head = place.head / (params.heads / params.key_heads);
   Scratch<Real> scratch(memory, lanes);
   const Panel<Real> q = scratch.panel(d), o = scratch.panel(e),
-                    mask = scratch.panel(kAttentionTile);
-  const Panel<Real> weights = scratch.panel(kAttentionTile), sums = scratch.panel(4);
+                    mask = scratch.panel(kLargestAttentionTile);
+  const Panel<Real> weights = scratch.panel(kLargestAttentionTile), sums = scratch.panel(4);
   Real* const largest = sums.row(0);
   Real* const total = sums.row(1);
-  Real* const keys = scratch.rows(kAttentionTile * d);
-  Real* const values = scratch.rows(kAttentionTile * e);
+  Real* const keys = scratch.rows(kLargestAttentionTile * d);
+  Real* const values = scratch.rows(kLargestAttentionTile * e);
   const Real infinity = static_cast<Real>(__builtin_inf());
   const typename V::Reg scale = V::broadcast(static_cast<Real>(params.scale));
 
@@ -103,15 +103,16 @@ void tangents_item(const AttentionParams& params, const AttentionPlan& plan, con
   const bool turns = params.dq.data != nullptr || params.dk.data != nullptr;
   Scratch<Real> scratch(memory, lanes);
   const Panel<Real> q = scratch.panel(d), scaled = scratch.panel(d), o = scratch.panel(e);
-  const Panel<Real> mask = scratch.panel(kAttentionTile), weights = scratch.panel(kAttentionTile);
-  const Panel<Real> tile = scratch.panel(kAttentionTile), dq = scratch.panel(d * plan.group);
+  const Panel<Real> mask = scratch.panel(kLargestAttentionTile),
+                    weights = scratch.panel(kLargestAttentionTile);
+  const Panel<Real> tile = scratch.panel(kLargestAttentionTile), dq = scratch.panel(d * plan.group);
   const Panel<Real> out = scratch.panel(e * plan.group), mu = scratch.panel(plan.group);
   const Panel<Real> r = scratch.panel(plan.group), at_peak = scratch.panel(d);
   const Panel<Real> moved_at_peak = scratch.panel(d);
   const LogSums<Real> lse{scratch.panel(1).data, scratch.panel(1).data};
-  Real* const keys = scratch.rows(kAttentionTile * d);
-  Real* const values = scratch.rows(kAttentionTile * e);
-  Real* const others = scratch.rows(kAttentionTile * (d > e ? d : e));
+  Real* const keys = scratch.rows(kLargestAttentionTile * d);
+  Real* const values = scratch.rows(kLargestAttentionTile * e);
+  Real* const others = scratch.rows(kLargestAttentionTile * (d > e ? d : e));
   int64_t peaks[kAttentionLanes];
   const Real scale = static_cast<Real>(params.scale);
   const auto queries = [&](const HeadRows& x, int64_t t, int64_t width, Real factor,
@@ -130,8 +131,9 @@ void tangents_item(const AttentionParams& params, const AttentionPlan& plan, con
   if (!kIsRounded<T, Real>) queries(params.o, 0, e, Real(1), o);
   load_log_sums(params, place, row, lanes, lse);
   fill<V>(at_peak, d, 0);
-  if (turns && params.keys > 0) {
-    find_peaks<V, T>(params, place, q, keys, mask, tile, mu.row(0), peaks);
+  const bool one_tile = is_one_tile(params, place), peaked = turns && params.keys > 0;
+  if (peaked) {
+    find_peaks<V, T>(params, place, q, keys, mask, weights, mu.row(0), peaks);
     load_peaks<V>(rows_of<T>(params.k, 0, place.sample, key_head, 0), params.k.strides[3], peaks, d,
                   at_peak);
   }
@@ -155,10 +157,9 @@ void tangents_item(const AttentionParams& params, const AttentionPlan& plan, con
     for_tiles(0, keys_seen(params, place), [&](int64_t first, int64_t count) {
       const Factor<Real> k = rows(params.k, 0, first, count, d, keys);
       const Factor<Real> v = rows(params.v, 0, first, count, e, values).transposed();
-      const bool masked =
-          fill_mask<T>(params, place.sample, place.head, first, count, place, false, mask);
-      product<V>(count, d, k, q, weights, false);
-      weigh<V>(weights, count, scale, masked ? mask.data : nullptr, lse, false);
+      if (begin == 0 || !one_tile) {
+        weigh_keys<V, T>(params, place, first, count, k, q, lse, mask, weights, peaked && one_tile);
+      }
       if (kIsRounded<T, Real>) product<V>(e, count, v, weights, o, true);
       for (int64_t i = 0; i < group; ++i) {
         if (params.dq.data != nullptr) product<V>(count, d, k, part(dq, d, i), tile, false);
