@@ -1,5 +1,8 @@
 """How the attention operators are called: under vmap, and with what they do not take."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -131,3 +134,37 @@ def test_some_tangent_is_needed(rng):
     primal, _, _ = draw(rng, torch.float32, (20, 21, 8, 8))
     with pytest.raises(RuntimeError, match="expected dq, dk or dv, got none of them"):
         attention_tangents(*primal, *attention(*primal))
+
+
+# ------------------------------------------------------------------------------------- huge pages
+
+
+def flags_of(tensor):
+    """What Linux notes of the mapping that the middle of a tensor lies in."""
+    at = tensor.data_ptr() + tensor.nbytes // 2
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first, _, rest = line.partition(" ")
+        if re.fullmatch(r"[0-9a-f]+-[0-9a-f]+", first):
+            begin, end = (int(one, 16) for one in first.split("-"))
+            inside = begin <= at < end
+        elif inside and first == "VmFlags:":
+            return rest.split()
+    return []
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").is_dir(),
+    reason="this system has no huge pages for the asking",
+)
+def test_large_results_are_in_huge_pages(rng):
+    for count, asked in ((8, True), (1, False)):
+        primal, (dq, _, _), g = draw(
+            rng, torch.float32, (4096, 2, 40, 40), batch=1, heads=8, key_heads=8, count=count
+        )
+        o, lse = attention(*primal)
+        tangents = attention_tangents(*primal, o, lse, dq, None, None)
+        cotangents, _, _ = attention_cotangents(*primal, o, lse, g, with_kv=False)
+        for found in (tangents, cotangents):
+            assert (found.nbytes >= 2**25) == asked
+            assert ("hg" in flags_of(found)) == asked
