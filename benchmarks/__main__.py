@@ -57,6 +57,14 @@ _BENCHES: dict[str, tuple[Any, Callable[[Console, dict[str, Any]], None]]] = {
 }
 
 
+def _settings(name: str, device: torch.device, *, quick: bool) -> Any:
+    """What is measured by one of `_BENCHES`."""
+    bench = _BENCHES[name][0]
+    if quick:
+        return bench.Settings.quick()
+    return bench.Settings.on(device) if bench is orthonormalize else bench.Settings()
+
+
 class What(str, Enum):
     """What can be measured: a name of `_BENCHES`, or all of them."""
 
@@ -135,9 +143,7 @@ def main(
     report.print_environment(console, results["environment"])
     with err.status("starting") as status:
         for name, (bench, _) in chosen.items():
-            settings = bench.Settings.quick() if quick else bench.Settings()
-            if bench is orthonormalize and not quick:
-                settings = orthonormalize.Settings.on(place)
+            settings = _settings(name, place, quick=quick)
             if bench is basis and samples is not None:
                 settings = replace(settings, samples=samples)
             results[name] = bench.run(settings, place, status.update)

@@ -1,4 +1,4 @@
-"""What the benchmarks refuse, and what a failure leaves."""
+"""What the benchmarks measure when they are asked for, what they refuse, what a failure leaves."""
 
 import json
 
@@ -7,7 +7,17 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks import edits, gram
-from benchmarks.__main__ import app
+from benchmarks.__main__ import _BENCHES, _settings, app
+
+
+@pytest.mark.parametrize("name", sorted(_BENCHES))
+def test_each_measures_more_than_its_quick_run(name):
+    for device in ("cpu", "cuda"):
+        whole, quick = (
+            _settings(name, torch.device(device), quick=quick) for quick in (False, True)
+        )
+        assert type(whole) is type(quick)
+        assert whole != quick
 
 
 def test_methods_that_make_other_images_are_not_timed(monkeypatch):
