@@ -4,7 +4,9 @@
 
 #include "common/parallel.h"
 #include "cpu/allocate.h"
+#include "cpu/huge_pages.h"
 #include "cpu/isa.h"
+#include "numerics/entry_type.h"
 
 namespace pullback::cpu {
 namespace {
@@ -30,12 +32,34 @@ AttentionPlan plan_of(const AttentionParams& params, int64_t real) {
   return plan;
 }
 
+// Tangents and cotangents are as many as there are tangents, and as large.
+void prepare_results(const AttentionParams& params, int64_t entry_bytes) {
+  const int64_t bytes = params.tangents * params.batch * entry_bytes;
+  const int64_t queries = bytes * params.heads * params.queries;
+  const int64_t keys = bytes * params.key_heads * params.keys;
+  switch (params.kind) {
+    case AttentionKind::kForward:
+      break;
+    case AttentionKind::kTangents:
+      prefer_huge_pages(params.out, queries * params.width);
+      break;
+    case AttentionKind::kCotangentsOfQueries:
+      prefer_huge_pages(params.out, queries * params.depth);
+      break;
+    case AttentionKind::kCotangentsOfKeys:
+      prefer_huge_pages(params.out_k, keys * params.depth);
+      prefer_huge_pages(params.out_v, keys * params.width);
+      break;
+  }
+}
+
 }  // namespace
 
 void attention(const AttentionParams& params) {
   AttentionItems* const work = version_in_use("attention", kVersions);
   const int64_t real = params.dtype == Dtype::kFloat64 ? 8 : 4;
   const AttentionPlan plan = plan_of(params, real);
+  prepare_results(params, bytes_of(params.dtype));
   const int64_t entries =
       params.batch * params.heads * params.queries * params.keys * (params.tangents + 1);
   const int64_t cost =

@@ -4,6 +4,7 @@
 
 #include "common/parallel.h"
 #include "cpu/allocate.h"
+#include "cpu/huge_pages.h"
 #include "cpu/isa.h"
 #include "numerics/entry_type.h"
 
@@ -22,10 +23,6 @@ constexpr Version<NormalizeTangentsItems> kVersions[] = {
 constexpr int64_t kPrimalBytes = 128 * 1024;  // of rows of the primal, in the cache
 constexpr int64_t kStreamedBytes =
     32 * 1024 * 1024;  // of results, from which on they are written past it
-
-int64_t bytes_of(Dtype dtype) {
-  return with_entry_type(dtype, [](auto entry) { return static_cast<int64_t>(sizeof entry); });
-}
 
 NormalizeTangentsPlan plan_of(const NormalizeTangentsParams& params) {
   const int64_t entries = params.channels * params.positions;
@@ -46,6 +43,7 @@ void normalize_tangents(const NormalizeTangentsParams& params) {
   NormalizeTangentsItems* const work = version_in_use("normalize_tangents", kVersions);
   const NormalizeTangentsPlan plan = plan_of(params);
   const int64_t entries = params.batch * params.groups * params.channels * params.positions;
+  prefer_huge_pages(params.out, entries * params.tangents * bytes_of(params.dtype));
   const int64_t cost = 8 * ceil_divide(entries * params.tangents, plan.items);
   parallel_for(plan.items, cost, [&](int64_t begin, int64_t end) {
     const Array<char> scratch = allocate<char>(normalize_tangents_scratch_bytes(params));

@@ -5,12 +5,9 @@
 #include <numeric>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "common/parallel.h"
 #include "cpu/allocate.h"
+#include "cpu/huge_pages.h"
 #include "cpu/isa.h"
 #include "cpu/orthonormalize_pass.h"
 #include "numerics/cholesky_qr.h"
@@ -233,18 +230,6 @@ NotFinite Orthonormalizer::finish() {
     std::erase_if(samples_, [&](int64_t sample) { return last_[sample]; });
   }
   return {};
-}
-
-// Asks for huge pages under a large result that nobody has touched yet: a page fault for every 4
-// KiB of it takes longer than the work does.
-void prefer_huge_pages(void* data, size_t bytes) {
-#if defined(__linux__)
-  constexpr int64_t huge = 2 << 20;
-  const int64_t from = reinterpret_cast<intptr_t>(data), to = from + static_cast<int64_t>(bytes);
-  const int64_t begin = round_up(from, huge), end = to / huge * huge;
-  // It is advice: a system that does not take it loses nothing.
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#endif
 }
 
 }  // namespace

@@ -34,4 +34,9 @@ static inline auto with_entry_type(Dtype dtype, const Body& body) {
   return body(float());
 }
 
+// Of an entry.
+static inline int64_t bytes_of(Dtype dtype) {
+  return with_entry_type(dtype, [](auto entry) { return static_cast<int64_t>(sizeof entry); });
+}
+
 }  // namespace pullback

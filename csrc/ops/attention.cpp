@@ -9,7 +9,6 @@
 #include "common/attention_params.h"
 #include "common/check.h"
 #include "common/current_stream.h"
-#include "common/huge_pages.h"
 #include "common/rows.h"
 #include "cpu/attention.h"
 #include "cuda/attention.h"
@@ -126,8 +125,7 @@ class Call {
   // Results: [T, ..] of the call's dtype, and of the one that is computed in.
   Tensor new_tangents(Sizes sizes) const {
     sizes.insert(sizes.begin(), params_.tangents);
-    return in_huge_pages(
-        torch::stable::new_empty(q_, IntHeaderOnlyArrayRef(sizes.data(), sizes.size())));
+    return torch::stable::new_empty(q_, IntHeaderOnlyArrayRef(sizes.data(), sizes.size()));
   }
   Tensor new_sums() const {
     return new_empty({params_.tangents, params_.batch, params_.heads, params_.queries},

@@ -9,7 +9,6 @@
 
 #include "common/check.h"
 #include "common/current_stream.h"
-#include "common/huge_pages.h"
 #include "common/normalize_tangents_params.h"
 #include "common/rows.h"
 #include "cpu/normalize_tangents.h"
@@ -146,7 +145,7 @@ Prepared prepare(const Tensor& t, const Tensor& normalized, const Tensor& scale,
   call.t = in_order(t, params.channels_last);
   call.normalized = in_order(normalized, params.channels_last);
   call.scale = torch::stable::contiguous(scale);
-  call.out = in_huge_pages(is_dense(t) ? torch::stable::empty_like(t) : new_in_order(t, false));
+  call.out = is_dense(t) ? torch::stable::empty_like(t) : new_in_order(t, false);
   const bool writable =
       params.channels_last ? channels_are_last(call.out) : group_is_contiguous(call.out);
   call.written = writable ? call.out : new_in_order(t, params.channels_last);

@@ -158,13 +158,12 @@ def flags_of(tensor):
     reason="this system has no huge pages for the asking",
 )
 def test_large_results_are_in_huge_pages(rng):
-    for count, asked in ((8, True), (1, False)):
+    for queries, asked in ((4096, True), (64, False)):
         primal, (dq, _, _), g = draw(
-            rng, torch.float32, (4096, 2, 40, 40), batch=1, heads=8, key_heads=8, count=count
+            rng, torch.float32, (queries, 2, 40, 40), batch=1, heads=8, key_heads=8, count=8
         )
         o, lse = attention(*primal)
         tangents = attention_tangents(*primal, o, lse, dq, None, None)
         cotangents, _, _ = attention_cotangents(*primal, o, lse, g, with_kv=False)
         for found in (tangents, cotangents):
-            assert (found.nbytes >= 2**25) == asked
             assert ("hg" in flags_of(found)) == asked
