@@ -135,7 +135,7 @@ __device__ void store_slab(const Real (&acc)[R][Piece<Real>::kEntries], int64_t 
       Piece<Real> out;
 #pragma unroll
       for (int v = 0; v < vector; ++v) out.value[v] = acc[r][v];
-      *reinterpret_cast<Piece<Real>*>(to) = out;
+      store_piece(out, to);
     } else {
 #pragma unroll
       for (int v = 0; v < vector; ++v) {
