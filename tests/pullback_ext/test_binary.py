@@ -311,6 +311,27 @@ def test_rows_are_written_16_bytes_at_a_time(elf):
     check_wide(elf, STORE, {"apply_transform", "late_passes"})
 
 
+# A product of tensor cores in float64.
+DOUBLE_PRODUCT = 0x23F
+
+
+@needs_cuda_build
+def test_products_of_many_rows_are_those_of_tensor_cores(elf):
+    seen = set()
+    for architecture, code in fat_binary(elf.section(".nv_fatbin")):
+        if architecture.endswith("virtual"):
+            continue
+        for kernel in kernels(architecture, code):
+            found = re.search(r"\d(block_products|late_passes)I.*Li(\d)E", kernel)
+            if found:
+                on_tensor_cores = any(
+                    low & 0xFFF == DOUBLE_PRODUCT for low, _ in instructions(code, kernel)
+                )
+                assert on_tensor_cores == (found[2] == "4"), (architecture, kernel)
+                seen.add((found[1], found[2]))
+    assert len(seen) == 6
+
+
 def test_a_cpu_build_holds_no_gpu_code(elf):
     if build_info()["cuda"] is None:
         assert ".nv_fatbin" not in elf.sections

@@ -98,6 +98,24 @@ def test_every_entry_of_every_lane_is_in_its_place(kind):
         assert not got[s, :, np.arange(8) != s % 8].any()
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_doubles_lie_as_tf32_does_and_are_rounded_to_the_nearest(schedule):
+    rng = np.random.default_rng()
+    a, b, c = (rng.standard_normal((3, *shape)) for shape in ((16, 8), (8, 8), (16, 8)))
+    parts = [
+        np.ascontiguousarray(x[:, at[0], at[1]]) for x, at in zip((a, b), places(TF32), strict=True)
+    ]
+    sums = np.ascontiguousarray(c[:, SUMS[0], SUMS[1]])
+    function = emulated.library().multiply_doubles
+    function.restype = ctypes.c_char_p
+    arguments = [ctypes.c_void_p(address(x)) for x in (*parts, sums)]
+    emulated.launch(function, 3, 32, *arguments, schedule=schedule)
+    want = c.copy()
+    for s in range(8):
+        want += a[:, :, s, None] * b[:, None, s]
+    np.testing.assert_array_equal(sums, want[:, SUMS[0], SUMS[1]])
+
+
 def test_sums_are_cut_and_not_rounded():
     a, b, c = (np.zeros(s, np.float32) for s in ((1, 16, 8), (1, 8, 8), (1, 16, 8)))
     a[0, :, :3], b[0, :3] = [1, 1, 1], np.float32([1, 2.0**-24, 1.5 * 2.0**-23])[:, None]

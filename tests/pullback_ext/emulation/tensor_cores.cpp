@@ -16,6 +16,17 @@ void of_fragments(const uint32_t* a, const uint32_t* b, float* c) {
   std::copy(sum, sum + 4, c + 4 * lane);
 }
 
+// As above, of doubles.
+void of_doubles(const double* a, const double* b, double* c) {
+  const unsigned lane = blockIdx.x * blockDim.x + threadIdx.x;
+  double left[4], right[2], sum[4];
+  std::copy(a + 4 * lane, a + 4 * lane + 4, left);
+  std::copy(b + 2 * lane, b + 2 * lane + 2, right);
+  std::copy(c + 4 * lane, c + 4 * lane + 4, sum);
+  PULLBACK_MULTIPLY(double, left, right, sum);
+  std::copy(sum, sum + 4, c + 4 * lane);
+}
+
 // c [16, 8] = a [16, 16] b [16, 8], by way of shared memory; b is read transposed.
 void of_matrices(const uint16_t* a, const uint16_t* b, float* c) {
   PULLBACK_SHARED(memory);
@@ -51,6 +62,12 @@ const char* multiply_fragments(int dtype, unsigned warps, unsigned threads, cons
   } else {
     PULLBACK_LAUNCH((of_fragments<pullback::BFloat16>), blocks, threads, 0, nullptr, a, b, c);
   }
+  return pullback::cuda::launch_error();
+}
+
+const char* multiply_doubles(unsigned warps, unsigned threads, const double* a, const double* b,
+                             double* c) {
+  PULLBACK_LAUNCH(of_doubles, warps * 32 / threads, threads, 0, nullptr, a, b, c);
   return pullback::cuda::launch_error();
 }
 

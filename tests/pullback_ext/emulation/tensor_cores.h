@@ -2,11 +2,13 @@
 //
 // Products are exact. The sum is cut, not rounded: all addends are brought to the exponent of the
 // largest of them and lose the digits below its 24, and so does their sum. Devices keep as many
-// digits or more, and add in parts.
+// digits or more, and add in parts. Doubles are added one after the other, as devices do, but their
+// products are rounded before.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "emulation.h"
 #include "numerics/half.h"
@@ -103,6 +105,42 @@ template <class Type>
 void multiply(int site, const uint32_t (&a)[4], const uint32_t (&b)[2], float (&c)[4]) {
   Product part{a, b, c};
   do_together(site, &part, multiply_together<Type>);
+}
+
+// A lane's share of a product of doubles.
+struct DoubleProduct {
+  const double* a;
+  const double* b;
+  double* c;
+};
+
+inline void multiply_doubles_together(void* const* lanes) {
+  using Places = Fragments<pullback::cuda::Tf32>;
+  double left[16][8], right[8][8];
+  for (int lane = 0; lane < static_cast<int>(kWarp); ++lane) {
+    const DoubleProduct& part = *static_cast<DoubleProduct*>(lanes[lane]);
+    for (int i = 0; i < Places::kLeft; ++i) {
+      left[Places::row_of_left(lane, i)][Places::column_of_left(lane, i)] = part.a[i];
+    }
+    for (int i = 0; i < Places::kRight; ++i) {
+      right[lane / 4][Places::row_of_right(lane, i)] = part.b[i];
+    }
+  }
+  for (int lane = 0; lane < static_cast<int>(kWarp); ++lane) {
+    double* const c = static_cast<DoubleProduct*>(lanes[lane])->c;
+    for (int i = 0; i < 4; ++i) {
+      const double* const row = left[lane / 4 + 8 * (i / 2)];
+      const double* const column = right[2 * (lane % 4) + i % 2];
+      for (int s = 0; s < 8; ++s) c[i] += row[s] * column[s];
+    }
+  }
+}
+
+template <class Type>
+void multiply(int site, const double (&a)[4], const double (&b)[2], double (&c)[4]) {
+  static_assert(std::is_same_v<Type, double>);
+  DoubleProduct part{a, b, c};
+  do_together(site, &part, multiply_doubles_together);
 }
 
 // A lane's share of four matrices.
