@@ -110,8 +110,8 @@ PULLBACK_MULTIPLY_AS(BFloat16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 PULLBACK_MULTIPLY_AS(Tf32, "m16n8k8.row.col.f32.tf32.tf32.f32")
 #undef PULLBACK_MULTIPLY_AS
 
-// Each product is added as by fma(), rounded to the nearest. Compute capability 8.0 has tensor
-// cores for a half and a half of that.
+// Each product is added as by fma(), rounded to the nearest. Below compute capability 9.0 tensor
+// cores take half of the rows and half of the depth at a time.
 __device__ inline void multiply(double, const double (&a)[4], const double (&b)[2],
                                 double (&c)[4]) {
 #if __CUDA_ARCH__ >= 900
