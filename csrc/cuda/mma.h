@@ -40,7 +40,7 @@ constexpr int kDepth<double> = 8;
 // The nearest number of Tf32, the larger of two that are as near; as the bits of a float.
 __device__ inline uint32_t tf32(float x) {
 #if defined(PULLBACK_EMULATION)
-  const uint32_t bits = ::pullback::detail::bits_of_float(x);
+  const uint32_t bits = pullback::detail::bits_of_float(x);
   const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
   return (finite ? bits + 0x1000u : bits | (bits & 0x1fffu) << 9) & 0xffffe000u;
 #else
@@ -56,7 +56,7 @@ struct SplitTf32 {
   uint32_t big, small;
 
   __device__ explicit SplitTf32(float x)
-      : big(tf32(x)), small(tf32(x - ::pullback::detail::float_of_bits(big))) {}
+      : big(tf32(x)), small(tf32(x - pullback::detail::float_of_bits(big))) {}
 };
 
 // Two numbers, rounded to the nearest, in one register.
