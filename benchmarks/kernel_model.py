@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 # ----------------------------------------------------------------- an H100 (SXM5, 80 GB of HBM3)
 
-#: Multiprocessors, and multiply-adds of each in a cycle: NVIDIA H100 Tensor Core GPU Architecture
-#: (white paper, 2022), table of the GH100 multiprocessor.
-MULTIPROCESSORS, FLOAT32_PER_CYCLE, FLOAT64_PER_CYCLE = 132, 128, 64
+#: Multiprocessors, and multiply-adds of each in a cycle, the last by tensor cores: NVIDIA H100
+#: Tensor Core GPU Architecture (white paper, 2022), table of the GH100 multiprocessor.
+MULTIPROCESSORS, FLOAT32_PER_CYCLE, FLOAT64_PER_CYCLE, TENSOR64_PER_CYCLE = 132, 128, 64, 128
 #: Cycles per second under load; the white paper's peak figures assume 1.83e9 to 1.98e9.
 CLOCK = 1.7e9
 #: Bytes per second of a copy, of the 3.35e12 of the data sheet.
@@ -84,6 +84,39 @@ def _ceil(count: int, size: int) -> int:
     return -(-count // size)
 
 
+def _column_of_tile(rows: int, columns: int, diagonal: bool) -> float:
+    """Cycles that a column takes in a tile of 64 x 64 on tensor cores.
+
+    They are those of the scheduler, of four, that has the most units of 16 x 8.
+    """
+    units = [0] * 4
+    for warp in range(8):
+        pair = warp % 4
+        row = 16 * (pair // 2 if warp < 4 else 2 + pair % 2)
+        column = 32 * ((pair if warp < 4 else pair ^ pair // 2) % 2)
+        first = max(0, row - column) // 8 if diagonal else 0
+        end = min(4, _ceil(columns - column, 8)) if row < rows else 0
+        units[pair] += max(0, end - first)
+    return max(units) * 16 * 8 * 4 / TENSOR64_PER_CYCLE
+
+
+def _product_cycles(k: int, against: int, tile: int) -> float:
+    """Cycles that a column takes in all tiles of the products."""
+    down, across = _ceil(k, tile), _ceil(against, tile)
+    if tile < 64:  # of a tile on the diagonal the squares of 16 on and above it
+        side = tile // 16
+        share = (side + 1) / (2 * side)
+        tiles = down * share + down * (down - 1) / 2 + down * across
+        return tiles * tile**2 / FLOAT64_PER_CYCLE
+    rows = [min(tile, k - first) for first in range(0, k, tile)]
+    others = [min(tile, against - first) for first in range(0, against, tile)]
+    return sum(
+        _column_of_tile(row, row, True)
+        + sum(_column_of_tile(row, other, False) for other in (*rows[i + 1 :], *others))
+        for i, row in enumerate(rows)
+    )
+
+
 def launches(shape: Shape, passes: int) -> list[Kernel]:
     """The kernels of a call in order, those that find nothing to do included.
 
@@ -102,11 +135,7 @@ def launches(shape: Shape, passes: int) -> list[Kernel]:
     pieces = 4 if batch * tiles * splits < MULTIPROCESSORS else 1
     slabs = _ceil(columns, 64)
 
-    # Of a tile on the diagonal the squares of 16 on and above it are computed.
-    side = tile // 16
-    share = (side + 1) / (2 * side)
-    whole = tiles - down
-    mean = (whole + down * share) / tiles * tile**2 / FLOAT64_PER_CYCLE  # cycles of a column
+    mean = _product_cycles(k, p, tile) / tiles  # cycles of a column
     strip = 2048 // tile
     gram = Kernel(
         "block_products",

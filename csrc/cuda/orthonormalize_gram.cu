@@ -7,7 +7,7 @@ namespace pullback::cuda {
 namespace {
 
 template <class T, class Real, int R>
-__global__ void __launch_bounds__(kThreads, kBlocksOfProducts<Real, R>)
+__global__ void __launch_bounds__(kThreads, kBlocksOfProducts<T, Real, R>)
     block_products(OrthonormalizeParams params, PassInput<Real> input, Workspace<Real> workspace) {
   PULLBACK_SHARED(shared);
   const int64_t of_sample = products_of_sample(params, workspace);
@@ -29,7 +29,7 @@ const char* launch_gram(const OrthonormalizeParams& params, const Workspace<Real
     return with_tile(params.block.rows, [&](auto tile) {
       constexpr int R = decltype(tile)::value;
       PULLBACK_LAUNCH((block_products<decltype(entry), Real, R>), grid, kThreads,
-                      (tile_bytes<double, R>()), stream, params, input, workspace);
+                      (product_bytes<R>()), stream, params, input, workspace);
       return launch_error();
     });
   });

@@ -56,7 +56,7 @@ const char* launch_late(const OrthonormalizeParams& params, const Workspace<Real
   return with_tile(params.block.rows, [&](auto tile) -> const char* {
     constexpr int R = decltype(tile)::value;
     const size_t apply = ApplyShared<Real, R>::bytes(params.block.rows, against_rows(params) > 0);
-    const size_t bytes = std::max({size_t{tile_bytes<double, R>()}, lies.bytes, apply});
+    const size_t bytes = std::max({size_t{product_bytes<R>()}, lies.bytes, apply});
     if (const char* error = allow_shared(late_passes<Real, R>, bytes, params.device)) return error;
     PULLBACK_LAUNCH_TOGETHER((late_passes<Real, R>), grid, kThreads, bytes, stream, params,
                              workspace, lies);

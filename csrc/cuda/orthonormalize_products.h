@@ -1,11 +1,12 @@
 // orthonormalize on CUDA, what a block of threads does for stage `gram`: one tile of [G, H] over
-// one part of the columns, or a quarter of one, by tile.h. Products are taken in float64 whatever A
-// is: an entry that is made of float32 products may be off by a millionth, and hundreds of rows by
-// the sum of that. Those of float32 rows are one chain for a quarter of a part; those of float64
-// rows, where it counts, go by chunks.
+// one part of the columns, or a quarter of one: by tensor_tile.h where tiles are of 64 rows, else
+// by tile.h. Products are taken in float64 whatever A is: an entry that is made of float32
+// products may be off by a millionth, and hundreds of rows by the sum of that. Those of float32
+// rows are one chain for a quarter of a part; those of float64 rows, where it counts, go by chunks.
 #pragma once
 
 #include "cuda/orthonormalize_stages.h"
+#include "cuda/tensor_tile.h"
 
 namespace pullback::cuda {
 
@@ -16,9 +17,17 @@ PULLBACK_HD int64_t products_of_sample(const OrthonormalizeParams& params,
   return workspace.tiles.count() * params.splits.count * workspace.pieces;
 }
 
-// Blocks that are to share a multiprocessor; those of float64 rows have twice as many sums.
-template <class Real, int R>
-constexpr int kBlocksOfProducts = sizeof(Real) == 4 ? kBlocks<Real, R> : (R == 4 ? 1 : 2);
+// Blocks that are to share a multiprocessor; those of float64 rows have twice as many sums, and a
+// wide tile of entries of 16 bits needs more registers to read them.
+template <class T, class Real, int R>
+constexpr int kBlocksOfProducts =
+    sizeof(Real) == 4 && (R < 4 || sizeof(T) == 4) ? kBlocks<Real, R> : (R == 4 ? 1 : 2);
+
+// Shared memory of block_product().
+template <int R>
+constexpr unsigned product_bytes() {
+  return kTile<R> == TensorTile::kRows ? TensorTile::kBytes : tile_bytes<double, R>();
+}
 
 // The products of rows a and b, in the quarters first .. end of a part, to `to`.
 template <class Real, int R, bool kDiagonal, class A, class B>
@@ -26,15 +35,25 @@ __device__ void quarters_of_product(char* shared, const OrthonormalizeParams& pa
                                     int first, int end, const RowReader<A>& a,
                                     const RowReader<B>& b, int64_t pitch, double* to) {
   for (int quarter = first; quarter < end; ++quarter) {
-    double total[R][R] = {};
-    tile_product<double, R, kDiagonal, sizeof(Real) == 8>(
-        shared, columns_of_quarter(params.splits, part, quarter, params.columns),
-        [&](int64_t column, double* x, double* y) {
-          load_strip<double, R>(a, column, x);
-          if constexpr (!kDiagonal) load_strip<double, R>(b, column, y);
-        },
-        total);
-    store_tile<R, kDiagonal>(total, a.rows, b.rows, pitch, quarter > first, to);
+    const ColumnRange columns = columns_of_quarter(params.splits, part, quarter, params.columns);
+    if constexpr (kTile<R> == TensorTile::kRows) {
+      const WarpShare share(a.rows, b.rows, kDiagonal);
+      const auto load = [&](int64_t column, double* x, double* y) {
+        load_tensor_strip(a, column, x);
+        if constexpr (!kDiagonal) load_tensor_strip(b, column, y);
+      };
+      TensorTile::Sums sums = {};
+      tensor_product<kDiagonal, sizeof(Real) == 8>(shared, columns, load, share, sums);
+      store_tensor_tile(sums, share, a.rows, b.rows, pitch, quarter > first, to);
+    } else {
+      const auto load = [&](int64_t column, double* x, double* y) {
+        load_strip<double, R>(a, column, x);
+        if constexpr (!kDiagonal) load_strip<double, R>(b, column, y);
+      };
+      double total[R][R] = {};
+      tile_product<double, R, kDiagonal, sizeof(Real) == 8>(shared, columns, load, total);
+      store_tile<R, kDiagonal>(total, a.rows, b.rows, pitch, quarter > first, to);
+    }
   }
 }
 

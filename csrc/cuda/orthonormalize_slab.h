@@ -21,22 +21,22 @@ constexpr int kSlab = kSide * Piece<Real>::kEntries;
 
 // Rows of [A; P] per tile.
 template <int R>
-constexpr int kDepth = R == 1 ? kTile<1> : kTile<2>;
+constexpr int kTileDepth = R == 1 ? kTile<1> : kTile<2>;
 
 template <class Real, int R>
 struct ApplyShared {
-  static constexpr int kPitch = kDepth<R> + Piece<Real>::kEntries;
+  static constexpr int kPitch = kTileDepth<R> + Piece<Real>::kEntries;
   Real* transform;  // [kTile<R>, kPitch]
-  Real* slab;       // [k rounded up to kDepth, kSlab] rows of A
-  Real* other;      // [kDepth, kSlab] rows of P, where there are any
+  Real* slab;       // [k rounded up to kTileDepth, kSlab] rows of A
+  Real* other;      // [kTileDepth, kSlab] rows of P, where there are any
 
   __device__ ApplyShared(char* shared, int64_t k)
       : transform(reinterpret_cast<Real*>(shared)),
         slab(transform + kTile<R> * kPitch),
-        other(slab + round_up(k, kDepth<R>) * kSlab<Real>) {}
+        other(slab + round_up(k, kTileDepth<R>) * kSlab<Real>) {}
 
   static constexpr size_t bytes(int64_t k, bool has_other) {
-    const size_t rows = round_up(k, kDepth<R>) + (has_other ? kDepth<R> : 0);
+    const size_t rows = round_up(k, kTileDepth<R>) + (has_other ? kTileDepth<R> : 0);
     return (kTile<R> * kPitch + rows * kSlab<Real>)*sizeof(Real);
   }
 };
@@ -52,7 +52,7 @@ inline int64_t slabs_of_sample(const OrthonormalizeParams& params) {
 template <class Real, int R>
 __device__ void load_transform(const Real* transform, int64_t k, int64_t width, int64_t row,
                                int64_t column, int64_t end, Real* to) {
-  constexpr int depth = kDepth<R>, entries = kTile<R> * depth / kThreads;
+  constexpr int depth = kTileDepth<R>, entries = kTile<R> * depth / kThreads;
   constexpr int batch = entries < 8 ? entries : 8;
   static_assert(entries % batch == 0);
   for (int first = 0; first < entries; first += batch) {
@@ -114,7 +114,7 @@ __device__ void multiply_tile(const Real* transform, const Real* rows, int64_t c
                               int64_t diagonal, Real (&acc)[R][Piece<Real>::kEntries]) {
   const Real* const mine = transform + thread_y() * ApplyShared<Real, R>::kPitch;
   const Real* const columns = rows + thread_x() * Piece<Real>::kEntries;
-  for (int d = 0; d < kDepth<R> && d < count; d += kSide) {
+  for (int d = 0; d < kTileDepth<R> && d < count; d += kSide) {
     const int64_t first = (diagonal + d) / kSide;
     multiply_from<Real, R>(first, mine + d, columns + d * kSlab<Real>, acc);
   }
@@ -135,7 +135,7 @@ __device__ void store_slab(const Real (&acc)[R][Piece<Real>::kEntries], int64_t 
       Piece<Real> out;
 #pragma unroll
       for (int v = 0; v < vector; ++v) out.value[v] = acc[r][v];
-      *reinterpret_cast<Piece<Real>*>(to) = out;
+      store_piece(out, to);
     } else {
 #pragma unroll
       for (int v = 0; v < vector; ++v) {
@@ -150,7 +150,7 @@ template <class T, class Real, int R>
 __device__ void apply_slab(char* memory, const OrthonormalizeParams& params,
                            const PassInput<Real>& input, const Workspace<Real>& workspace,
                            int64_t sample, int64_t index, int pass) {
-  constexpr int slab = kSlab<Real>, depth = kDepth<R>;
+  constexpr int slab = kSlab<Real>, depth = kTileDepth<R>;
   const int64_t k = params.block.rows, width = k + against_rows(params), columns = params.columns;
   const ApplyShared<Real, R> shared(memory, k);
   const int64_t column = index * slab;

@@ -1,5 +1,5 @@
-// Rows of a sample as kernels read them: in pieces of 16 bytes, several of them before the first is
-// used, so that many loads are in flight.
+// Rows of a sample as kernels read and write them: in pieces of 16 bytes. Of those that are read
+// several are before the first is used, so that many loads are in flight.
 #pragma once
 
 #include <cstring>
@@ -81,6 +81,22 @@ __device__ Piece<T> whole_piece(const T* from) {
   return out;
 #else
   return *reinterpret_cast<const Piece<T>*>(from);
+#endif
+}
+
+// 16 bytes to global memory: written entry by entry where the compiler may choose.
+template <class T>
+__device__ void store_piece(const Piece<T>& piece, T* to) {
+#if defined(__CUDA_ARCH__)
+  uint32_t word[4];
+  memcpy(word, &piece, sizeof piece);
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
+               :
+               : "l"(__cvta_generic_to_global(to)), "r"(word[0]), "r"(word[1]), "r"(word[2]),
+                 "r"(word[3])
+               : "memory");
+#else
+  *reinterpret_cast<Piece<T>*>(to) = piece;
 #endif
 }
 

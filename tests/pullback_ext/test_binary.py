@@ -271,31 +271,65 @@ def test_no_register_is_spilled(elf):
         assert {m: found[m] for m in every if found[m] > 0} == allowed, architecture
 
 
-# Machine code of compute capability 8 and 9: a load from global memory, how its 16 bytes are told,
-# and the bits of an instruction that say so.
-LOAD, WIDE = 0x981, 6
+# Machine code of compute capability 8 and 9: a load from global memory, a store, how the 16 bytes
+# of an access are told, and the bits of an instruction that say so.
+LOAD, STORE, WIDE = 0x981, 0x986, 6
 
 
-def wide_loads(code, kernel):
-    """How many loads of 16 bytes the code of a kernel holds."""
+def instructions(code, kernel):
+    """The two words of every instruction of a kernel."""
     text = Elf(code).section(f".text.{kernel}")
-    words = (struct.unpack_from("<QQ", text, at) for at in range(0, len(text), 16))
-    return sum(low & 0xFFF == LOAD and high >> 9 & 7 == WIDE for low, high in words)
+    return [struct.unpack_from("<QQ", text, at) for at in range(0, len(text), 16)]
 
 
-@needs_cuda_build
-def test_rows_are_read_16_bytes_at_a_time(elf):
-    readers = {"gram_split", "part_peaks", "block_products", "apply_transform", "late_passes"}
+def check_wide(elf, operation, names):
+    """Every kernel of these names accesses global memory 16 bytes at a time, in all its forms."""
     seen = set()
     for architecture, code in fat_binary(elf.section(".nv_fatbin")):
         if architecture.endswith("virtual"):
             continue
         for kernel in kernels(architecture, code):
-            for name in readers:
+            for name in names:
                 if re.search(rf"\d{name}(?=[IEv])", kernel):
-                    assert wide_loads(code, kernel) > 0, (architecture, kernel)
+                    found = instructions(code, kernel)
+                    wide = [
+                        low & 0xFFF == operation and high >> 9 & 7 == WIDE for low, high in found
+                    ]
+                    assert any(wide), (architecture, kernel)
                     seen.add(name)
-    assert seen == readers
+    assert seen == names
+
+
+@needs_cuda_build
+def test_rows_are_read_16_bytes_at_a_time(elf):
+    readers = {"gram_split", "part_peaks", "block_products", "apply_transform", "late_passes"}
+    check_wide(elf, LOAD, readers)
+
+
+@needs_cuda_build
+def test_rows_are_written_16_bytes_at_a_time(elf):
+    check_wide(elf, STORE, {"apply_transform", "late_passes"})
+
+
+# A product of tensor cores in float64.
+DOUBLE_PRODUCT = 0x23F
+
+
+@needs_cuda_build
+def test_products_of_many_rows_are_those_of_tensor_cores(elf):
+    seen = set()
+    for architecture, code in fat_binary(elf.section(".nv_fatbin")):
+        if architecture.endswith("virtual"):
+            continue
+        for kernel in kernels(architecture, code):
+            found = re.search(r"\d(block_products|late_passes)I.*Li(\d)E", kernel)
+            if found:
+                on_tensor_cores = any(
+                    low & 0xFFF == DOUBLE_PRODUCT for low, _ in instructions(code, kernel)
+                )
+                assert on_tensor_cores == (found[2] == "4"), (architecture, kernel)
+                seen.add((found[1], found[2]))
+    assert len(seen) == 6
 
 
 def test_a_cpu_build_holds_no_gpu_code(elf):

@@ -15,10 +15,10 @@ from tests.pullback_ext.emulation import emulated
 pytestmark = pytest.mark.skipif(emulated.COMPILER is None, reason="there is no C++ compiler")
 
 WAITS = re.compile(
-    r"__syncthreads|__syncwarp|__shfl|__any_sync|__all_sync|__ballot|PULLBACK_(SYNC|ANY|MEET)\("
+    r"__syncthreads|__syncwarp|__shfl|__any_sync|__all_sync|__ballot|PULLBACK_(SYNC|ANY|MEET|MULTIPLY|LOAD_\w+)\("
 )
 # Where algorithms for teams wait is told by the places that call these.
-WRAPPERS = ("cuda/team.h", "numerics/team.h", "cuda/launch.h", "cuda/meeting.h")
+WRAPPERS = ("cuda/team.h", "numerics/team.h", "cuda/launch.h", "cuda/meeting.h", "cuda/mma.h")
 
 # Sites, (file, function, how manieth there), without which all cases come out right under all
 # schedules, each with the reason why it stays. None at present.

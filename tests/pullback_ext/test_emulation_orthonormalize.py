@@ -1,6 +1,8 @@
 """orthonormalize on CUDA, run thread by thread (emulation/emulation.h)."""
 
 import ctypes
+import mmap
+import os
 
 import numpy as np
 import pytest
@@ -205,6 +207,26 @@ def test_late_passes_are_the_same_by_any_number_of_blocks(dtype, k):
         out = everywhere(dtype, some, against)
         np.testing.assert_array_equal(np.flatnonzero(out.passes > 3), late)
         same(on_multiprocessors(1, dtype, some, against), out)
+
+
+def test_a_call_can_be_captured():
+    """Nothing of the arrays is read on the host, and so the launches are always the same."""
+    library = emulated.library()
+    params = emulated.OrthonormalizeParams(dtype=FLOAT32, working_dtype=FLOAT32)
+    params.batch, params.columns = 5, 999
+    params.block = emulated.Rows(None, 40, (ctypes.c_int64 * 3)(999 * 40, 999, 1))
+    params.against[0] = emulated.Rows(None, 70, (ctypes.c_int64 * 3)(999 * 70, 999, 1))
+    size = library.orthonormalize_plan(ctypes.byref(params))
+    want = emulated.recorded(library.orthonormalize, params)
+    memory = np.frombuffer(mmap.mmap(-1, size, prot=0), np.uint8)  # whoever reads it dies
+    for name in ("q", "rank", "replaced", "passes", "residual", "projection", "workspace"):
+        setattr(params, name, emulated.address(memory))
+    params.block.data = params.against[0].data = emulated.address(memory)
+    child = os.fork()
+    if child == 0:
+        os._exit(emulated.recorded(library.orthonormalize, params) != want)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len(want) == 12
 
 
 def test_little_shared_memory_changes_no_bit():

@@ -178,6 +178,8 @@ def with_sizes(tables, column, symbols, without_b=False):
         if plain(row[0]) == "factor":
             large = symbols["p"] == 0 or sizes[0] > SHARED_OF_EVERY_DEVICE
             case = 2 if symbols["k"] > 96 else int(large)
+        if plain(row[0]) == "products":
+            case = int(symbols["t"] == 64)
         symbols[plain(row[0])] = sizes[case]
     return symbols
 

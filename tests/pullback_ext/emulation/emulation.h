@@ -76,6 +76,9 @@ struct Site {
   long long passed;  // by whole blocks or warps
 };
 
+// What a warp does at once, when all of its threads have come, with what each of them brought.
+using Together = void (*)(void* const* parts);
+
 struct Fiber {
   std::unique_ptr<char[]> stack{new char[kStack]};
   ucontext_t start;
@@ -85,6 +88,8 @@ struct Fiber {
   int site = -1;
   uint64_t value = 0;  // what the thread brings to the others, then what it gets from them
   size_t partner = 0;  // at a shuffle: whose value
+  void* part = nullptr;
+  Together work = nullptr;  // nullptr at a shuffle
 };
 
 struct Block {
@@ -165,6 +170,7 @@ T shuffle_xor(int site, unsigned mask, T value, int lanes) {
   self.state = Fiber::kAtShuffle;
   self.site = site;
   self.partner = block().running ^ static_cast<size_t>(lanes);
+  self.work = nullptr;
   std::memcpy(&self.value, &value, sizeof value);
   leave(self);
   std::memcpy(&value, &self.value, sizeof value);
@@ -180,6 +186,19 @@ inline void warp_barrier(int site) {
   self.state = Fiber::kAtShuffle;
   self.site = site;
   self.partner = block().running;
+  self.work = nullptr;
+  leave(self);
+}
+
+// Nothing happens where nobody waits.
+inline void do_together(int site, void* part, Together work) {
+  if (site == skipped) return;
+  Fiber& self = block().fibers[block().running];
+  self.state = Fiber::kAtShuffle;
+  self.site = site;
+  self.partner = block().running;
+  self.part = part;
+  self.work = work;
   leave(self);
 }
 
@@ -236,6 +255,12 @@ inline bool together(size_t begin, size_t end, int state) {
 inline bool release_warp(size_t begin, size_t end) {
   if (!together(begin, end, Fiber::kAtShuffle)) return false;
   std::vector<Fiber>& fibers = block().fibers;
+  if (fibers[begin].work != nullptr) {
+    if (end - begin < kWarp) return false;  // all 32 lanes are needed
+    void* parts[kWarp];
+    for (size_t t = begin; t < end; ++t) parts[t - begin] = fibers[t].part;
+    fibers[begin].work(parts);
+  }
   uint64_t given[kWarp];
   for (size_t t = begin; t < end; ++t) given[t - begin] = fibers[t].value;
   for (size_t t = begin; t < end; ++t) {
