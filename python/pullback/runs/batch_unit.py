@@ -30,7 +30,7 @@ class Watch:
         """The solver took a step at that timestep."""
 
     def finished(self, t: int, found: LocalBasis) -> None:
-        """The bases of these samples at that timestep are there, on the CPU."""
+        """The bases of these samples at a timestep t, in training units, are there."""
 
 
 @dataclass(frozen=True)

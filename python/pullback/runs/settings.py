@@ -43,8 +43,9 @@ def settings_of_model(model: LatentModel, *, labelled: bool) -> dict[str, Any]:
     }
 
 
-#: What to do about results of other settings that may be replaced, and about a plan that stays.
+#: What to do about results of other settings, which may be replaced.
 REPLACE = "Choose another --output folder to keep it, or replace it with --overwrite."
+#: What to do about a run of another plan, which stays.
 ANOTHER = "Choose another folder, or ask for what the plan says: the plan of a run does not change."
 
 
