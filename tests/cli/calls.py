@@ -1,6 +1,7 @@
 """How the tests call commands, and what an error must look like."""
 
 import json
+import re
 
 from safetensors import safe_open
 
@@ -37,6 +38,17 @@ def edits(folder, name="seed0"):
 def done(result):
     assert result.exit_code == 0, result.output
     return result
+
+
+def of_run(inside=""):
+    """The files of a finished run of one unit."""
+    names = ("plan.json", "units/unit-000000.safetensors", "receipts/unit-000000.json")
+    return {inside + name for name in names}
+
+
+def listed(names):
+    """Files as a command lists them: those of a run by their kinds."""
+    return {re.sub(r"\b(units|receipts)/.*", r"\1/", str(name)) for name in names}
 
 
 def snapshot(folder):

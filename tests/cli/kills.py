@@ -3,7 +3,7 @@
 Every trial starts a run in a new folder, sends it SIGINT, SIGTERM or SIGKILL at a random moment,
 and calls it again. Ctrl-C must give the exit code 130, SIGTERM 143; neither may leave anything
 unfinished; and the second run must end with the files of a run that nobody disturbed, bit for bit
-but for the seconds that are noted in them. Linux only.
+but for the seconds that are noted in the summary. Linux only.
 
 Most runs are forks of one process that has imported everything, which takes a second each; one in
 `--cold` starts an interpreter of its own, so that signals also come while the program loads.
@@ -24,9 +24,8 @@ from pathlib import Path
 from safetensors import safe_open
 
 ARGS = (
-    "basis digits --map decoder --samples 1 --rank 2 --quality draft -t 960,940,920 "
-    "--memory 256MiB --quiet"
-).split()  # a fixed budget of memory: how products are batched decides their last bits
+    "basis digits --map decoder --samples 3 --rank 2 --quality draft -t 960 --memory 512KiB --quiet"
+).split()  # which has room for one sample, so that each is a unit
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
 PROGRAM = "import sys\nsys.path[:0] = {path!r}\nfrom pullback.cli import main\nmain()"
 
@@ -88,13 +87,8 @@ def content(path):
     if path.suffix == ".safetensors":
         with safe_open(path, framework="np") as file:
             tensors = {name: file.get_tensor(name).tobytes() for name in sorted(file.keys())}
-            metadata = dict(file.metadata())
-        if "provenance" in metadata:
-            provenance = json.loads(metadata["provenance"])
-            provenance["run"].pop("seconds")
-            metadata["provenance"] = json.dumps(provenance)
-        return tensors, metadata
-    if path.suffix == ".json":
+            return tensors, dict(file.metadata())
+    if path.name == "summary.json":
         summary = json.loads(path.read_text())
         for row in summary["timesteps"]:
             del row["seconds"], row["reused"]
@@ -103,7 +97,13 @@ def content(path):
 
 
 def contents(folder):
-    return {path.name: content(path) for path in sorted(folder.iterdir())}
+    """All files but the receipts, which tell who computed what and when."""
+    return {name: content(folder / name) for name in names(folder) if "receipts/" not in name}
+
+
+def names(folder):
+    found = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    return [str(path.relative_to(folder)) for path in found]
 
 
 def trial(folder, truth, sent, moment, cold):
@@ -119,14 +119,14 @@ def trial(folder, truth, sent, moment, cold):
     done = run.code == 0 and (late or contents(folder) == truth)
     assert done or run.code == CODES[sent], (sent, moment, run.code, run.errors.read_text())
     assert "Traceback" not in run.errors.read_text(), run.errors.read_text()
-    left = [path.name for path in folder.iterdir()] if folder.exists() else []
-    stray = [name for name in left if name.startswith(".")]
+    left = names(folder)
+    stray = [path.name for path in folder.rglob(".*")]
     assert sent == signal.SIGKILL or not stray, (sent, moment, stray)
     again = Run(folder)
     again.ended(wait=True)
     assert again.code == 0, again.errors.read_text()
     assert contents(folder) == truth, (sent, moment, left)
-    finished = sum(name.startswith("basis") for name in left)
+    finished = sum(name.startswith("units/unit-") for name in left)
     return "done before" if done else f"exit code {run.code}", finished, bool(stray)
 
 
@@ -167,7 +167,7 @@ def main():
             moment = chance.uniform(0, lasts[cold])
             result, finished, stray = trial(Path(root) / str(number), truth, sent, moment, cold)
             tally[f"{sent.name}: {result}"] += 1
-            tally[f"{finished} of 3 timesteps finished"] += 1
+            tally[f"{finished} of 3 units finished"] += 1
             tally["left something unfinished, swept by the next run"] += stray
             if (number + 1) % 20 == 0:
                 print(f"{number + 1} trials", file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ import torch
 from safetensors import safe_open
 
 import pullback
+from tests.cli.calls import listed, of_run
 
 
 def test_json_is_alone_on_stdout_and_is_the_summary(finished):
@@ -27,9 +28,9 @@ def test_json_is_alone_on_stdout_and_is_the_summary(finished):
 
 def test_all_files_are_there_and_whole(finished):
     folder, _ = finished
-    names = {path.name for path in folder.iterdir()}
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert names == {
-        "summary.json", "overview.png", "spectrum.png",
+        *of_run(), "summary.json", "overview.png", "spectrum.png",
         "latents_t0900.safetensors", "latents_t0200.safetensors",
         "basis_t0900.safetensors", "basis_t0200.safetensors",
         "directions_t0900.png", "directions_t0200.png",
@@ -46,7 +47,9 @@ def test_the_saved_latents_and_basis_belong_together(finished, digits):
         x = file.get_tensor("x")
     torch.testing.assert_close(x[1:], digits.sample_latents(1, 200, seed=1))
     saved = pullback.LocalBasis.load(folder / "basis_t0200.safetensors")
-    again = pullback.local_basis(digits, x, 200, 3, quality="draft")
+    # It started from the basis at the timestep before.
+    init = pullback.LocalBasis.load(folder / "basis_t0900.safetensors").v
+    again = pullback.local_basis(digits, x, 200, 3, quality="draft", init=init)
     torch.testing.assert_close(saved.s, again.s)
     torch.testing.assert_close(saved.v, again.v)
 
@@ -54,8 +57,9 @@ def test_the_saved_latents_and_basis_belong_together(finished, digits):
 def test_results_are_told_as_a_tree_with_a_line_each(basis, tmp_path):
     result = basis("-t", "500")
     assert result.exit_code == 0
-    for path in (tmp_path / "out").iterdir():
-        assert path.name in result.stdout
+    names = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    for name in listed(path.relative_to(tmp_path / "out") for path in names):
+        assert name in result.stdout
     assert "2/2" in result.stdout
 
 
@@ -72,7 +76,7 @@ def test_seeds_and_class_labels_choose_the_samples(basis, call, tmp_path, digits
         "--quality", "draft", "--no-figures", "-o", folder, "--memory", "256MiB", "--json",
     )  # fmt: skip
     settings = json.loads(result.stdout)["settings"]
-    assert settings["sample_seeds"] == [7, 2, 3]
+    assert settings["seeds"] == [7, 2, 3]
     assert settings["class_labels"] == [4, 5, 6]
     with safe_open(folder / "latents_t0700.safetensors", framework="pt") as file:
         x = file.get_tensor("x")
@@ -96,7 +100,7 @@ def test_demo_writes_what_it_lists(call, tmp_path):
     assert summary["settings"]["timesteps"] == [900, 700, 500, 200]
     assert summary["settings"]["rank"] == 12
     assert all(row["converged"] == row["samples"] == 16 for row in summary["timesteps"])
-    names = {path.name for path in folder.iterdir()}
-    assert len(names) == 1 + 2 * 4 + 2 + 4 + 4 + 1
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    assert len(names) == 2 + 2 * 4 + 2 + 4 + 4 + 1
     assert "edits.png" in names
     assert all(name in result.stdout for name in names)

@@ -86,7 +86,7 @@ def nothing_is_loaded(monkeypatch):
     def load(*_args, **_kwargs):
         raise AssertionError("the model was read")
 
-    monkeypatch.setattr("pullback.cli.basis.load", load)
+    monkeypatch.setattr("pullback.cli.run_request.load", load)
 
 
 def test_a_folder_that_cannot_be_written_to_is_told_before_any_work(call, nothing_is_loaded):

@@ -9,32 +9,49 @@ import time
 from pathlib import Path
 
 import pytest
-from safetensors import safe_open
 from typer.testing import CliRunner
 
 import pullback
 import pullback_ext
 from pullback import cli
-from tests.cli.calls import QUICK, refused
+from pullback.runs import BatchRun
+from tests.cli.calls import QUICK, refused, snapshot
 
 
-def test_going_on_reuses_what_is_there_and_says_so(basis, tmp_path):
-    assert basis("-t", "900").exit_code == 0
-    path = tmp_path / "out" / "basis_t0900.safetensors"
-    before = path.stat().st_mtime_ns
-    result = basis("-t", "900,500")
+def test_the_same_command_reuses_what_is_there_and_says_so(basis, tmp_path):
+    assert basis("-t", "900,500").exit_code == 0
+    before = snapshot(tmp_path / "out")
+    result = basis("-t", "500,900")
     assert result.exit_code == 0
-    assert "reused" in result.stdout
-    assert path.stat().st_mtime_ns == before
+    assert result.stdout.count("reused") == 2 + 4
     rows = json.loads((tmp_path / "out" / "summary.json").read_text())["timesteps"]
-    assert [row["reused"] for row in rows] == [True, False]
+    assert [row["reused"] for row in rows] == [True, True]
+    after = snapshot(tmp_path / "out")
+    del before["summary.json"], after["summary.json"]
+    assert before == after
+
+
+def test_the_folder_is_that_of_a_run(basis, call, tmp_path):
+    assert basis("-t", "900").exit_code == 0
+    folder = tmp_path / "out"
+    assert json.loads(call("run", "status", folder, "--json").stdout)["done"] == 1
+    unit = folder / "units" / "unit-000000.safetensors"
+    whole = unit.read_bytes()
+    unit.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+    refused(basis("-t", "900"), 1, "unit-000000.safetensors is damaged", "pullback run verify")
+    assert call("run", "verify", folder).exit_code == 1
+    assert call("run", "start", folder, "--quiet").exit_code == 0
+    assert unit.read_bytes() == whole
+    assert "reused" in basis("-t", "900").stdout
 
 
 @pytest.mark.parametrize(
     ("changed", "name"),
     [
         (("--rank", "2"), "rank"),
-        (("--seeds", "0,5"), "sample_seeds"),
+        (("--seeds", "0,5"), "seeds"),
+        (("-t", "900"), "timesteps"),
+        (("--memory", "256MiB"), "memory"),
         (("--seed", "1"), "seed"),
         (("--tol", "0.01"), "tol"),
         (("--tap", "down_blocks.2"), "tap"),
@@ -46,10 +63,10 @@ def test_changed_settings_never_reuse(finished, call, changed, name):
     folder, _ = finished
     before = (folder / "basis_t0900.safetensors").read_bytes()
     quick = [] if changed[0] == "--seeds" else ["--samples", "2"]
-    options = dict(zip(("--rank", "--quality"), ("3", "draft"), strict=True))
+    options = {"--rank": "3", "--quality": "draft", "-t": "900,200"}
     options |= {changed[0]: changed[1]}
     flat = [word for pair in options.items() for word in pair]
-    result = call("basis", "digits", *quick, *flat, "-t", "900", "-o", folder, "--no-figures")
+    result = call("basis", "digits", *quick, *flat, "-o", folder, "--no-figures")
     refused(result, 1, "other settings", name, "--overwrite", "--output")
     assert (folder / "basis_t0900.safetensors").read_bytes() == before
 
@@ -79,13 +96,15 @@ def test_ctrl_c_leaves_whole_files_only_and_the_next_call_goes_on(tmp_path):
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pullback.cli import main; sys.exit(main())"
     )
-    args = ("basis", "digits", *QUICK, "-t", "900,700,500,400,300,200", "-o", str(folder))
+    # The budget has room for one sample, which is a unit then.
+    args = ("basis", "digits", "--samples", "4", *QUICK[2:], "-t", "900", "-o", str(folder))
+    args += ("--memory", "256KiB")
     process = subprocess.Popen(
         [sys.executable, "-c", program, *args],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment(),
     )  # fmt: skip
     deadline = time.monotonic() + 120
-    while not (folder / "basis_t0900.safetensors").exists():
+    while not (folder / "receipts" / "unit-000000.json").exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -95,16 +114,17 @@ def test_ctrl_c_leaves_whole_files_only_and_the_next_call_goes_on(tmp_path):
     assert out == ""
     assert "Traceback" not in err
     assert "interrupted" in err
-    names = [path.name for path in folder.iterdir()]
-    assert "summary.json" not in names
-    assert not any("partial" in name for name in names)
-    for name in names:
-        with safe_open(folder / name, framework="pt") as file:
-            assert file.keys()
+    before = snapshot(folder)
+    assert not any("partial" in name for name in before)
+    units = {name for name in before if name.startswith("units")}
+    assert 0 < len(units) < 4
+    assert {name for name in before if "/" not in name} == {"plan.json"}
+    assert BatchRun(folder).verify() == {}
     result = CliRunner().invoke(cli.app, [*args, "--json", "--no-figures"])
-    rows = json.loads(result.stdout)["timesteps"]
-    assert rows[0]["reused"]
-    assert not rows[-1]["reused"]
+    assert [row["samples"] for row in json.loads(result.stdout)["timesteps"]] == [4]
+    after = snapshot(folder)
+    assert {name: after[name] for name in before} == before
+    assert len([name for name in after if name.startswith("units")]) == 4
 
 
 def _environment():

@@ -1,9 +1,11 @@
 """`pullback run`: begins, goes on, tells, checks, cancels."""
 
+import hashlib
 import json
 
 import pytest
 
+from pullback.cli.parsing import parse_prompts
 from pullback.cli.progress import Reporter
 from pullback.cli.tables import span
 from pullback.runs import batch_worker, unit_path
@@ -55,10 +57,10 @@ def test_another_plan_is_refused_by_what_differs(start, changed, names):
 def test_units_that_fail_are_told_and_tried_again(start, call, tmp_path, monkeypatch):
     compute = batch_worker.compute
 
-    def failing(model, plan, unit, rows):
+    def failing(model, plan, unit, rows, watch):
         if unit.number == 1:
             raise ValueError("no such thing")
-        return compute(model, plan, unit, rows)
+        return compute(model, plan, unit, rows, watch)
 
     with monkeypatch.context() as patch:
         patch.setattr(batch_worker, "compute", failing)
@@ -100,6 +102,24 @@ def test_prompts_are_read_from_a_file(start, tmp_path):
     refused(start(*NEW, "--prompts", path), 2, "has no prompts")
     refused(start(*NEW, "--prompts", path, "--prompt", "a"), 2, "--prompt or --prompts")
     refused(start(*NEW, "--prompts", tmp_path / "none"), 2, "cannot be read")
+
+
+def test_the_plan_tells_the_file_of_prompts_by_its_hash_alone(tmp_path):
+    """Of whatever place it was read from."""
+    (tmp_path / "other").mkdir()
+    one, two = tmp_path / "prompts.txt", tmp_path / "other" / "words.txt"
+    for path in (one, two):
+        path.write_bytes(b"a cat\n\n  a dog \n")
+    found = parse_prompts(None, one)
+    assert found == parse_prompts(None, two)
+    assert found["prompts"] == ("a cat", "a dog")
+    assert found["prompts_hash"] == hashlib.sha256(one.read_bytes()).hexdigest()
+    two.write_bytes(b"a cat\na dog")
+    again = parse_prompts(None, two)
+    assert again["prompts"] == found["prompts"]
+    assert again["prompts_hash"] != found["prompts_hash"]
+    assert parse_prompts(["a cat"], None) == {"prompts": ("a cat",), "prompts_hash": None}
+    assert parse_prompts(None, None) == {}
 
 
 @pytest.mark.parametrize(

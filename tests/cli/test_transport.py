@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import pullback
 from pullback import LocalBasis, figures
 from pullback.geometry import grassmann
-from tests.cli.calls import QUICK_TRANSPORT, done, refused, snapshot
+from tests.cli.calls import QUICK_TRANSPORT, done, listed, of_run, refused, snapshot
 
 
 def carried(folder, t=900):
@@ -31,16 +31,17 @@ def test_the_folder_holds_what_is_listed_and_the_summary_is_printed(call, tmp_pa
     result = done(call(*args, "--json"))
     summary = json.loads(result.stdout)
     assert summary == json.loads((folder / "summary.json").read_text())
-    assert files(folder) == set(summary["files"]) == {
+    assert listed(files(folder)) == set(summary["files"])
+    assert files(folder) == {
         "summary.json", "transport.png", "angles.png",
         "transport-t0900.safetensors", "transport-t0200.safetensors",
         "bases/latents_t0900.safetensors", "bases/basis_t0900.safetensors",
-        "bases/latents_t0200.safetensors", "bases/basis_t0200.safetensors",
+        "bases/latents_t0200.safetensors", "bases/basis_t0200.safetensors", *of_run("bases/"),
     }  # fmt: skip
     assert summary["format"] == "pullback.transport/1"
     assert (summary["source"], summary["targets"], summary["strength"]) == (0, [1, 2], 8.0)
     assert summary["settings"]["fingerprint"] == digits.fingerprint
-    assert summary["settings"]["sample_seeds"] == [0, 1, 2]
+    assert summary["settings"]["seeds"] == [0, 1, 2]
     m = torch.Size(summary["shapes"]["h"]).numel()
     assert summary["chance"]["retained"] == pytest.approx((3 / m) ** 0.5)
     assert summary["chance"]["distance"] == pytest.approx(grassmann.random_distance(3, m))
@@ -83,7 +84,7 @@ def test_results_are_told_as_a_table_and_a_tree(transport, tmp_path):
     kept = carried(tmp_path / "out")[0]["retained"].tolist()
     assert re.search(rf"900 +{kept[0]:.2f} +{kept[1]:.2f} ", result.stdout)
     assert "chance" in result.stdout
-    assert all(name in result.stdout for name in files(tmp_path / "out"))
+    assert all(name in result.stdout for name in listed(files(tmp_path / "out")))
 
 
 def test_quiet_prints_nothing(transport):
@@ -99,17 +100,19 @@ def test_classes_are_of_the_source_and_the_targets(transport, tmp_path, digits):
     torch.testing.assert_close(basis.s, own.s, atol=0, rtol=1e-3)
 
 
-def test_the_same_command_reuses_bases_and_more_timesteps_may_be_added(transport, tmp_path):
-    done(transport())
-    basis = tmp_path / "out" / "bases" / "basis_t0900.safetensors"
-    written, before = basis.stat().st_mtime_ns, carried(tmp_path / "out")
+def test_the_same_command_reuses_bases_and_other_timesteps_are_another_plan(transport, tmp_path):
+    done(transport("-t", "900,200"))
+    before, found = snapshot(tmp_path / "out"), carried(tmp_path / "out")
     result = done(transport("-t", "900,200"))
-    assert result.stdout.count("reused") == 3, "in the table and twice in the tree"
-    assert basis.stat().st_mtime_ns == written
-    after = carried(tmp_path / "out")
-    assert after[1] == before[1]
-    assert all(torch.equal(after[0][name], one) for name, one in before[0].items())
-    refused(transport(), 1, "bases at the timesteps 200 too")
+    assert result.stdout.count("reused") == 2 * 3, "in the table and twice in the tree"
+    after, again = snapshot(tmp_path / "out"), carried(tmp_path / "out")
+    changed = {name for name in before if before[name] != after[name]}
+    assert not {name for name in changed if name.startswith("bases")}
+    assert again[1] == found[1]
+    assert all(torch.equal(again[0][name], one) for name, one in found[0].items())
+    refused(transport(), 1, "timesteps [900, 200] (now [900])", "--overwrite")
+    done(transport("--overwrite"))
+    assert not list((tmp_path / "out").rglob("*t0200*")), "of the plan that was replaced"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +121,7 @@ def test_the_same_command_reuses_bases_and_more_timesteps_may_be_added(transport
         (("--index", "1"), "index"),
         (("--back", "vjp"), "back"),
         (("--rank", "4"), "rank"),
-        (("--seeds", "1,3"), "sample_seeds"),
+        (("--seeds", "1,3"), "seeds"),
         (("--class-label", "3"), "class_labels"),
     ],
 )
@@ -162,6 +165,7 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(transport, tmp_path, 
     left = files(tmp_path / "out")
     assert left == {
         "transport-t0900.safetensors",
+        *of_run("bases/"),
         *(f"bases/{what}_t0{t}00.safetensors" for what in ("basis", "latents") for t in (9, 2)),
     }
     monkeypatch.setattr(transport_run, "transport", carry)

@@ -94,10 +94,13 @@ def test_tensors_that_no_network_wants_are_left_alone(folders, tmp_path):
 
 
 def test_a_model_of_the_hub_is_read_as_a_folder_is(folders, tmp_path, monkeypatch):
-    shutil.copytree(folders["ddpm"], tmp_path / "model")
-    fetched = lambda name, **_: str(tmp_path / "model")  # noqa: E731
-    monkeypatch.setattr("diffusers.DiffusionPipeline.download", fetched)
-    assert pullback.load("owner/name").name == "owner/name"
-    change(tmp_path / "model" / "unet", drop)
+    commit = "0123456789abcdef" * 2 + "01234567"
+    folder = tmp_path / "models--owner--name" / "snapshots" / commit
+    shutil.copytree(folders["ddpm"], folder)
+    monkeypatch.setattr("diffusers.DiffusionPipeline.download", lambda name, **_: str(folder))
+    found = pullback.load("owner/name")
+    assert (found.name, found.revision) == ("owner/name", commit)
+    assert pullback.load(folder).revision is None
+    change(folder / "unet", drop)
     with pytest.raises(ValueError, match=r"are missing conv_out\.bias"):
         pullback.load("owner/name")

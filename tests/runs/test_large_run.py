@@ -2,10 +2,12 @@
 
 import json
 import os
+import resource
+import subprocess
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import pytest
-import safetensors.torch
 import torch
 from safetensors.torch import load_file
 
@@ -150,13 +152,13 @@ def test_a_unit_that_fails_is_tried_thrice_and_does_not_stop_the_rest(
     run = BatchRun.create(tmp_path, digits, plan)
     compute, tried = at_work.compute, []
 
-    def failing(model, plan, unit, rows):
+    def failing(model, plan, unit, rows, watch):
         tried.append(unit.number)
         if unit.number == 1:
             raise FloatingPointError("a NaN in the third sample")
         if unit.number == 2 and tried.count(2) == 1:
             raise RuntimeError("once only")
-        return compute(model, plan, unit, rows)
+        return compute(model, plan, unit, rows, watch)
 
     told = []
     with monkeypatch.context() as patch:
@@ -181,11 +183,11 @@ def test_a_unit_that_fails_is_tried_thrice_and_does_not_stop_the_rest(
 def test_a_unit_that_does_not_fit_the_memory_goes_in_smaller_parts(run, digits, monkeypatch):
     compute, rows = at_work.compute, []
 
-    def narrow(model, plan, unit, count):
+    def narrow(model, plan, unit, count, watch):
         rows.append(count)
         if count > 1:
             raise torch.OutOfMemoryError("no more")
-        return compute(model, plan, unit, count)
+        return compute(model, plan, unit, count, watch)
 
     monkeypatch.setattr(at_work, "compute", narrow)
     told = []
@@ -197,25 +199,66 @@ def test_a_unit_that_does_not_fit_the_memory_goes_in_smaller_parts(run, digits, 
     assert found.s.shape == (2, 2)
 
 
-def test_a_full_disk_stops_the_run_and_keeps_what_is_finished(truth, digits, tmp_path, monkeypatch):
-    run = BatchRun.create(tmp_path, digits, truth[0].plan)
-    save = safetensors.torch.save_file
+@contextmanager
+def largest_file(size):
+    """No file of this process may grow beyond so many bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    def full(tensors, path, metadata):
-        if "unit-000001" in str(path):
-            raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
-        save(tensors, path, metadata)
 
-    with monkeypatch.context() as patch:
-        patch.setattr("safetensors.torch.save_file", full)
-        with pytest.raises(OSError, match=r"unit-000001.* could not be written: .*No space left"):
-            run.work(digits, share=(0, 1))
-    assert [path.name for path in (tmp_path / "units").iterdir()] == ["unit-000000.safetensors"]
+@pytest.fixture
+def disk(tmp_path):
+    """The folder of a disk of its own, of 2 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(path):
+    """Write until there is no room."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def test_a_full_disk_stops_the_run_and_keeps_what_is_finished(truth, digits, disk):
+    run = BatchRun.create(disk, digits, truth[0].plan)
+    with pytest.raises(OSError, match=r"unit-000001.* could not be written: .*No space left"):
+        run.work(digits, share=(0, 1), tell=lambda _: fill(disk / "filler"))
+    assert [path.name for path in (disk / "units").iterdir()] == ["unit-000000.safetensors"]
     assert run.status()["failed"] == 0
-    before = stamps(tmp_path)
+    before = stamps(disk)
+    (disk / "filler").unlink()
+    run.work(digits, share=(1, 4))
+    done, whole = numbers(disk), numbers(truth[0].folder)
+    assert sorted(done) == ["unit-000000.safetensors", "unit-000001.safetensors"]
+    assert done.items() <= whole.items()
+    assert stamps(disk).items() >= before.items()
+
+
+def test_a_file_that_the_system_cuts_off_is_not_there(run, digits):
     run.work(digits)
-    assert numbers(tmp_path) == numbers(truth[0].folder)
-    assert stamps(tmp_path).items() >= before.items()
+    whole = numbers(run.folder)
+    size = len(whole["unit-000000.safetensors"])
+    unit_path(run.folder, 0).unlink()
+    with (
+        largest_file(size - torch.randint(1, size, ()).item()),
+        pytest.raises(OSError, match=r"unit-000000.* could not be written: .*File too large"),
+    ):
+        run.work(digits)
+    assert list((run.folder / "units").iterdir()) == []
+    assert run.status()["failed"] == 0
+    with largest_file(size):
+        run.work(digits)
+    assert numbers(run.folder) == whole
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

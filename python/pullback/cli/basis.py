@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pullback._files import occupied
-from pullback.cli.loading import load
 from pullback.cli.options import (
     AsJson,
     Call,
@@ -24,11 +22,9 @@ from pullback.cli.options import (
     Quiet,
 )
 from pullback.cli.output import make_folder
-from pullback.cli.parsing import parse_call, parse_list, parse_memory, parse_seeds
+from pullback.cli.parsing import parse_list, parse_memory, parse_seeds
 from pullback.cli.request import Delivery, Request
-
-if TYPE_CHECKING:
-    from pullback.models import LatentModel
+from pullback.cli.run_request import Source
 
 
 def basis(
@@ -90,7 +86,7 @@ def basis(
         tol=tol,
         seed=seed,
     )
-    given = parse_call(call)
+    source = Source(model, dtype, tuple(call or ()))
     delivery = Delivery(
         output,
         memory=None if memory is None else parse_memory(memory),
@@ -99,7 +95,7 @@ def basis(
         quiet=quiet,
         as_json=as_json,
     )
-    _deliver(request, delivery, lambda: load(model, device, dtype, given))
+    _deliver(request, delivery, source, device)
 
 
 def demo(
@@ -115,14 +111,14 @@ def demo(
     """Bases of the digit model: 16 samples, 4 timesteps, rank 12, with figures and a few edits."""
     request = Request(timesteps=(900, 700, 500, 200), rank=12, seeds=tuple(range(16)))
     delivery = Delivery(output, overwrite=overwrite, edits=True, quiet=quiet, as_json=as_json)
-    _deliver(request, delivery, lambda: load("digits", device, None))
+    _deliver(request, delivery, Source("digits"), device)
 
 
-def _deliver(request: Request, delivery: Delivery, read: Callable[[], LatentModel]) -> None:
+def _deliver(request: Request, delivery: Delivery, source: Source, device: str) -> None:
     make_folder(delivery.folder)
     # Before anything that takes long: that the folder can be written to, and is nobody else's.
     with occupied(delivery.folder):
         # Imported when all that can be refused without torch has been.
         from pullback.cli.execution import execute
 
-        execute(request, delivery, read)
+        execute(request, delivery, source, device)

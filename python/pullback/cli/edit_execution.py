@@ -150,7 +150,7 @@ def _bases(
     if basis is None:
         return [None] * count
     run = basis.provenance.get("run")
-    known = run.get("settings", {}).get("sample_seeds") if isinstance(run, dict) else None
+    known = run.get("settings", {}).get("seeds") if isinstance(run, dict) else None
     if seeds and isinstance(known, list) and set(seeds) <= set(known):
         return [basis[[known.index(seed)]] for seed in seeds]
     if len(basis) == 1:  # of another sample, for all

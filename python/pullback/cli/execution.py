@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,6 +10,7 @@ from pullback import editing, figures, krylov, runs
 from pullback._files import write_json
 from pullback.cli.progress import Reporter
 from pullback.cli.request import MAPS_WITHOUT_TAP, Delivery, Request
+from pullback.cli.run_request import Source
 from pullback.cli.tables import print_json, print_results
 from pullback.models import LatentModel
 from pullback.runs import Plan, TimestepBases
@@ -21,30 +22,31 @@ _STRENGTHS = (-8.0, -4.0, 0.0, 4.0, 8.0)
 _EDITED, _ALONG, _EDITING_STEPS = 2, 3, 25
 
 
-def execute(request: Request, delivery: Delivery, read: Callable[[], LatentModel]) -> None:
+def execute(request: Request, delivery: Delivery, source: Source, device: str) -> None:
     """Read the model, compute, write and report.
 
     Args:
         request: what is to be computed.
         delivery: where it goes, into a folder that exists, and what is shown.
-        read: reads the model.
+        source: how the model is read.
+        device: where it computes.
 
     Raises:
         ValueError: the model cannot give what is asked for, or the folder holds other results.
     """
     reporter = Reporter(delivery.quiet)
     with reporter.waiting("loading the model"):
-        model = read()
+        model = source(device)
         plan = plan_of(request, model)
         plan.check(model)
     with reporter.bases(plan) as watch:
         bases = runs.discover(
             model, plan, delivery.folder,
-            memory=delivery.memory, overwrite=delivery.overwrite, watch=watch,
+            memory=delivery.memory, overwrite=delivery.overwrite, source=source.told, watch=watch,
         )  # fmt: skip
-    summary = runs.summarize(model, plan, bases)
+    summary = runs.summarize(model, bases)
     write_json(runs.summary_path(delivery.folder), summary)
-    written = _described(bases)
+    written = _described(delivery.folder, bases)
     if delivery.overwrite:
         figures.clear(delivery.folder)
     if delivery.figures:
@@ -116,9 +118,12 @@ def _edits(
     return {"edits.png": f"{len(x)} samples edited at t = {item.t}, by strength"}
 
 
-def _described(bases: Sequence[TimestepBases]) -> dict[str, str]:
+def _described(folder: Path, bases: Sequence[TimestepBases]) -> dict[str, str]:
     """The names of the data files, each with a line about it."""
-    lines = {runs.summary_path(Path()).name: "settings, versions, accuracy, products, seconds"}
+    lines = {
+        runs.summary_path(Path()).name: "settings, versions, accuracy, products, seconds",
+        **described_run(folder),
+    }
     for item in bases:
         count, rank = item.basis.s.shape
         reused = ", reused" if item.reused else ""
@@ -129,3 +134,19 @@ def _described(bases: Sequence[TimestepBases]) -> dict[str, str]:
             f"u, s, v of {count} samples, rank {rank}{reused}"
         )
     return lines
+
+
+def described_run(folder: Path, inside: str = "") -> dict[str, str]:
+    """The files of the run in a folder, each kind with a line about it.
+
+    Args:
+        folder: of the run.
+        inside: what their names begin with, where it lies in the folder of results.
+    """
+    count = len(runs.BatchRun(folder).units)
+    units = f"{count} unit{'s' * (count > 1)}"
+    return {
+        f"{inside}{runs.plan_path(Path()).name}": "the plan of the run",
+        f"{inside}units/": f"the numbers of {units} of samples",
+        f"{inside}receipts/": "who computed them, and when",
+    }

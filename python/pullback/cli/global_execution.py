@@ -51,7 +51,7 @@ def execute_global(
                 memory=delivery.memory, overwrite=delivery.overwrite, watch=watch,
             )  # fmt: skip
         summary = {**runs.summarize_global(model, plan, done), "strength": strength}
-        written = _described(done)
+        written = _described(delivery.folder, done)
         if delivery.overwrite:
             figures.clear(delivery.folder)
         if delivery.figures:
@@ -100,7 +100,7 @@ def _draw(
     step()
 
 
-def _described(done: SharedDirections) -> dict[str, str]:
+def _described(folder: Path, done: SharedDirections) -> dict[str, str]:
     """The names of the data files, each with a line about it."""
     count, samples = len(done.found), len(done.bases.x)
     lines = {
@@ -109,4 +109,4 @@ def _described(done: SharedDirections) -> dict[str, str]:
     }
     for index in range(count):
         lines[runs.direction_path(Path(), index + 1).name] = f"direction {index + 1} of them"
-    return {**lines, **described_bases(done.bases)}
+    return {**lines, **described_bases(folder, done.bases)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Sequence
@@ -123,18 +124,23 @@ def parse_share(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def parse_prompts(given: Sequence[str] | None, path: Path | None) -> tuple[str, ...] | None:
+def parse_prompts(given: Sequence[str] | None, path: Path | None) -> dict[str, object]:
     """Prompts of options, or of a text file with one a line, whose empty lines do not count.
+
+    Returns:
+        "prompts" of a `BatchPlan` and the hash of the file, "prompts_hash"; nothing where neither
+        is given.
 
     Raises:
         typer.BadParameter: both are given, or the file cannot be read or has none.
     """
     if path is None:
-        return tuple(given) if given else None
+        return {"prompts": tuple(given), "prompts_hash": None} if given else {}
     if given:
         raise typer.BadParameter("give --prompt or --prompts, not both", param_hint="--prompts")
     try:
-        lines = path.read_text("utf-8").splitlines()
+        written = path.read_bytes()
+        lines = written.decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(
             f"{path} cannot be read: {error}", param_hint="--prompts"
@@ -142,7 +148,7 @@ def parse_prompts(given: Sequence[str] | None, path: Path | None) -> tuple[str, 
     prompts = tuple(line.strip() for line in lines if line.strip())
     if not prompts:
         raise typer.BadParameter(f"{path} has no prompts", param_hint="--prompts")
-    return prompts
+    return {"prompts": prompts, "prompts_hash": hashlib.sha256(written).hexdigest()}
 
 
 def parse_call(pairs: Sequence[str] | None) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from pullback import krylov
 from pullback.cli.tables import span
+from pullback.geometry import LocalBasis
 from pullback.runs import (
     AnalysisWatch,
     EditWatch,
@@ -168,18 +170,28 @@ class Reporter:
 
 
 class _Bars(Watch):
-    """Shows the bases' progress as one bar per timestep."""
+    """Shows the bases' progress as one bar per timestep, over all units."""
 
     def __init__(self, bars: Progress, plan: Plan) -> None:
-        self.bars = bars
+        self.bars, self.count = bars, len(plan.seeds)
+        self.done, self.products = dict.fromkeys(plan.timesteps, 0), Counter[int]()
         self.tasks: dict[int, TaskID] = {
             t: bars.add_task(f"t = {t}", total=len(plan.seeds), start=False, products="", state="")
             for t in plan.timesteps
         }
 
+    def reused(self, samples: int) -> None:
+        """So many samples were done already."""
+        for t, task in self.tasks.items():
+            self.done[t] = samples
+            self.bars.update(task, completed=samples, state="reused" if samples else "")
+            if samples == self.count:
+                self.bars.start_task(task)
+                self.bars.stop_task(task)
+
     def started(self, t: int) -> None:
-        """A timestep begins, with sampling."""
-        self.task = self.tasks[t]
+        """A timestep of some samples begins, with sampling."""
+        self.t, self.task = t, self.tasks[t]
         self.bars.start_task(self.task)
         self.bars.update(self.task, state="sampling")
 
@@ -187,21 +199,24 @@ class _Bars(Watch):
         """The solver took a step."""
         self.bars.update(
             self.task,
-            completed=step.samples - step.active,
-            products=f"{step.products} products",
+            completed=self.done[self.t] + step.samples - step.active,
+            products=f"{self.products[self.t] + step.products} products",
             state=f"bound {step.angle_bound:.1e}",
         )
 
-    def finished(self, bases: TimestepBases) -> None:
-        """A timestep is done, or was there already."""
-        bound = float(bases.basis.angle_bound.max())
+    def finished(self, t: int, found: LocalBasis) -> None:
+        """A timestep of some samples is done."""
+        # A unit that is tried again comes twice.
+        self.done[t] = min(self.count, self.done[t] + len(found))
+        self.products[t] += int(found.products.sum())
         self.bars.update(
             self.task,
-            completed=len(bases.basis),
-            products="reused" if bases.reused else f"{int(bases.basis.products.sum())} products",
-            state=f"bound {bound:.1e}",
+            completed=self.done[t],
+            products=f"{self.products[t]} products",
+            state=f"bound {float(found.angle_bound.max()):.1e}",
         )
-        self.bars.stop_task(self.task)
+        if self.done[t] == self.count:
+            self.bars.stop_task(self.task)
 
 
 class _Samples(EditWatch):

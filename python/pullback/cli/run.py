@@ -100,7 +100,6 @@ def start(
         "seeds": None if samples is None and seeds is None else parse_seeds(samples, seeds),
         "tap": tap,
         "map": of,
-        "prompts": parse_prompts(prompt, prompts),
         "class_labels": None if class_label is None else parse_list(class_label, "--class-label"),
         "batch": batch,
         "seed": seed,
@@ -108,14 +107,15 @@ def start(
         "memory": None if memory is None else parse_memory(memory),
         "threads": threads,
     }
+    given = {name: value for name, value in given.items() if value is not None}
+    given |= parse_prompts(prompt, prompts)
     source = Source(model, dtype, tuple(call or ()))
     team = Team(device, workers, parse_share(worker), ray)
     # Imported when all that can be refused without torch has been.
     from pullback.cli.run_execution import execute_start
 
     execute_start(
-        folder, {name: value for name, value in given.items() if value is not None},
-        (quality, tol), source, team, quiet=quiet, as_json=as_json,
+        folder, given, (quality, tol), source, team, quiet=quiet, as_json=as_json,
     )  # fmt: skip
 
 

@@ -63,8 +63,7 @@ def execute_start(
     else:
         with reporter.waiting("loading the model"):
             model = source(team.device)
-            told = {**asdict(source), "call": list(source.call)}
-            run = BatchRun.create(folder, model, _plan(given, model, team), source=told)
+            run = BatchRun.create(folder, model, _plan(given, model, team), source=source.told)
     _work(run, model, source, team, reporter, as_json=as_json)
 
 
@@ -133,7 +132,7 @@ def _same(run: BatchRun, given: dict[str, Any], source: Source) -> Source:
     for name in ("model", "dtype", "call"):
         value = getattr(source, name)
         there[name], asked[name] = getattr(known, name), value or getattr(known, name)
-    runs.check_settings(run.folder, there, asked)
+    runs.check_same(runs.plan_path(run.folder), there, asked, runs.ANOTHER)
     return known
 
 

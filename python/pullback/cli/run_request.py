@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -22,11 +22,22 @@ class Source:
         model: a name of the zoo, a folder or a hub id; None for that of the run.
         dtype: of the network; None for that of its files.
         call: pairs name=value of the pipeline's call.
+
+    Raises:
+        typer.BadParameter: one of them is no such pair.
     """
 
     model: str | None
     dtype: str | None = None
     call: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        parse_call(self.call)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """All of it, as JSON has it."""
+        return {**asdict(self), "call": list(self.call)}
 
     def __call__(self, device: str) -> LatentModel:
         """The model, on a device.

@@ -10,7 +10,7 @@ import torch
 
 from pullback import editing, figures, runs
 from pullback._files import write_json
-from pullback.cli.execution import plan_of
+from pullback.cli.execution import described_run, plan_of
 from pullback.cli.progress import Reporter
 from pullback.cli.request import Delivery, Request
 from pullback.cli.tables import print_json, print_transport
@@ -57,7 +57,7 @@ def execute_transport(
                 memory=delivery.memory, overwrite=delivery.overwrite, watch=watch,
             )  # fmt: skip
         summary = {**runs.summarize_transport(model, plan, done), "strength": strength}
-        written = _described(done)
+        written = _described(delivery.folder, done)
         if delivery.overwrite:
             figures.clear(delivery.folder)
         if delivery.figures:
@@ -135,22 +135,23 @@ def _images(
     return figures.pictured(model, torch.stack(rows, 1))
 
 
-def _described(done: Sequence[TimestepTransport]) -> dict[str, str]:
+def _described(folder: Path, done: Sequence[TimestepTransport]) -> dict[str, str]:
     """The names of the data files, each with a line about it."""
     lines = {runs.summary_path(Path()).name: "settings, retained norms, distances"}
     for one in done:
         name = runs.transport_path(Path(), one.t).name
         lines[name] = f"carried to {len(one.bases.x) - 1} targets"
     for one in done:
-        lines |= described_bases(one.bases)
+        lines |= described_bases(folder, one.bases)
     return lines
 
 
-def described_bases(bases: TimestepBases) -> dict[str, str]:
-    """The names of the files of bases in their folder, each with a line about it."""
+def described_bases(folder: Path, bases: TimestepBases) -> dict[str, str]:
+    """The names of the files of bases in a folder of results, each with a line about it."""
     reused = ", reused" if bases.reused else ""
     latents, basis = runs.latents_path(Path(), bases.t), runs.basis_path(Path(), bases.t)
     return {
+        **described_run(folder / runs.BASES, f"{runs.BASES}/"),
         f"{runs.BASES}/{latents.name}": f"latents x_t{reused}",
         f"{runs.BASES}/{basis.name}": f"u, s, v of all samples{reused}",
     }

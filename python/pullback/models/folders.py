@@ -14,6 +14,7 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import is_accelerate_available, is_transformers_available
 from diffusers.utils import logging as diffusers_logging
+from diffusers.utils.hub_utils import extract_commit_hash
 from torch import nn
 
 from pullback.models.families import FAMILIES
@@ -248,34 +249,29 @@ def _network_class(config: Path) -> Any:
     return kind
 
 
-def from_hub(
-    name: str,
-    dtype: torch.dtype | None = None,
-    variant: str | None = None,
-    device: torch.device | str = "cpu",
-) -> Any:
-    """The pipeline of a hub id, fetched where it is not in the hub's cache, on the CPU.
+def fetched(name: str, variant: str | None = None) -> tuple[Path, str | None]:
+    """The folder of a hub id, fetched where it is not in the hub's cache, and its commit.
 
     Args:
         name: the hub id.
-        dtype: in which it is read; float32 by default.
         variant: of its weights, such as "fp16".
-        device: where it is to be put later, and has to fit too.
+
+    Returns:
+        The folder, and the hash of the commit that it is of, where the cache tells it.
 
     Raises:
         OSError: it could not be fetched.
-        ValueError: what was fetched is no whole model.
-        MemoryError: it does not fit.
     """
     try:
         with quiet():
-            folder = DiffusionPipeline.download(name, use_safetensors=True, variant=variant)
+            found = DiffusionPipeline.download(name, use_safetensors=True, variant=variant)
     except Exception as error:  # the hub's client has no common error class
         raise OSError(
             f"The hub model {name!r} could not be fetched: {first_line(error)} Check the name "
             "and the network, or download the model elsewhere and pass the folder's path."
         ) from error
-    return from_folder(Path(folder), dtype, variant, device)
+    folder = Path(found)
+    return folder, extract_commit_hash(str(folder / "model_index.json"))
 
 
 @contextmanager

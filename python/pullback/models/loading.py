@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 
 from pullback import zoo
 from pullback.models.conditions import Condition
-from pullback.models.folders import first_line, from_folder, from_hub, quiet
+from pullback.models.folders import fetched, first_line, from_folder, quiet
 from pullback.models.model import LatentModel
 from pullback.models.suitability import unwrapped
 
@@ -67,7 +67,7 @@ def load(
     options["call"] = call
     if not isinstance(source, (str, Path)):
         return _from_object(source, **options)
-    name = str(source)
+    name, revision = str(source), None
     if name in zoo.MODELS:
         folder, null = zoo.MODELS[name]
         options["null_cond"] = null if null_cond is None else null_cond
@@ -80,9 +80,10 @@ def load(
             f"({', '.join(zoo.MODELS)}); {name!r} is none of them, and no such folder exists."
         )
     else:
-        found = from_hub(name, dtype, variant, device)
+        folder, revision = fetched(name, variant)
+        found = from_folder(folder, dtype, variant, device)
     _place(found, device)
-    return _from_object(found, name=name, **options)
+    return _from_object(found, name=name, revision=revision, **options)
 
 
 def _from_object(
@@ -93,6 +94,7 @@ def _from_object(
     latent_shape: Any,
     call: Any,
     name: str | None = None,
+    revision: str | None = None,
 ) -> LatentModel:
     network: Any = source
     pipeline: Any = None
@@ -119,6 +121,7 @@ def _from_object(
         latent_shape=latent_shape,
         pipeline=pipeline,
         call=call,
+        revision=revision,
     )
 
 

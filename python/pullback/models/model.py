@@ -46,9 +46,10 @@ class LatentModel:
         call: keyword arguments that the pipeline's call needs beside a prompt, such as `image`.
         device: where the callable computes; a network knows.
         dtype: dtype of x for a callable; a network knows.
+        revision: the commit of the hub's that it was read from, where it is known.
 
     Attributes:
-        network, name, pipeline: as given; a compiled network is unwrapped.
+        network, name, pipeline, revision: as given; a compiled network is unwrapped.
         family: what is known of networks of its class.
         schedule: the timesteps, in the scheduler's training units, and what the network predicts.
         conditions: what the network is conditioned on, and its null condition.
@@ -72,6 +73,7 @@ class LatentModel:
         call: Mapping[str, Any] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        revision: str | None = None,
     ) -> None:
         network = unwrapped(network)
         if not callable(network):
@@ -80,7 +82,7 @@ class LatentModel:
                 f"{type(network).__name__}."
             )
         self.network: Any = network
-        self.name, self.pipeline = name, pipeline
+        self.name, self.pipeline, self.revision = name, pipeline, revision
         self.schedule = Schedule(scheduler, flow=family_of(network).flow)
         self._placement = Placement(network, device, dtype)
         self._reading: Reading | None = None

@@ -14,7 +14,7 @@ from pullback.runs.batch_bases import UnitBases
 from pullback.runs.batch_plan import BatchPlan, Unit, default_memory
 from pullback.runs.batch_run import BatchRun
 from pullback.runs.batch_store import plan_path, unit_path
-from pullback.runs.batch_worker import check_settings
+from pullback.runs.batch_unit import Watch
 from pullback.runs.edit_plan import WAYS, EditPlan, EditSample, way_of
 from pullback.runs.edit_run import EditWatch, edit_samples, summarize_edits
 from pullback.runs.edit_store import SampleEdits, edit_basis_path, edits_path
@@ -45,7 +45,8 @@ from pullback.runs.path_run import (
     summarize_paths,
 )
 from pullback.runs.plan import Plan
-from pullback.runs.run import Watch, discover
+from pullback.runs.run import discover
+from pullback.runs.settings import ANOTHER, check_same
 from pullback.runs.store import TimestepBases, basis_path, latents_path, summary_path
 from pullback.runs.summary import summarize
 from pullback.runs.transport_run import (
@@ -61,6 +62,7 @@ from pullback.runs.transport_run import (
 __all__ = [
     "ANALYSES",
     "ANALYSES_FORMAT",
+    "ANOTHER",
     "BACKS",
     "BASES",
     "HOWS",
@@ -100,7 +102,7 @@ __all__ = [
     "analyse",
     "basis_path",
     "check_analyses",
-    "check_settings",
+    "check_same",
     "default_memory",
     "direction_path",
     "discover",

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from pullback.geometry import LocalBasis
-from pullback.runs.batch_plan import Unit
-from pullback.runs.batch_store import read_unit
+from pullback.runs.batch_plan import Conditions, Unit
+from pullback.runs.batch_store import checked_unit, read_unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,8 @@ class UnitBases:
 
     Attributes:
         unit: which unit, with the seeds of its samples.
-        condition: class label or prompt; None for the null condition.
+        condition: class label or prompt; None for the null condition; a tuple of a paired plan,
+            with that of each sample.
         t: the timestep, in the scheduler's training units.
         x: latents x_t, `[B, *x_shape]`.
         s: singular values, `[B, k]`.
@@ -36,7 +37,7 @@ class UnitBases:
     """
 
     unit: Unit
-    condition: int | str | None
+    condition: Conditions
     t: int
     x: torch.Tensor
     s: torch.Tensor
@@ -83,10 +84,29 @@ def bases_of(folder: Path, unit: Unit, digest: str, place: int) -> UnitBases:
     Raises:
         ValueError: the file is damaged, or of another run.
     """
-    tensors, header = read_unit(folder, unit, digest, place)
+    return _bases(unit, *read_unit(folder, unit, digest, place), place)
+
+
+def checked_bases_of(folder: Path, unit: Unit, digest: str) -> list[UnitBases]:
+    """The bases of a unit at all timesteps, where every byte of its file is what was written.
+
+    Raises:
+        ValueError: the file is damaged, or of another run.
+    """
+    tensors, header = checked_unit(folder, unit, digest)
+    return [
+        _bases(unit, {name: one[place] for name, one in tensors.items()}, header, place)
+        for place in range(len(header["timesteps"]))
+    ]
+
+
+def _bases(
+    unit: Unit, tensors: dict[str, torch.Tensor], header: dict[str, Any], place: int
+) -> UnitBases:
     fields: dict[str, Any] = {"u": None, **tensors}
+    one = header["condition"]
     return UnitBases(
-        unit=unit, condition=header["condition"], t=header["timesteps"][place],
-        stopped=tuple(header["stopped"][place]), tol=header["tol"],
+        unit=unit, condition=tuple(one) if isinstance(one, list) else one,
+        t=header["timesteps"][place], stopped=tuple(header["stopped"][place]), tol=header["tol"],
         provenance=header["provenance"], **fields,
     )  # fmt: skip

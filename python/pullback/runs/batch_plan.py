@@ -14,6 +14,9 @@ from pullback.models import LatentModel
 from pullback.runs.plan import SAMPLING_STEPS, Plan
 from pullback.runs.settings import settings_of_model
 
+#: The condition of all samples of a unit: a class label, a prompt, or None; or that of each.
+Conditions = int | str | tuple[int, ...] | tuple[str, ...] | None
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -21,7 +24,7 @@ class Unit:
 
     Attributes:
         number: from 0, in the names of its files.
-        condition: which of the plan's conditions, from 0.
+        condition: which of the plan's conditions, from 0; 0 where each sample has its own.
         first: which of the plan's seeds is that of its first sample, from 0.
         seeds: of its samples' noise.
     """
@@ -51,6 +54,8 @@ class BatchPlan:
         seed: of the solver's random start.
         class_labels: conditions, each of them for all seeds; or None.
         prompts: conditions likewise; without labels and prompts it is the null condition.
+        prompts_hash: of the file that the prompts were read from, where there was one.
+        paired: whether each label or prompt is that of one seed, and not a condition of all.
         map: which map's Jacobian: one of `Plan`'s.
         keep_u: whether u is stored too, which may be larger than all the rest.
         memory: budget of a pass, in bytes.
@@ -66,6 +71,8 @@ class BatchPlan:
     seed: int = 0
     class_labels: tuple[int, ...] | None = None
     prompts: tuple[str, ...] | None = None
+    prompts_hash: str | None = None
+    paired: bool = False
     map: str = "encoder"
     keep_u: bool = False
     memory: int = 2**30
@@ -84,10 +91,25 @@ class BatchPlan:
         }
         return cls(**told)
 
+    @classmethod
+    def of(cls, plan: Plan, *, batch: int, memory: int, threads: int) -> BatchPlan:
+        """The run that computes the bases of a plan's samples, and keeps u."""
+        given = plan.class_labels or plan.prompts or ()
+        paired = len(set(given)) > 1
+        few = slice(None if paired else 1)
+        return cls(
+            tuple(sorted(plan.timesteps, reverse=True)), plan.rank, plan.seeds, plan.tap, plan.tol,
+            batch, plan.seed,
+            class_labels=None if plan.class_labels is None else plan.class_labels[few],
+            prompts=None if plan.prompts is None else plan.prompts[few],
+            paired=paired, map=plan.map, keep_u=True, memory=memory, threads=threads,
+        )  # fmt: skip
+
     @property
-    def conditions(self) -> tuple[int | str | None, ...]:
-        """The class labels or prompts; None alone for the null condition."""
-        return self.prompts or self.class_labels or (None,)
+    def conditions(self) -> tuple[Conditions, ...]:
+        """The class labels or prompts, None alone for the null condition; or all pairs as one."""
+        given = self.prompts or self.class_labels
+        return (given,) if self.paired else given or (None,)
 
     @cached_property
     def units(self) -> tuple[Unit, ...]:
@@ -101,13 +123,19 @@ class BatchPlan:
             for number, (first, seeds) in enumerate(blocks)
         )
 
-    def part(self, condition: int, seeds: tuple[int, ...]) -> Plan:
-        """The plan of some samples under one of the conditions."""
-        of = slice(condition, condition + 1)
+    def condition_of(self, unit: Unit) -> Conditions:
+        """The condition of a unit's samples, or that of each of them."""
+        whole = self.conditions[unit.condition]
+        return whole[unit.first :][: len(unit.seeds)] if isinstance(whole, tuple) else whole
+
+    def part(self, unit: Unit, samples: slice = slice(None)) -> Plan:
+        """The plan of some samples of a unit."""
+        one, seeds = self.condition_of(unit), unit.seeds[samples]
+        each: Any = one[samples] if isinstance(one, tuple) else (one,) * len(seeds)
         return Plan(
             self.timesteps, self.rank, seeds, self.tap, self.tol, self.seed,
-            class_labels=None if self.class_labels is None else self.class_labels[of] * len(seeds),
-            prompts=None if self.prompts is None else self.prompts[of] * len(seeds),
+            class_labels=None if self.class_labels is None else each,
+            prompts=None if self.prompts is None else each,
             map=self.map,
         )  # fmt: skip
 
@@ -129,13 +157,26 @@ class BatchPlan:
             )
         if self.prompts is not None and self.class_labels is not None:
             raise ValueError("Expected class labels or prompts, got both.")
+        if self.prompts_hash is not None and self.prompts is None:
+            raise ValueError("Expected the prompts beside the hash of their file, got none.")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("Expected one or more different seeds, got none, or some twice.")
+        given = self.prompts or self.class_labels or ()
+        if self.paired and len(given) != len(self.seeds):
+            raise ValueError(
+                f"Expected one condition for each of the {len(self.seeds)} seeds, got {len(given)}."
+            )
         conditions = self.conditions
         if () in (self.prompts, self.class_labels) or len(set(conditions)) < len(conditions):
             raise ValueError(f"Expected one or more different conditions, got {list(conditions)}.")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("Expected different seeds, got some of them twice.")
-        for condition in range(1 if self.class_labels is None else len(conditions)):
-            self.part(condition, self.seeds[:1]).check(model)
+        if self.class_labels is None:
+            few = self.units[:1]
+        elif self.paired:
+            few = self.units
+        else:
+            few = self.units[:: len(self.units) // len(conditions)]
+        for unit in few:
+            self.part(unit, slice(None) if self.paired else slice(1)).check(model)
         # Of the others only what they are is looked at.
         for seed in self.seeds:
             whole("a seed", seed, 0, 2**32 - 1)
@@ -148,7 +189,7 @@ class BatchPlan:
         own = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         return {
             **settings_of_model(model, labelled=self.class_labels is not None),
-            "wrt": self.part(0, self.seeds[:1]).map_of(model).wrt,
+            "wrt": self.part(self.units[0]).map_of(model).wrt,
             "sampling_steps": SAMPLING_STEPS,
             **own,
         }

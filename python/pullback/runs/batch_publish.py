@@ -91,6 +91,7 @@ def _columns(
     """The columns of a unit: a row for each timestep, sample and direction, in this order."""
     steps, count, rank = shape = tensors["s"].shape
     seconds = notes["seconds"] or [None] * steps
+    rows, paired = steps * count * rank, notes["condition"]
 
     def each(values: Any, *axes: int) -> list[Any]:
         """Values along some of the axes, repeated along the others."""
@@ -100,7 +101,7 @@ def _columns(
         )
 
     return {
-        "condition": [notes["condition"]] * (steps * count * rank),
+        "condition": each(paired, 1) if isinstance(paired, list) else [paired] * rows,
         "seed": each(unit.seeds, 1),
         "t": each(notes["timesteps"], 0),
         "direction": each(range(rank), 2),
@@ -110,7 +111,7 @@ def _columns(
             for name in ("angle_bound", "converged", "rank", "products")
         },
         "stopped": each(notes["stopped"], 0, 1),
-        "unit": [unit.number] * (steps * count * rank),
+        "unit": [unit.number] * rows,
         "unit_seconds": each(seconds, 0),
     }
 
@@ -119,8 +120,9 @@ def _write_axes(store: Any, plan: BatchPlan) -> None:
     """The coordinates, and what is done."""
     labels = [json.dumps(condition) for condition in plan.conditions]
     store.attrs["conditions"] = labels
+    numbered = plan.class_labels is None or plan.paired
     axes = {
-        "condition": np.array(range(len(labels)) if plan.class_labels is None else plan.conditions),
+        "condition": np.array(range(len(labels)) if numbered else plan.conditions),
         "sample": np.array(plan.seeds),
         "timestep": np.array(plan.timesteps),
     }

@@ -17,19 +17,20 @@ from pullback._files import write_json
 from pullback._numbers import whole
 from pullback.models import LatentModel
 from pullback.runs import batch_publish
-from pullback.runs.batch_bases import UnitBases, bases_of
+from pullback.runs.batch_bases import UnitBases, bases_of, checked_bases_of
 from pullback.runs.batch_crew import Crew, hand_out
 from pullback.runs.batch_plan import BatchPlan, Unit
 from pullback.runs.batch_processes import ProcessCrew, Read
 from pullback.runs.batch_ray import RayCrew
 from pullback.runs.batch_store import (
     cancel_path,
-    check_unit,
+    checked_unit,
     clean,
     digest_of,
     failure_path,
     left,
     numbers_in,
+    plan_path,
     read_note,
     read_plan,
     receipt_path,
@@ -37,7 +38,9 @@ from pullback.runs.batch_store import (
     unit_path,
     write_plan,
 )
-from pullback.runs.batch_worker import Told, UnitWorker, check_settings
+from pullback.runs.batch_unit import Watch
+from pullback.runs.batch_worker import Told, UnitWorker
+from pullback.runs.settings import ANOTHER, check_same
 
 #: Receipts that tell how fast units come now.
 _RECENT = 32
@@ -95,7 +98,8 @@ class BatchRun:
         try:
             write_plan(Path(folder), settings, source or {})
         except FileExistsError:
-            check_settings(Path(folder), read_plan(Path(folder))[1], settings)
+            there = read_plan(Path(folder))[1]
+            check_same(plan_path(Path(folder)), there, settings, ANOTHER)
         return cls(folder)
 
     @property
@@ -107,8 +111,18 @@ class BatchRun:
         """The units that are to be done: all but those that are there or have failed."""
         return left(self.folder, self.plan)
 
+    def done(self) -> list[Unit]:
+        """The units that are there."""
+        there = numbers_in(unit_path(self.folder, 0))
+        return [unit for unit in self.units if unit.number in there]
+
     def work(
-        self, model: LatentModel, *, share: tuple[int, int] | None = None, tell: Told | None = None
+        self,
+        model: LatentModel,
+        *,
+        share: tuple[int, int] | None = None,
+        tell: Told | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """Compute what is left, in this process.
 
@@ -118,6 +132,7 @@ class BatchRun:
                 folder that know nothing of one another, such as the jobs of an array. By default
                 all, in a random order: then others in the folder seldom are at the same unit.
             tell: is told receipts, and records of failures.
+            watch: is told how the bases of each unit get on.
 
         Raises:
             ValueError: the model, or a version, is not that of the plan; the run is cancelled, or
@@ -133,7 +148,7 @@ class BatchRun:
         threads = torch.get_num_threads()
         torch.set_num_threads(self.plan.threads)
         try:
-            worker = UnitWorker(self.folder, model)
+            worker = UnitWorker(self.folder, model, watch)
             for unit in self.left() if share else self._shuffled():
                 if unit.number % step != start or unit_path(self.folder, unit.number).exists():
                     continue
@@ -211,9 +226,9 @@ class BatchRun:
         Cost: every unit is read once.
         """
         found = {}
-        for unit in self._done():
+        for unit in self.done():
             try:
-                check_unit(self.folder, unit, self._digest)
+                checked_unit(self.folder, unit, self._digest)
             except ValueError as error:
                 found[set_aside(self.folder, unit).name] = str(error)
         return found
@@ -226,7 +241,7 @@ class BatchRun:
             "failures" with the last error of each; "seconds_per_unit", the median; "seconds_left",
             by the pace of the last units, or None where there were fewer than two; "cancelled".
         """
-        done = {unit.number for unit in self._done()}
+        done = {unit.number for unit in self.done()}
         failed = sorted(numbers_in(failure_path(self.folder, 0)) - done)
         to_do = len(self.units) - len(done) - len(failed)
         notes = [read_note(receipt_path(self.folder, number)) for number in sorted(done)]
@@ -241,7 +256,7 @@ class BatchRun:
             "failed": len(failed),
             "left": to_do,
             "bases": steps * sum(len(self.units[number].seeds) for number in done),
-            "bases_in_all": steps * len(self.plan.seeds) * len(self.plan.conditions),
+            "bases_in_all": steps * sum(len(unit.seeds) for unit in self.units),
             "seconds_per_unit": statistics.median(note["seconds"] for note in receipts)
             if receipts
             else None,
@@ -270,11 +285,19 @@ class BatchRun:
             raise ValueError(
                 f"Expected timesteps of the plan, {list(self.plan.timesteps)}, got {missing}."
             )
-        for unit in self._done():
+        for unit in self.done():
             if conditions is None or unit.condition in conditions:
                 for place, t in enumerate(self.plan.timesteps):
                     if t in wanted:
                         yield bases_of(self.folder, unit, self._digest, place)
+
+    def checked(self, unit: Unit) -> list[UnitBases]:
+        """The bases of a unit that is there, at every timestep of the plan.
+
+        Raises:
+            ValueError: not every byte of its file is what was written.
+        """
+        return checked_bases_of(self.folder, unit, self._digest)
 
     def to_zarr(self, path: str | os.PathLike[str]) -> None:
         """Write all that is there as one zarr store, which `xarray.open_zarr` reads.
@@ -323,10 +346,6 @@ class BatchRun:
         random.SystemRandom().shuffle(units)
         return units
 
-    def _done(self) -> list[Unit]:
-        there = numbers_in(unit_path(self.folder, 0))
-        return [unit for unit in self.units if unit.number in there]
-
     def _failure(self, number: int) -> dict[str, Any]:
         note = read_note(failure_path(self.folder, number)) or {"errors": [{}]}
         last = note["errors"][-1]
@@ -334,7 +353,7 @@ class BatchRun:
         return {"unit": number, "tried": len(note["errors"]), **told}
 
     def _read(self) -> Iterator[tuple[Unit, dict[str, torch.Tensor], dict[str, Any]]]:
-        done = self._done()
+        done = self.done()
         if not done:
             raise ValueError(f"Expected a run with finished units, {self.folder} has none yet.")
         return ((unit, *batch_publish.read(self.folder, unit, self._digest)) for unit in done)

@@ -213,17 +213,33 @@ def read_unit(
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
 
 
-def check_unit(folder: Path, unit: Unit, digest: str) -> None:
-    """Raise unless all of a unit's file is what was written.
+def checked_unit(
+    folder: Path, unit: Unit, digest: str
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """As `read_unit` at all timesteps, where all of the file is what was written.
 
     Raises:
         ValueError: it is damaged, or of another run.
 
-    Cost: every byte is read.
+    Cost: every byte is read, and hashed.
     """
     tensors, header = read_unit(folder, unit, digest)
     if told(dict(sorted(tensors.items()))) != header["checksums"]:
         raise _damaged(unit_path(folder, unit.number), "numbers are not those of its checksums")
+    return tensors, header
+
+
+def clear(folder: Path) -> None:
+    """Remove a run: its plan at last, which stays that of its files for as long as there are some.
+
+    Raises:
+        OSError: a file cannot be removed.
+    """
+    for kind in (unit_path(folder, 0), receipt_path(folder, 0), failure_path(folder, 0)):
+        for path in kind.parent.glob("unit-*"):
+            path.unlink(missing_ok=True)
+    cancel_path(folder).unlink(missing_ok=True)
+    plan_path(folder).unlink(missing_ok=True)
 
 
 def set_aside(folder: Path, unit: Unit) -> Path:
@@ -263,5 +279,5 @@ def read_note(path: Path) -> dict[str, Any] | None:
 def _damaged(path: Path, what: str) -> ValueError:
     return ValueError(
         f"{path} is damaged or of another run ({what}). `pullback run verify` sets such files "
-        "aside, and `pullback run start` computes them again."
+        "aside, and `pullback run start`, or the command that began the run, computes them again."
     )

@@ -9,12 +9,28 @@ from typing import Any
 
 import torch
 
-from pullback import sampling
+from pullback import krylov, sampling
 from pullback.geometry import LocalBasis, basis
 from pullback.models import LatentModel, denoise
 from pullback.operators import rows_at_once
 from pullback.runs.batch_plan import BatchPlan, Unit
 from pullback.runs.plan import SAMPLING_STEPS, Plan
+
+
+class Watch:
+    """Is told how the bases of some samples get on; this one does nothing."""
+
+    def reused(self, samples: int) -> None:
+        """The bases of so many samples were there already, at all timesteps."""
+
+    def started(self, t: int) -> None:
+        """The work at a timestep t, in training units, begins."""
+
+    def stepped(self, step: krylov.Progress) -> None:
+        """The solver took a step at that timestep."""
+
+    def finished(self, t: int, found: LocalBasis) -> None:
+        """The bases of these samples at a timestep t, in training units, are there."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +56,7 @@ def samples_at_once(model: LatentModel, plan: BatchPlan) -> int:
 
     Cost: one forward pass of one sample.
     """
-    few = plan.part(0, plan.seeds[:1])
+    few = plan.part(plan.units[0], slice(0, 1))
     n, m = few.sizes(model)
     # The solver keeps V and J V of at most that many rows, in float32 or better.
     columns = 11 * plan.rank + 40
@@ -53,7 +69,9 @@ def samples_at_once(model: LatentModel, plan: BatchPlan) -> int:
     return max(1, min(plan.batch, most, plan.memory // kept))
 
 
-def compute(model: LatentModel, plan: BatchPlan, unit: Unit, rows: int) -> Computed:
+def compute(
+    model: LatentModel, plan: BatchPlan, unit: Unit, rows: int, watch: Watch | None = None
+) -> Computed:
     """Compute a unit, some samples at once.
 
     Args:
@@ -61,6 +79,7 @@ def compute(model: LatentModel, plan: BatchPlan, unit: Unit, rows: int) -> Compu
         plan: what is computed.
         unit: which part of it.
         rows: samples that go down the walk together.
+        watch: is told of the progress.
 
     Raises:
         As `pullback.basis`.
@@ -68,8 +87,9 @@ def compute(model: LatentModel, plan: BatchPlan, unit: Unit, rows: int) -> Compu
     Cost: per sample at most `SAMPLING_STEPS` forward passes where the timesteps lie whole strides
     apart, and the products of `basis` at each timestep, less what its start spares.
     """
+    watch = Watch() if watch is None else watch
     walks = [
-        list(_walk(model, plan, plan.part(unit.condition, unit.seeds[first : first + rows])))
+        list(_walk(model, plan.part(unit, slice(first, first + rows)), plan.memory, watch))
         for first in range(0, len(unit.seeds), rows)
     ]
     names = [name for name in LocalBasis.TENSORS if name != "u" or plan.keep_u]
@@ -83,7 +103,7 @@ def compute(model: LatentModel, plan: BatchPlan, unit: Unit, rows: int) -> Compu
     tensors["x"] = torch.stack([torch.cat([walk[step].x for walk in walks]) for step in steps])
     known = walks[0][0].basis.provenance
     notes = {
-        "condition": plan.conditions[unit.condition],
+        "condition": plan.condition_of(unit),
         "seeds": list(unit.seeds),
         "timesteps": list(plan.timesteps),
         "tol": plan.tol,
@@ -103,13 +123,14 @@ class _Step:
     seconds: float
 
 
-def _walk(model: LatentModel, plan: BatchPlan, part: Plan) -> Iterator[_Step]:
+def _walk(model: LatentModel, part: Plan, memory: int, watch: Watch) -> Iterator[_Step]:
     """Samples at one timestep after another, the bases at each started from those before."""
     cond = part.condition(model)
     stride = sampling.stride(model.schedule, SAMPLING_STEPS)
     mapped = part.map_of(model)
     x, above, init = None, 0, None
     for t in part.timesteps:
+        watch.started(t)
         if x is None or (above - t) % stride:
             x = model.sample_latents(len(part.seeds), t, part.seeds, cond, steps=SAMPLING_STEPS)
         else:
@@ -117,8 +138,10 @@ def _walk(model: LatentModel, plan: BatchPlan, part: Plan) -> Iterator[_Step]:
         start = time.perf_counter()
         found = basis(
             mapped, x, t, part.rank, cond,
-            tol=part.tol, seed=part.seed, init=init, memory=plan.memory,
+            tol=part.tol, seed=part.seed, init=init, memory=memory, progress=watch.stepped,
         )  # fmt: skip
         above, init = t, found.v
         kept = found.to("cpu")
-        yield _Step(x.cpu(), kept, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        watch.finished(t, kept)
+        yield _Step(x.cpu(), kept, seconds)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pullback._memory import trim_heap
 from pullback.models import LatentModel
 from pullback.operators import empty_cache, is_out_of_memory
 from pullback.runs.batch_plan import Unit
@@ -22,8 +23,8 @@ from pullback.runs.batch_store import (
     write_receipt,
     write_unit,
 )
-from pullback.runs.batch_unit import Computed, compute, samples_at_once
-from pullback.runs.settings import changes
+from pullback.runs.batch_unit import Computed, Watch, compute, samples_at_once
+from pullback.runs.settings import ANOTHER, check_same
 
 #: How often a unit is tried before it is noted as one that fails.
 ATTEMPTS = 3
@@ -40,15 +41,17 @@ class UnitWorker:
     Args:
         folder: of the run.
         model: its model.
+        watch: is told how the bases of a unit get on.
 
     Raises:
         ValueError: the model, or a version, is not that of the plan.
     """
 
-    def __init__(self, folder: Path, model: LatentModel) -> None:
+    def __init__(self, folder: Path, model: LatentModel, watch: Watch | None = None) -> None:
         self.folder, self.model = folder, model
+        self.watch = Watch() if watch is None else watch
         self.plan, settings, _ = read_plan(folder)
-        check_settings(folder, settings, self.plan.settings(model))
+        check_same(plan_path(folder), settings, self.plan.settings(model), ANOTHER)
         self.digest = digest_of(settings)
         self.rows = samples_at_once(model, self.plan)
 
@@ -87,12 +90,14 @@ class UnitWorker:
             "finished": time.time(),
         }
         write_receipt(self.folder, number, receipt)
+        del found
+        trim_heap()
         return receipt
 
     def _tried(self, unit: Unit, rows: int, errors: list[dict[str, str]]) -> Computed | bool:
         """A unit; or, where an error came and is noted, whether memory had run out."""
         try:
-            return compute(self.model, self.plan, unit, rows)
+            return compute(self.model, self.plan, unit, rows, self.watch)
         except Exception as error:
             trace = "".join(traceback.format_exception(error))[-_TRACE:]
             errors.append({"error": type(error).__name__, "message": str(error), "trace": trace})
@@ -102,17 +107,3 @@ class UnitWorker:
             gc.collect()
             empty_cache(self.model.device)
         return out_of_memory
-
-
-def check_settings(folder: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise unless the settings of a run are those of now.
-
-    Raises:
-        ValueError: they are not; it names those that differ.
-    """
-    changed = changes(there, now)
-    if changed:
-        raise ValueError(
-            f"The plan of a run does not change, and {plan_path(folder)} has other settings: "
-            f"{changed:.2000}. Choose another folder, or ask for what the plan says."
-        )

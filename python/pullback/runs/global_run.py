@@ -1,6 +1,6 @@
 """From a plan to a folder of directions that many samples share.
 
-bases/                      the local bases of all samples, as `discover` writes them
+bases/                      the run of the local bases of all samples, as of `discover`
 global.safetensors          the global directions
 direction-1.safetensors     each of them, to be applied and shared
 """
@@ -15,9 +15,10 @@ from pullback._files import occupied
 from pullback.geometry import GlobalDirections, global_directions, mean_metric
 from pullback.geometry.transport import Transported
 from pullback.models import LatentModel
+from pullback.runs.batch_unit import Watch
 from pullback.runs.plan import Plan
-from pullback.runs.results import check_summary
-from pullback.runs.run import Watch, discover
+from pullback.runs.results import check_command, check_summary
+from pullback.runs.run import begin, finish
 from pullback.runs.settings import check_same, mapping_of
 from pullback.runs.store import TimestepBases, basis_path
 from pullback.runs.transport_run import BASES
@@ -57,9 +58,9 @@ class GlobalPlan:
             raise ValueError(f"Expected how as one of {', '.join(HOWS)}, got {self.how!r}.")
         self.bases.check(model)
 
-    def settings(self, shared: dict[str, Any]) -> dict[str, Any]:
-        """All that the numbers depend on: `Plan.settings`, and how they are averaged."""
-        return {**shared, "t": self.bases.timesteps[0], "how": self.how}
+    def settings(self, bases: dict[str, Any]) -> dict[str, Any]:
+        """All that the numbers depend on: the settings of the bases, and how they are averaged."""
+        return {**bases, "how": self.how}
 
 
 @dataclass(frozen=True)
@@ -115,19 +116,19 @@ def share_directions(
     Cost: that of the bases, and of `mean_metric` for "metric".
     """
     with occupied(folder):
-        settings = plan.settings(plan.bases.shared_settings(model))
-        check_summary(folder, GLOBAL_FORMAT, settings, overwrite=overwrite)
-        stored = None if overwrite else _read(folder, settings)
+        check_command(folder, GLOBAL_FORMAT)
         inner = folder / BASES
         inner.mkdir(exist_ok=True)
-        (bases,) = discover(
-            model, plan.bases, inner, memory=memory, overwrite=overwrite, watch=watch
-        )  # fmt: skip
+        run = begin(model, plan.bases, inner, memory=memory, overwrite=overwrite)
+        settings = plan.settings(run.settings)
+        check_summary(folder, GLOBAL_FORMAT, settings, overwrite=overwrite)
+        stored = None if overwrite else _read(folder, settings)
+        (bases,) = finish(run, model, plan.bases, watch=watch)
         found = _averaged(model, plan, bases, memory) if stored is None else stored
         localised = found.localise(bases.basis)
         if stored is None:
-            run = {"settings": settings}
-            found = replace(found, provenance={**found.provenance, "run": run})
+            told = {**found.provenance, "run": {"settings": settings}}
+            found = replace(found, provenance=told)
             _write(folder, found)
     return SharedDirections(found, bases, localised, stored is not None)
 

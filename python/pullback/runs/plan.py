@@ -121,7 +121,7 @@ class Plan:
             "rank": self.rank,
             "tol": self.tol,
             "seed": self.seed,
-            "sample_seeds": list(self.seeds),
+            "seeds": list(self.seeds),
             "class_labels": None if self.class_labels is None else list(self.class_labels),
             "prompts": None if self.prompts is None else list(self.prompts),
             "sampling_steps": SAMPLING_STEPS,

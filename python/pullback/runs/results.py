@@ -93,6 +93,17 @@ def read_result(
     return found
 
 
+def check_command(folder: Path, form: str) -> None:
+    """Raise where a folder has the summary of another command than the one with this format.
+
+    Raises:
+        ValueError: it has, or its summary is damaged.
+    """
+    path = summary_path(folder)
+    if path.exists():
+        settings_of_summary(path, form)
+
+
 def check_summary(folder: Path, form: str, settings: Mapping[str, Any], *, overwrite: bool) -> None:
     """Raise unless a folder has no summary, or one of this format with these settings.
 
@@ -105,8 +116,7 @@ def check_summary(folder: Path, form: str, settings: Mapping[str, Any], *, overw
     Raises:
         ValueError: it is the summary of another command, has other settings, or is damaged.
     """
+    check_command(folder, form)
     path = summary_path(folder)
-    if path.exists():
-        there = settings_of_summary(path, form)
-        if not overwrite:
-            check_same(path, there, settings)
+    if path.exists() and not overwrite:
+        check_same(path, settings_of_summary(path, form), settings)

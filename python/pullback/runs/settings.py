@@ -28,6 +28,7 @@ def settings_of_model(model: LatentModel, *, labelled: bool) -> dict[str, Any]:
     """
     return {
         "model": model.name,
+        "revision": model.revision,
         "fingerprint": model.fingerprint,
         "scheduler": model.schedule.fingerprint,
         "conditions": None if labelled else model.conditions.fingerprint,
@@ -42,14 +43,19 @@ def settings_of_model(model: LatentModel, *, labelled: bool) -> dict[str, Any]:
     }
 
 
-def check_same(path: Path, there: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+#: What to do about results of other settings, which may be replaced.
+REPLACE = "Choose another --output folder to keep it, or replace it with --overwrite."
+#: What to do about a run of another plan, which stays.
+ANOTHER = "Choose another folder, or ask for what the plan says: the plan of a run does not change."
+
+
+def check_same(
+    path: Path, there: Mapping[str, Any], settings: Mapping[str, Any], advice: str = REPLACE
+) -> None:
     """Raise ValueError, with what differs, unless a file was made with these settings."""
     changed = changes(there, settings)
     if changed:
-        raise ValueError(
-            f"{path} was computed with other settings: {changed}. Choose another --output folder "
-            "to keep it, or replace it with --overwrite."
-        )
+        raise ValueError(f"{path} has other settings: {changed:.2000}. {advice}")
 
 
 def changes(there: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

@@ -1,40 +1,38 @@
-"""The files of a run: one pair per timestep, and one summary of all.
+"""Bases of a run, published for reading: one pair of files per timestep, and one summary of all.
 
     latents_t0900.safetensors   x [B, *x_shape], the latents x_t
     basis_t0900.safetensors     their LocalBasis
     summary.json                settings, versions and what was reached
 
-The files of a timestep carry the settings that they were computed with, and are read only where
-all of them are those that are asked for now.
+They are made of the run's units when all of them are there, by one process, and carry the run's
+settings.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from pullback._files import write_safetensors
 from pullback.geometry import LocalBasis
-from pullback.runs.settings import (
-    check_same,
-    damaged,
-    header_of,
-    json_of,
-    mapping_of,
-    settings_of_summary,
-)
+from pullback.runs.batch_run import BatchRun
+from pullback.runs.batch_store import plan_path, read_note, receipt_path
+from pullback.runs.settings import header_of, json_of
 
 #: Of summary.json.
 SUMMARY_FORMAT = "pullback.summary/1"
 
 _LATENTS_FORMAT = "pullback.latents/1"
+
+#: The names of both kinds of files, of any timestep.
+_PUBLISHED = re.compile(r"(basis|latents)_t\d{4,}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class TimestepBases:
         x: the latents x_t, `[B, *x_shape]`, on the CPU.
         basis: their bases, on the CPU.
         seconds: that the bases took, without the sampling of x.
-        reused: whether they were read from files.
+        reused: whether all of them were there already.
     """
 
     t: int
@@ -71,127 +69,97 @@ def summary_path(folder: Path) -> Path:
     return folder / "summary.json"
 
 
-def write(folder: Path, bases: TimestepBases, settings: dict[str, Any]) -> TimestepBases:
-    """Write the two files of a timestep.
+def publish(run: BatchRun, *, reused: bool) -> dict[int, TimestepBases]:
+    """Write the two files of every timestep of a run, where they are not there as they should be.
 
     Args:
-        folder: an existing folder.
-        bases: what was computed.
-        settings: all that it depends on, as `Plan.settings` tells it.
+        run: one of which all units are there, with u.
+        reused: whether they were there before.
 
     Returns:
-        The bases with the settings in their provenance, as `read` finds them.
-    """
-    run = {"settings": settings, "seconds": bases.seconds}
-    basis = replace(bases.basis, provenance={**bases.basis.provenance, "run": run})
-    # The basis comes last: where it is, the latents are.
-    write_safetensors(
-        latents_path(folder, bases.t),
-        {"x": bases.x},
-        {"format": _LATENTS_FORMAT, "settings": json.dumps(settings)},
-    )
-    basis.save(basis_path(folder, bases.t))
-    return replace(bases, basis=basis)
-
-
-def read(folder: Path, t: int, settings: dict[str, Any]) -> TimestepBases | None:
-    """What the folder has of a timestep; None if that is not complete.
+        What was written, by the timestep.
 
     Raises:
-        ValueError: the basis was computed with other settings, or a file is damaged.
+        ValueError: a unit's file is damaged, or of another run.
+        OSError: a file cannot be written.
+
+    Cost: every unit is read once, and its checksums are computed.
     """
-    path = basis_path(folder, t)
-    if not path.exists():
-        return None
-    try:
-        basis = LocalBasis.load(path)
-    except ValueError as error:
-        raise ValueError(f"{error} To do so, call this again with --overwrite.") from error
-    there, seconds = _run_of(path, basis.provenance)
-    check_same(path, there, settings)
-    wanted = [len(settings.get("sample_seeds", basis.s)), settings.get("rank", basis.s.shape[1])]
-    if list(basis.s.shape) != wanted:
-        raise damaged(path, f"expected s of shape {wanted}, got {list(basis.s.shape)}")
-    x = _read_latents(latents_path(folder, t), settings)
-    if x is None:
-        return None
-    if len(x) != len(basis):
-        raise damaged(latents_path(folder, t), f"expected {len(basis)} samples, got {len(x)}")
-    shape = [len(basis), *basis.v.shape[2:]]
-    if basis.provenance.get("wrt") == "x" and list(x.shape) != shape:
-        raise damaged(latents_path(folder, t), f"expected x {shape}, got {list(x.shape)}")
-    return TimestepBases(t, x, basis, seconds, reused=True)
+    units = [run.checked(unit) for unit in run.units]
+    notes = [read_note(receipt_path(run.folder, unit.number)) or {} for unit in run.units]
+    found = {}
+    for place, t in enumerate(run.plan.timesteps):
+        bases = [unit[place] for unit in units]
+        x = torch.cat([one.x for one in bases])
+        parts: dict[str, Any] = {
+            name: torch.cat([getattr(one, name) for one in bases]) for name in LocalBasis.TENSORS
+        }
+        basis = LocalBasis(
+            **parts,
+            stopped=tuple(why for one in bases for why in one.stopped),
+            tol=run.plan.tol,
+            provenance={
+                **bases[0].provenance, "t": [t] * len(x), "run": {"settings": run.settings}
+            },
+        )  # fmt: skip
+        # A receipt is lost where a process was killed between a unit and its receipt.
+        known = [note["seconds_of_bases"][place] for note in notes if "seconds_of_bases" in note]
+        found[t] = TimestepBases(t, x, basis, sum(known), reused)
+        _write(run.folder, found[t])
+    return found
 
 
-def check_folder(
-    folder: Path, settings: dict[str, Any], timesteps: Sequence[int], *, overwrite: bool
-) -> None:
-    """Raise unless a folder is empty of results, or they are all of one plan that may go on.
-
-    Args:
-        folder: an existing folder.
-        settings: all that the plan's results depend on, without the timestep.
-        timesteps: of the plan, in training units.
-        overwrite: whether files of other settings may be replaced.
+def check_unpublished(folder: Path) -> None:
+    """Raise where a folder holds bases that no run in it has made, such as an earlier version's.
 
     Raises:
-        ValueError: a file has other settings or is damaged, or the plan leaves out a timestep that
-            is there: its summary and figures would be of one part of the folder.
+        ValueError: there are some.
     """
-    there = {int(path.stem.partition("_t")[2]): path for path in _all(folder, basis_path)}
-    if not overwrite:
-        for path in (*there.values(), *_all(folder, latents_path), summary_path(folder)):
-            if path.exists():
-                check_same(path, _settings_of(path), settings)
-    left_out = sorted(there.keys() - set(timesteps), reverse=True)
-    if left_out:
+    there = _published(folder)
+    if there:
         raise ValueError(
-            f"{folder} holds bases at the timesteps {', '.join(map(str, left_out))} too, which are "
-            f"not asked for now ({', '.join(map(str, timesteps))} are). Its summary and figures "
-            "must be of one plan: ask for all of them, remove those files, or choose another "
-            "--output folder."
+            f"{there[0]} is of no run: expected a {plan_path(folder).name} beside it, which says "
+            "what it was computed with. Choose another --output folder to keep it, or replace it "
+            "with --overwrite."
         )
 
 
-def _all(folder: Path, path_of: Callable[[Path, int], Path]) -> list[Path]:
-    """The files of all timesteps that a folder has, of one kind."""
-    name = re.escape(path_of(Path(), 0).name).replace("0000", r"\d{4,}")
-    return sorted(path for path in folder.iterdir() if re.fullmatch(name, path.name))
+def clear_published(folder: Path) -> None:
+    """Remove the files of all timesteps, which show a run that is to be replaced."""
+    for path in _published(folder):
+        path.unlink()
 
 
-def _settings_of(path: Path) -> dict[str, Any]:
-    """The settings that a file of a run carries."""
-    if path.suffix == ".json":
-        settings = settings_of_summary(path, SUMMARY_FORMAT)
-        return {name: value for name, value in settings.items() if name != "timesteps"}
-    metadata = header_of(path)
-    if "settings" in metadata:
-        return mapping_of(path, "settings", json_of(path, metadata["settings"]))
-    provenance = mapping_of(path, "provenance", json_of(path, metadata.get("provenance", "null")))
-    return _run_of(path, provenance)[0]
+def _published(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if _PUBLISHED.fullmatch(path.name))
 
 
-def _run_of(path: Path, provenance: dict[str, Any]) -> tuple[dict[str, Any], float]:
-    """The settings and seconds of a run, from a basis's provenance; none of one of no run."""
-    run = mapping_of(path, "run", provenance.get("run", {}))
-    seconds = run.get("seconds", 0.0)
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
-        raise damaged(path, f"expected seconds of 0 or more, got {seconds!r:.60}")
-    return mapping_of(path, "settings", run.get("settings", {})), float(seconds)
+def _write(folder: Path, bases: TimestepBases) -> None:
+    # The basis comes last: where it is, the latents are.
+    latents, basis = latents_path(folder, bases.t), basis_path(folder, bases.t)
+    settings = bases.basis.provenance["run"]["settings"]
+    if not _has_latents(latents, bases.x, settings):
+        header = {"format": _LATENTS_FORMAT, "settings": json.dumps(settings)}
+        write_safetensors(latents, {"x": bases.x}, header)
+    if not _has_basis(basis, bases.basis):
+        bases.basis.save(basis)
 
 
-def _read_latents(path: Path, settings: dict[str, Any]) -> torch.Tensor | None:
-    """Latents of these settings; None where there are none."""
-    if not path.exists() or _settings_of(path) != settings:
-        return None
+def _has_latents(path: Path, x: torch.Tensor, settings: dict[str, Any]) -> bool:
+    """Whether a file holds these latents of these settings."""
     try:
-        with safe_open(path, framework="pt") as file:
-            x: torch.Tensor = file.get_tensor("x")
-    except SafetensorError as error:
-        raise damaged(path, str(error)) from error
-    dtype = settings.get("dtype", str(x.dtype).removeprefix("torch."))
-    if str(x.dtype) != f"torch.{dtype}" or not x.is_floating_point() or x.dim() < 2:
-        raise damaged(path, f"expected x [B, ...] in {dtype}, got {list(x.shape)} in {x.dtype}")
-    if not bool(torch.isfinite(x).all()):
-        raise damaged(path, "expected finite latents, got NaN or Inf")
-    return x
+        header = header_of(path)
+        there = json_of(path, header.get("settings", "null"))
+        return there == settings and torch.equal(load_file(path)["x"], x)
+    except (ValueError, KeyError, SafetensorError):
+        return False
+
+
+def _has_basis(path: Path, basis: LocalBasis) -> bool:
+    """Whether a file holds this basis."""
+    try:
+        there = LocalBasis.load(path)
+    except (FileNotFoundError, ValueError):
+        return False
+    same = (torch.equal(one, basis.tensors()[name]) for name, one in there.tensors().items())
+    return there.provenance == basis.provenance and all(same)

@@ -9,24 +9,21 @@ from typing import Any
 import torch
 
 from pullback.models import LatentModel
-from pullback.runs.plan import Plan
 from pullback.runs.store import SUMMARY_FORMAT, TimestepBases, basis_path, latents_path
 
 
-def summarize(model: LatentModel, plan: Plan, bases: Sequence[TimestepBases]) -> dict[str, Any]:
+def summarize(model: LatentModel, bases: Sequence[TimestepBases]) -> dict[str, Any]:
     """Settings, provenance and what was reached, as plain JSON values without NaN.
 
     Args:
         model: the model of the plan.
-        plan: what was asked for.
         bases: what `discover` returned, one entry per timestep of the plan.
     """
     origin = bases[0].basis.provenance
-    # As the files have them, so that no weights are read for it again.
-    shared = {name: value for name, value in origin["run"]["settings"].items() if name != "t"}
     return {
         "format": SUMMARY_FORMAT,
-        "settings": {**shared, "timesteps": list(plan.timesteps)},
+        # As the files have them, so that no weights are read for it again.
+        "settings": origin["run"]["settings"],
         "shapes": {
             "x": list(model.latent_shape),
             "v": list(bases[0].basis.v.shape[2:]),

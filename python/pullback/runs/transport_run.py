@@ -1,9 +1,9 @@
 """From a plan to a folder of directions that are carried from one sample to others.
 
-    bases/                      the local bases of all samples, as `discover` writes them
+    bases/                      the run of the local bases of all samples, as of `discover`
     transport-t0900.safetensors what was carried at that timestep
 
-The bases, which are what takes long, are reused as those of `discover` are.
+The bases, which are what takes long, are those of a run and go on as one.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from pullback._numbers import whole
 from pullback.geometry import LocalBasis, grassmann
 from pullback.geometry.transport import Transported, transport
 from pullback.models import LatentModel
+from pullback.runs.batch_unit import Watch
 from pullback.runs.plan import Plan
-from pullback.runs.results import check_result, check_summary, write_result
-from pullback.runs.run import Watch, discover
+from pullback.runs.results import check_command, check_result, check_summary, write_result
+from pullback.runs.run import begin, finish
 from pullback.runs.store import TimestepBases, basis_path
 
 #: Of summary.json, and of the files of single timesteps.
@@ -62,9 +63,9 @@ class TransportPlan:
         self.bases.check(model)
         whole("index", self.index, 0, self.bases.rank - 1)
 
-    def settings(self, shared: dict[str, Any]) -> dict[str, Any]:
-        """All that the numbers depend on: `Plan.shared_settings`, and what is carried how."""
-        return {**shared, "index": self.index, "back": self.back}
+    def settings(self, bases: dict[str, Any]) -> dict[str, Any]:
+        """All that the numbers depend on: the settings of the bases, and what is carried how."""
+        return {**bases, "index": self.index, "back": self.back}
 
 
 @dataclass(frozen=True)
@@ -119,18 +120,20 @@ def transport_samples(
     Cost: that of the bases; carrying takes no products.
     """
     with occupied(folder):
-        settings = plan.settings(plan.bases.shared_settings(model))
-        check_summary(folder, TRANSPORT_FORMAT, settings, overwrite=overwrite)
-        if not overwrite:
-            for t in plan.bases.timesteps:
-                check_result(transport_path(folder, t), TRANSPORT_FORMAT, {**settings, "t": t})
+        check_command(folder, TRANSPORT_FORMAT)
         inner = folder / BASES
         inner.mkdir(exist_ok=True)
-        found = discover(
-            model, plan.bases, inner, memory=memory, overwrite=overwrite, watch=watch
-        )  # fmt: skip
+        run = begin(model, plan.bases, inner, memory=memory, overwrite=overwrite)
+        settings = plan.settings(run.settings)
+        check_summary(folder, TRANSPORT_FORMAT, settings, overwrite=overwrite)
+        if overwrite:
+            for path in folder.glob(transport_path(folder, 0).name.replace("0000", "*")):
+                path.unlink()
+        else:
+            for t in plan.bases.timesteps:
+                check_result(transport_path(folder, t), TRANSPORT_FORMAT, {**settings, "t": t})
         done = []
-        for item in found:
+        for item in finish(run, model, plan.bases, watch=watch):
             one = _carried(plan, item)
             _write(folder, one, plan, settings)
             done.append(one)
@@ -148,12 +151,10 @@ def summarize_transport(
         done: what `transport_samples` returned, one entry per timestep.
     """
     first = done[0].bases.basis
-    run = first.provenance["run"]["settings"]
-    shared = {name: value for name, value in run.items() if name != "t"}
     k, m = first.s.shape[1], first.u[0, 0].numel()
     return {
         "format": TRANSPORT_FORMAT,
-        "settings": plan.settings(shared),
+        "settings": plan.settings(first.provenance["run"]["settings"]),
         "timesteps": list(plan.bases.timesteps),
         "source": plan.bases.seeds[0],
         "targets": list(plan.bases.seeds[1:]),
