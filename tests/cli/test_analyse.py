@@ -63,6 +63,19 @@ def no_more(*_args, **_options):
     raise AssertionError("computed again")
 
 
+def once(find):
+    """Bases that are found once for as many samples: what they are, other tests look at."""
+    known = {}
+
+    def found(subject, x, t, rank, cond=None, **options):
+        key = len(x), cond and sum(float(value.sum()) for value in cond.values())
+        if key not in known:
+            known[key] = find(subject, x, t, rank, cond=cond, **options)
+        return known[key]
+
+    return found
+
+
 def test_the_folder_holds_numbers_sentences_and_figures(made, digits):
     folder, result = made
     summary = json.loads(result.stdout)
@@ -86,18 +99,12 @@ def test_the_folder_holds_numbers_sentences_and_figures(made, digits):
 
 def test_all_analyses_of_a_run_and_of_its_stored_bases(call, stored, tmp_path, monkeypatch):
     monkeypatch.setattr(analyse_plan, "_LARGEST", 255)  # the Jacobians' ranks take long
+    monkeypatch.setattr(analyse_bench, "STEPS", (0.05, 0.09))
+    monkeypatch.setattr(analyse_bench, "_PATHS", ("lerp", "slerp"))
     monkeypatch.setattr(batch_unit, "basis", no_more)
-    find, known = bases.local_basis, {}
-
-    def once(model, x, *args, **options):
-        """The bases of as many samples: what they are, other tests look at."""
-        if len(x) not in known:
-            known[len(x)] = find(model, x, *args, **options)
-        return known[len(x)]
-
-    monkeypatch.setattr(bases, "local_basis", once)
+    monkeypatch.setattr(bases, "local_basis", once(bases.local_basis))
     before = snapshot(stored)
-    few = ("--all", "--segments", "1", "--pairs", "1", "--no-figures", "--quiet")
+    few = ("--all", "--segments", "1", "--pairs", "2", "--no-figures", "--quiet")
     done(call("analyse", stored, *few, "-o", tmp_path))
     assert snapshot(stored) == before
     summary = json.loads((tmp_path / "analyses.json").read_text())
@@ -190,10 +197,12 @@ def test_a_run_that_lacks_something_is_refused(call, stored, tmp_path):
 def test_prompts_by_their_similarity(call, tmp_path, monkeypatch):
     model = pullback.load(pipelines.stable_diffusion(tmp_path / "words"))
     monkeypatch.setattr(models, "load", lambda *_args, **_options: model)
+    monkeypatch.setattr(bases, "local_basis", once(bases.local_basis))
+    monkeypatch.setattr(batch_unit, "basis", once(batch_unit.basis))
     lines = tmp_path / "prompts.txt"
     lines.write_text("a cat\na dog\na cat and a dog\n")
     few = ("--samples", "4", "-t", "960,940,920", "--rank", "1", "--quality", "draft")
-    names = ("--only", "conditions", "--only", "classes", "--only", "samples")
+    names = ("--only", "conditions", "--only", "classes")
     args = ("analyse", "tiny", "--prompts", lines, *few, *names, "-o", tmp_path / "out", "-q")
     done(call(*args))
     found = json.loads((tmp_path / "out" / "analyses.json").read_text())["analyses"]

@@ -60,7 +60,7 @@ def analyse(
     pairs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Samples joined by paths, two by two; 50 were published. [half of them]"
+            min=2, help="Of samples joined by paths; 50 were published. [half of the samples]"
         ),
     ] = None,
     timesteps: Annotated[

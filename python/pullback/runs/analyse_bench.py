@@ -154,7 +154,7 @@ def _curvature(bench: Bench) -> Analysis:
     plan, model, times = bench.plan, bench.network, bench.bases.times
     # Near noise, where samples are joined in the papers, and half way.
     times = tuple(times[place] for place in sorted({1, len(times) // 2}))
-    samples = 2 * (plan.pairs or max(1, len(bench.seeds) // 2))
+    samples = 2 * (plan.pairs or len(bench.seeds) // 2)
     # As many as there are of the run, and more of the numbers behind.
     seeds = (*bench.seeds, *islice(count(max(bench.seeds) + 1), samples))[:samples]
     x = analysis.sampled(model, seeds, times, bench.condition(samples), steps=SAMPLING_STEPS)

@@ -50,11 +50,11 @@ class AnalysesPlan:
                 f"Expected analyses among {', '.join(ANALYSES)}, each once, got "
                 f"{', '.join(self.names)}."
             )
-        pairs = 1 if self.pairs is None else self.pairs
-        if self.samples < _FEWEST_SAMPLES or self.segments < 1 or pairs < 1:
+        pairs = self.samples // 2 if self.pairs is None else self.pairs
+        if self.samples < _FEWEST_SAMPLES or self.segments < 1 or pairs < 2:
             raise ValueError(
-                f"Expected {_FEWEST_SAMPLES} samples or more, and a segment and a pair at least, "
-                f"got {self.samples}, {self.segments} and {pairs}."
+                f"Expected {_FEWEST_SAMPLES} samples or more, and one segment and two pairs at "
+                f"least, got {self.samples}, {self.segments} and {pairs}."
             )
 
     def seeds(self, run: BatchRun, fewest: int = _FEWEST_SAMPLES) -> tuple[int, ...]:
