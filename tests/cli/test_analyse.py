@@ -99,8 +99,9 @@ def test_the_folder_holds_numbers_sentences_and_figures(made, digits):
 
 def test_all_analyses_of_a_run_and_of_its_stored_bases(call, stored, tmp_path, monkeypatch):
     monkeypatch.setattr(analyse_plan, "_LARGEST", 255)  # the Jacobians' ranks take long
-    monkeypatch.setattr(analyse_bench, "STEPS", (0.05, 0.09))
-    monkeypatch.setattr(analyse_bench, "_PATHS", ("lerp", "slerp"))
+    less = {"STEPS": (0.09,), "_DIRECTIONS": 1, "_PATHS": ("lerp", "slerp"), "SAMPLING_STEPS": 5}
+    for name, value in less.items():
+        monkeypatch.setattr(analyse_bench, name, value)
     monkeypatch.setattr(batch_unit, "basis", no_more)
     monkeypatch.setattr(bases, "local_basis", once(bases.local_basis))
     before = snapshot(stored)
