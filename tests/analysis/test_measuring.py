@@ -64,7 +64,9 @@ def test_similarity_of_classes_is_that_of_their_embeddings(digits):
 
 def test_paths_join_neighbours(digits, bases):
     options = {"segments": 2, "quality": "draft"}
-    found = analysis.joined(digits, bases, (0, 2), ("lerp",), **options)["lerp"]
+    found = analysis.joined(digits, bases.x[:, ::2], TIMES[::2], ("lerp",), rank=3, **options)[
+        "lerp"
+    ]
     assert found.shape == (2, 2, 2)
     own = pullback.latent_path(
         digits, bases.x[2:3, 2], bases.x[3:4, 2], 100, kind="lerp", rank=3, **options
@@ -101,3 +103,37 @@ def test_the_ends_of_samples_lead_to_one_another(digits, bases):
     assert inverted.shape == bases.x.shape
     error = (inverted[:, -1] - last).norm() / last.norm()
     assert float(error) < 0.2, "inverted where the samples came from"
+
+
+def test_what_is_measured_is_told_the_condition(digits, bases):
+    few, cond = bases.few(2, 3), digits.encode(class_label=[3, 7])
+    x, estimate = few.x[:, 0], maps.output(digits, "denoised")
+    origin, along, _ = analysis.moves(digits, few, 1, (2.0,), cond, quality="draft")
+    assert torch.equal(origin[:, 0], estimate.at(x, 900, cond).value())
+    own = pullback.basis(estimate, x, 900, 1, cond, quality="draft")
+    moved = estimate.at(x + 2 * own.v[:, 0], 900, cond).value()
+    torch.testing.assert_close(along.moved[:, 0, 0, 0], moved, atol=1e-4, rtol=1e-3)
+    one = {name: value[1:] for name, value in cond.items()}
+    last = analysis.Bases(few.times, few.x[1:], few.s[1:], few.v[1:])
+    s = analysis.whole_spectrum(digits, last, one)[0, 0]
+    torch.testing.assert_close(s[:1].float(), own.s[1], rtol=1e-2, atol=1e-4)
+    clean, inverted = analysis.ends(digits, last, one, steps=5)
+    assert torch.equal(clean, pullback.denoise(digits, x[1:], 900, cond=one, steps=5))
+    back = pullback.invert(digits, clean, 900, check=False, cond=one, steps=5)
+    assert torch.equal(inverted[:, 0], back.x)
+    # Without u the tangent spaces are those of x, here too.
+    only_x, only_t = analysis.ablated(digits, last, one, quality="draft")
+    assert only_x.shape == only_t.shape == last.v.shape
+    told = pullback.local_basis(digits, x[1:], 900, 3, cond=one, quality="draft")
+    assert torch.equal(only_t[:, 0], told.v)
+
+
+def test_paths_are_told_the_condition_of_their_pair(digits, bases):
+    cond = digits.encode(class_label=[3, 7])
+    options = {"segments": 1, "quality": "draft", "rank": 2}
+    found = analysis.joined(digits, bases.x[:, :2], TIMES[:2], ("lerp",), cond, **options)["lerp"]
+    one = {name: value[1:] for name, value in cond.items()}
+    own = pullback.latent_path(
+        digits, bases.x[2:3, 1], bases.x[3:4, 1], TIMES[1], kind="lerp", cond=one, **options
+    )
+    torch.testing.assert_close(found[1, 1], own.distance[:, 0], atol=0.05, rtol=0.05)

@@ -48,6 +48,7 @@ class ByClass(Analysis):
     """Tangent spaces of samples of G classes: made by `by_class`.
 
     Attributes:
+        names: of the classes.
         complexity: of each class.
         distance: of each sample's tangent space from those of its class, the mean, `[N, T, G]` for
             N samples of each class, float64: geodesic, in radians.
@@ -56,6 +57,7 @@ class ByClass(Analysis):
         chance: the distance of random subspaces.
     """
 
+    names: tuple[str, ...]
     complexity: tuple[float, ...]
     distance: torch.Tensor
     correlation: tuple[float, ...]
@@ -129,13 +131,19 @@ def across_conditions(
     )  # fmt: skip
 
 
-def by_class(rows: torch.Tensor, complexity: Sequence[float], times: Sequence[int]) -> ByClass:
+def by_class(
+    rows: torch.Tensor,
+    complexity: Sequence[float],
+    times: Sequence[int],
+    names: Sequence[str] | None = None,
+) -> ByClass:
     """Whether tangent spaces agree more within classes of simpler data.
 
     Args:
         rows: that span the spaces, `[N, T, G, k, ...]`: of N samples of each of G classes.
         complexity: of the G classes, such as `spread` of their images.
         times: timesteps in training units, T of them, descending.
+        names: of the G classes; their places by default.
 
     Returns:
         `ByClass`. The finding is of the mean over t. Few classes are alike in order by chance, so
@@ -144,7 +152,7 @@ def by_class(rows: torch.Tensor, complexity: Sequence[float], times: Sequence[in
     Raises:
         TypeError: rows are no tensor of floating numbers.
         ValueError: they have another shape, NaN or Inf, or are dependent; there are fewer than
-            three classes, or not as many complexities.
+            three classes, or not as many complexities or names.
 
     Cost: as `grassmann.all_pairs` for each class and timestep.
     Source: Park et al. 2023, arXiv:2307.12868, section 4, who compare models of different data.
@@ -153,6 +161,9 @@ def by_class(rows: torch.Tensor, complexity: Sequence[float], times: Sequence[in
     frames = check_rows("rows", rows, times, 5).flatten(4)
     samples, _, count = frames.shape[:3]
     levels = torch.tensor(list(complexity), dtype=torch.float64, device="cpu")
+    names = tuple(map(str, range(count) if names is None else names))
+    if len(names) != count:
+        raise ValueError(f"Expected a name for each of {count} classes, got {list(names)}.")
     if count < 3 or len(levels) != count or not bool(torch.isfinite(levels).all()):
         raise ValueError(
             f"Expected rows of three classes or more, and the complexity of each, got {count} and "
@@ -175,6 +186,7 @@ def by_class(rows: torch.Tensor, complexity: Sequence[float], times: Sequence[in
                 unit_ranks(levels)[orders(_ORDERS, count)] @ unit_ranks(by_sample).mean(0),
             ),
         ),
+        names=names,
         complexity=tuple(levels.tolist()),
         distance=distance,
         correlation=tuple(by_time.tolist()),

@@ -14,32 +14,45 @@ from pullback.analysis.linearity import Moves
 from pullback.analysis.tangent_spaces import random_rows
 from pullback.geometry import basis
 from pullback.geometry.transport import latent_path
-from pullback.models import LatentModel, denoise, invert
+from pullback.models import Condition, LatentModel, denoise, invert
 
 Step = Callable[[], None]
 
+_AT_ONCE = 256  # latents of a forward pass
+
 
 def ablated(
-    model: LatentModel, bases: Bases, *, progress: Step | None = None, **options: Any
+    model: LatentModel,
+    bases: Bases,
+    cond: Condition | None = None,
+    *,
+    progress: Step | None = None,
+    **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Tangent spaces where x_t alone changes, and where t alone does: for `ablation`.
 
     Args:
         model: the model of the bases.
-        bases: of N samples at T timesteps, with u.
+        bases: of N samples at T timesteps.
+        cond: as for the bases.
         progress: called after each of 2 T steps.
         **options: further ones of `local_basis`.
 
     Returns:
-        Rows at (x_t, T) and at (x_T, t), `[N, T, k, *h_shape]` each; T is the first timestep.
+        Rows at (x_t, T) and at (x_T, t), `[N, T, k, ...]` each, as `bases.tangents`; T is the first
+        timestep.
 
     Cost: 2 N T local bases.
     """
     rank, first = bases.s.shape[2], bases.times[0]
     still = bases.x[:, :1].expand_as(bases.x)
     told = [first] * len(bases.times)
-    only_x = walked(model, bases.x, bases.times, rank, told=told, progress=progress, **options)
-    only_t = walked(model, still, bases.times, rank, progress=progress, **options)
+    only_x = walked(
+        model, bases.x, bases.times, rank, cond, told=told, progress=progress, **options
+    )
+    only_t = walked(model, still, bases.times, rank, cond, progress=progress, **options)
+    if bases.u is None:
+        return only_x.v, only_t.v
     return only_x.tangents, only_t.tangents
 
 
@@ -114,10 +127,12 @@ def similarity_of(model: LatentModel, conditions: Mapping[str, torch.Tensor]) ->
 
 def joined(
     model: LatentModel,
-    bases: Bases,
-    places: Sequence[int],
+    x: torch.Tensor,
+    times: Sequence[int],
     kinds: Sequence[str],
+    cond: Condition | None = None,
     *,
+    rank: int = 10,
     segments: int = 30,
     progress: Callable[[], None] | None = None,
     **options: Any,
@@ -125,31 +140,35 @@ def joined(
     """Distances along paths between samples: for `curvature`.
 
     Args:
-        model: the model of the bases.
-        bases: of 2 N samples, of which each two are joined.
-        places: which of their timesteps.
+        model: the model.
+        x: latents of 2 N samples, of which each two are joined, `[2 N, T, *x_shape]`.
+        times: timesteps in training units, T of them.
         kinds: of paths, as for `latent_path`.
+        cond: the condition of each path, N of them; None is the null condition.
+        rank: of the tangent spaces.
         segments: of each path.
         progress: called after each point of a path of all pairs.
         **options: further ones of `latent_path`.
 
     Returns:
-        Geodesic distances `[N, T, segments]` by kind, in radians, at the T places.
+        Geodesic distances `[N, T, segments]` by kind, in radians.
 
     Cost: N T (segments + 1) local bases for each kind.
     """
-    pairs = len(bases.x) // 2
-    x = bases.x[: 2 * pairs, list(places)].to(model.device)
+    pairs = len(x) // 2
+    x = x[: 2 * pairs].to(model.device)
     # All timesteps at once: a pass takes about as long for a few latents more.
     start, end = x[::2].flatten(0, 1), x[1::2].flatten(0, 1)
-    times = torch.tensor([bases.times[place] for place in places] * pairs, device="cpu")
+    at = torch.tensor(list(times) * pairs, device="cpu")
+    if cond is not None:
+        cond = {name: value.repeat_interleave(len(times), 0) for name, value in cond.items()}
     found = {}
     for kind in kinds:
         path = latent_path(
-            model, start, end, times, kind=kind, segments=segments, rank=bases.s.shape[2],
+            model, start, end, at, kind=kind, segments=segments, rank=rank, cond=cond,
             progress=None if progress is None else (lambda _done, _total: progress()), **options,
         )  # fmt: skip
-        found[kind] = path.distance.T.cpu().unflatten(0, (pairs, len(places)))
+        found[kind] = path.distance.T.cpu().unflatten(0, (pairs, len(times)))
     return found
 
 
@@ -158,6 +177,7 @@ def moves(
     bases: Bases,
     directions: int,
     lengths: Sequence[float],
+    cond: Condition | None = None,
     *,
     progress: Step | None = None,
     **options: Any,
@@ -169,6 +189,7 @@ def moves(
         bases: whose latents are taken.
         directions: leading ones of the Jacobian of x̂₀ with respect to x.
         lengths: K lengths of steps, in the unit of x.
+        cond: as for the bases.
         progress: called after each timestep.
         **options: further ones of `pullback.basis`.
 
@@ -183,17 +204,16 @@ def moves(
     by = torch.tensor(list(lengths), dtype=model.dtype, device=model.device)
     for place, t in enumerate(bases.times):
         x = bases.x[:, place].to(model.device)
-        own = basis(estimate, x, t, directions, **options).v
+        own = basis(estimate, x, t, directions, cond, **options).v
         noise = random_rows(own).to(own).flatten(2)
         random = torch.nn.functional.normalize(noise, dim=2).reshape(own.shape)
         both = torch.cat([own, random], 1)
-        at = estimate.at(x, t)
+        at = estimate.at(x, t, cond)
         origins.append(at.value().cpu())
         products.append(at.operator().matmat(both).cpu())
         steps = by.reshape(-1, *[1] * (x.dim() - 1))
         points = x[:, None, None] + both[:, :, None] * steps  # [N, 2 D, K, *x_shape]
-        rows = [estimate.at(part, t).value().cpu() for part in points.flatten(0, 2).split(256)]
-        moved.append(torch.cat(rows).reshape(points.shape))
+        moved.append(_values(estimate, points, t, cond))
         if progress is not None:
             progress()
     j, far = torch.stack(products, 1), torch.stack(moved, 1)
@@ -205,13 +225,18 @@ def moves(
 
 
 def whole_spectrum(
-    model: LatentModel, bases: Bases, *, progress: Step | None = None
+    model: LatentModel,
+    bases: Bases,
+    cond: Condition | None = None,
+    *,
+    progress: Step | None = None,
 ) -> torch.Tensor:
     """All singular values of the Jacobians of x̂₀, `[N, T, n]`: for `rank_ratio`.
 
     Args:
         model: the model of the bases.
         bases: whose latents are taken.
+        cond: as for the bases.
         progress: called after each timestep.
 
     Cost: N T n products, and as many singular value decompositions of n × n.
@@ -223,7 +248,7 @@ def whole_spectrum(
     for place, t in enumerate(bases.times):
         x = bases.x[:, place].to(model.device)
         identity = torch.eye(size, dtype=x.dtype, device=x.device).reshape(1, size, *shape)
-        jacobian = estimate.at(x, t).operator().matmat(identity.expand(len(x), size, *shape))
+        jacobian = estimate.at(x, t, cond).operator().matmat(identity.expand(len(x), size, *shape))
         found.append(torch.linalg.svdvals(jacobian.flatten(2).double()).cpu())
         if progress is not None:
             progress()
@@ -231,13 +256,19 @@ def whole_spectrum(
 
 
 def ends(
-    model: LatentModel, bases: Bases, *, steps: int = 50, progress: Step | None = None
+    model: LatentModel,
+    bases: Bases,
+    cond: Condition | None = None,
+    *,
+    steps: int = 50,
+    progress: Step | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The data that samples lead to, and the latents that these are inverted to: for `radius`.
 
     Args:
         model: the model of the bases.
         bases: whose latents are taken.
+        cond: as for the bases.
         steps: of the whole schedule.
         progress: called after each timestep.
 
@@ -247,13 +278,26 @@ def ends(
     Cost: a walk down from the last timestep, and one up to each of the timesteps.
     """
     last = bases.x[:, -1].to(model.device)
-    clean = denoise(model, last, bases.times[-1], steps=steps)
+    clean = denoise(model, last, bases.times[-1], cond=cond, steps=steps)
     found = []
     for t in bases.times:
-        found.append(invert(model, clean, t, check=False, steps=steps).x.cpu())
+        found.append(invert(model, clean, t, check=False, cond=cond, steps=steps).x.cpu())
         if progress is not None:
             progress()
     return clean.cpu(), torch.stack(found, 1)
+
+
+def _values(
+    estimate: maps.Map, points: torch.Tensor, t: int, cond: Condition | None
+) -> torch.Tensor:
+    """A map at points `[N, D, K, *x_shape]` of N samples, on the CPU."""
+    rows = points.flatten(0, 2)
+    samples = torch.arange(len(points), device="cpu").repeat_interleave(len(rows) // len(points))
+    found = []
+    for few, which in zip(rows.split(_AT_ONCE), samples.split(_AT_ONCE), strict=True):
+        own = cond and {name: value[which.to(value.device)] for name, value in cond.items()}
+        found.append(estimate.at(few, t, own).value().cpu())
+    return torch.cat(found).reshape(points.shape)
 
 
 def _count(conditions: Mapping[str, torch.Tensor]) -> int:

@@ -3,57 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pullback import figures, runs
+import torch
+import typer
+
+from pullback import figures, krylov, runs
 from pullback._files import replacing, write_json
-from pullback.cli.execution import plan_of
 from pullback.cli.progress import Reporter
-from pullback.cli.request import Delivery, Request
+from pullback.cli.request import Delivery
+from pullback.cli.run_request import Source
 from pullback.cli.tables import print_analyses, print_json
 from pullback.models import LatentModel
-from pullback.runs import AnalysesPlan
+from pullback.runs import AnalysesPlan, BatchPlan, BatchRun
 
 _JSON, _TEXT = "analyses.json", "analyses.md"
+_TIMESTEPS = (999, 900, 800, 700, 600, 500, 400, 300, 200, 100)
+
+#: A run, the run of conditions to compare if that is another one, and what reads their model.
+_Subject = tuple[BatchRun, BatchRun | None, Callable[[], LatentModel]]
 
 
 def execute_analyses(
-    request: Request,
-    names: tuple[str, ...],
-    delivery: Delivery,
-    read: Callable[[], LatentModel],
+    source: Source, device: str, given: dict[str, Any], asked: dict[str, Any], delivery: Delivery
 ) -> None:
-    """Read the model, analyse, write and report.
+    """Read the bases, or compute them; analyse, write and report.
 
     Args:
-        request: the samples and their bases; its prompts or class labels are those compared.
-        names: of the analyses; none for all.
+        source: how the model is read, or the folder of a run in the place of its name.
+        device: where the model is put.
+        given: what is said of the bases of a model.
+        asked: the fields of the `AnalysesPlan`.
         delivery: where it goes, into a folder that exists, and what is shown.
-        read: reads the model.
 
     Raises:
-        ValueError: the model cannot give what is asked for, or the folder holds other results.
+        ValueError: the run or the model cannot give what is asked for, or the folder holds other
+            results.
+        typer.BadParameter: a run is asked for what is said when it is made.
     """
     reporter = Reporter(delivery.quiet)
+    plan = AnalysesPlan(**asked)
+    plan.check()
     with reporter.warnings():
-        with reporter.waiting("loading the model"):
-            model = read()
-            samples = plan_of(replace(request, class_labels=(), prompts=()), model)
-            plan = AnalysesPlan(samples, names, request.class_labels, request.prompts)
-            plan.check(model)
-            settings = plan.settings(model)
-            runs.check_analyses(delivery.folder / _JSON, settings, overwrite=delivery.overwrite)
+        folder = Path(str(source.model))
+        if runs.plan_path(folder).exists():
+            run, compared, read = _stored(folder, device, given)
+        else:
+            run, compared, read = _made(source, device, given, plan, delivery, reporter)
         with reporter.analyses() as watch:
-            done = runs.analyse(model, plan, memory=delivery.memory, watch=watch)
+            done = runs.analyse(
+                run, delivery.folder, plan, read, compared=compared, memory=delivery.memory,
+                overwrite=delivery.overwrite, watch=watch,
+            )  # fmt: skip
         summary: dict[str, Any] = {
             "format": runs.ANALYSES_FORMAT,
-            "settings": settings,
+            "settings": done.settings,
             "space": done.space,
             "seconds": done.seconds,
             "left_out": done.left_out,
-            "analyses": {name: one.told() for name, one in done.found.items()},
+            "analyses": done.found,
         }
         written = {
             _JSON: "settings, and all numbers with their intervals",
@@ -61,16 +71,18 @@ def execute_analyses(
         }
         if delivery.overwrite:
             figures.clear(delivery.folder)
-        if delivery.figures:
-            with reporter.figures(len(done.found)) as step:
-                for name, told in summary["analyses"].items():
+        with reporter.figures(len(done.found)) as step:
+            for name, told in done.found.items():
+                claims = "; ".join(one["claim"] for one in told["findings"])
+                written[runs.analysis_path(Path(), name).name] = f"numbers of {name}"
+                if delivery.figures:
                     file = f"analysis-{name}.png"
                     figures.save(figures.draw_analysis(name, told), delivery.folder / file)
-                    written[file] = "; ".join(one["claim"] for one in told["findings"])
-                    step()
+                    written[file] = claims
+                step()
     summary["files"] = sorted(written)
     with replacing(delivery.folder / _TEXT) as temporary:
-        temporary.write_text(_text(summary, plan), "utf-8")
+        temporary.write_text(_text(summary, run.plan), "utf-8")
     # Last: where it is, all is.
     write_json(delivery.folder / _JSON, summary)
     if delivery.as_json:
@@ -79,18 +91,86 @@ def execute_analyses(
         print_analyses(summary, delivery.folder, written)
 
 
-def _text(summary: dict[str, Any], plan: AnalysesPlan) -> str:
+def _stored(folder: Path, device: str, given: dict[str, Any]) -> _Subject:
+    """A run that is there, by its own plan."""
+    if given:
+        names = ", ".join(name.replace("_", " ") for name in given if name != "prompts_hash")
+        raise typer.BadParameter(
+            f"the run in {folder} has its own {names}: leave that out, or start another run",
+            param_hint="RUN",
+        )
+    run = BatchRun(folder)
+
+    def read() -> LatentModel:
+        told = run.source
+        if not {"model", "dtype", "call"} <= told.keys():
+            raise ValueError(
+                f"The run in {folder} does not say how its model is read: it was created from "
+                "Python. Expected analyses that need none, "
+                f"{' '.join('--only ' + name for name in runs.OF_BASES)}; or call "
+                "pullback.runs.analyse from Python."
+            )
+        return Source(told["model"], told["dtype"], tuple(told["call"]))(device)
+
+    return run, None, read
+
+
+def _made(
+    source: Source,
+    device: str,
+    given: dict[str, Any],
+    plan: AnalysesPlan,
+    delivery: Delivery,
+    reporter: Reporter,
+) -> _Subject:
+    """The runs of a model in the folder of its analyses, begun or gone on with."""
+    with reporter.waiting("loading the model"):
+        model = source(device)
+        bases = BatchPlan(
+            timesteps=given.get("timesteps", _TIMESTEPS),
+            rank=given.get("rank", 10),
+            seeds=tuple(range(plan.samples)),
+            tap=given.get("tap", model.default_tap),
+            tol=krylov.tolerance(given.get("quality", "standard"), None),
+            class_labels=given.get("class_labels"),
+            prompts=given.get("prompts"),
+            prompts_hash=given.get("prompts_hash"),
+            keep_u=True,
+            memory=delivery.memory or runs.default_memory(model.device),
+            threads=torch.get_num_threads(),
+        )
+        run, compared = runs.runs_for_analyses(
+            delivery.folder, model, bases, source={**asdict(source), "call": list(source.call)},
+            overwrite=delivery.overwrite,
+        )  # fmt: skip
+    for one in (run,) if compared is None else (run, compared):
+        left = len(one.left())
+        if left:
+            with reporter.units(len(one.units), len(one.units) - left) as told:
+                one.work(model, tell=told)
+        failures = one.status()["failures"]
+        if failures:
+            raise ValueError(
+                f"{len(failures)} of the {len(one.units)} units of bases in {one.folder} failed "
+                f"({failures[0]['error']}: {failures[0]['message']}). `pullback run retry "
+                f"{one.folder}` tries them again."
+            )
+    return run, compared, lambda: model
+
+
+def _text(summary: dict[str, Any], plan: BatchPlan) -> str:
     """The findings as a page."""
     settings = summary["settings"]
-    samples = plan.samples
+    condition = plan.conditions[0]
+    under = "the null condition" if condition is None else f"the condition {condition}"
     lines = [
         f"# Analyses of {Path(settings['model']).name}",
         "",
-        f"{len(samples.seeds)} samples, timesteps {', '.join(map(str, samples.timesteps))} in "
-        f"training units, rank {samples.rank}, tap {samples.tap}, fingerprint "
-        f"`{settings['fingerprint']}`. Numbers are means over samples with 95 % intervals of the "
-        "bootstrap; *seen* and *opposite* are said where the interval of the paired difference to "
-        "the control excludes zero.",
+        f"{len(settings['sample_seeds'])} samples under {under}, timesteps "
+        f"{', '.join(map(str, plan.timesteps))} in training units, rank {plan.rank}, tap "
+        f"{plan.tap}, fingerprint `{settings['fingerprint']}`. Numbers are means over samples with "
+        "95 % intervals of the bootstrap; *seen* and *opposite* are said where the interval of the "
+        "paired difference to the control excludes zero.",
         "",
     ]
     for name, told in summary["analyses"].items():

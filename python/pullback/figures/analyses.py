@@ -6,6 +6,7 @@ Nothing here runs a network: what `analyses.json` holds comes in, a matplotlib `
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import shorten
 from typing import Any
 
 import matplotlib
@@ -31,6 +32,7 @@ Told = Mapping[str, Any]
 _TIME = "timestep t"
 _DISTANCE = "geodesic distance (radians)"
 _PER_PANEL = 6  # timesteps that a panel of one line each shows
+_NAME = 24  # characters of a prompt beside its point
 
 
 def draw_analysis(name: str, found: Told) -> Figure:
@@ -96,15 +98,16 @@ def _frequencies(found: Told) -> Figure:
     ticks = [one for one in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if one > found["frequency"][1] / 2]
     left.set_xticks(ticks, [f"{one:g}" for one in ticks])
     left.xaxis.set_minor_locator(NullLocator())
-    legend(left, loc="lower left")
+    legend(left)
     dress_panel(
         left, "Power spectral density of v", ("frequency (cycles per pixel)", "power, noise = 1")
     )
     curve(right, times, found["centroid"], 0, "directions")
     level(right, found["noise"], "isotropic noise")
-    right.set_ylim(0, 1.1 * found["noise"])
+    highest = max(found["noise"], *(one["high"] for one in found["centroid"]))
+    right.set_ylim(0, 1.1 * highest)
     noise_to_data(right, times)
-    legend(right, loc="center left")
+    legend(right)
     dress_panel(right, "Coarse or fine", (_TIME, "mean frequency (cycles per pixel)"))
     return figure
 
@@ -149,8 +152,8 @@ def _conditions(found: Told) -> Figure:
         label = f"t = {times[place]}"
         left.plot(found["similarity"], means, "o", color=colour, markersize=3, label=label)
     level(left, found["chance"], "random subspaces")
-    left.set_ylim(0, 1.1 * found["chance"])
-    legend(left, loc="lower left", ncols=2)
+    left.set_ylim(0, 1.35 * found["chance"])
+    legend(left, ncols=2)
     rule = "Pairs of conditions, mean over the samples"
     dress_panel(left, rule, ("similarity of conditions (cosine)", _DISTANCE))
     curve(right, times, found["mean"], 0, "distance across conditions")
@@ -175,9 +178,10 @@ def _classes(found: Told) -> Figure:
     for colour, one in zip(colours, order, strict=True):
         right.plot(levels[one], means[one], "o", color=colour, markersize=4)
         right.annotate(
-            found.get("names", range(len(levels)))[one], (levels[one], means[one]),
+            shorten(found["names"][one], _NAME, placeholder=" …"), (levels[one], means[one]),
             textcoords="offset points", xytext=(4, 3), fontsize=SMALL,
         )  # fmt: skip
+    right.margins(x=0.12, y=0.1)  # room for the names
     dress_panel(right, "Mean over t, by class", ("spread of the class's images", _DISTANCE))
     return figure
 
@@ -274,7 +278,7 @@ def _from_zero(axes: Axes, times: Sequence[int], chance: float, **where: Any) ->
     """Distances over time, from zero to above chance."""
     axes.set_ylim(0, 1.12 * chance)
     noise_to_data(axes, times)
-    legend(axes, **{"loc": "lower right", **where})
+    legend(axes, **where)
 
 
 def _spaced(count: int, most: int = _PER_PANEL) -> list[int]:

@@ -1,14 +1,13 @@
 """From a plan to a folder of local bases or of what is made of them, file by file, resumable."""
 
+from pullback.runs.analyse_bench import AnalysisWatch
+from pullback.runs.analyse_plan import ANALYSES, OF_BASES, AnalysesPlan
 from pullback.runs.analyse_run import (
-    ANALYSES,
     ANALYSES_FORMAT,
     Analyses,
-    AnalysesPlan,
-    AnalysisWatch,
     analyse,
-    check_analyses,
-    read_bases,
+    analysis_path,
+    runs_for_analyses,
 )
 from pullback.runs.batch_bases import UnitBases
 from pullback.runs.batch_plan import BatchPlan, Unit, default_memory
@@ -67,6 +66,7 @@ __all__ = [
     "BASES",
     "HOWS",
     "KINDS",
+    "OF_BASES",
     "WAYS",
     "Analyses",
     "AnalysesPlan",
@@ -100,8 +100,8 @@ __all__ = [
     "UnitBases",
     "Watch",
     "analyse",
+    "analysis_path",
     "basis_path",
-    "check_analyses",
     "check_same",
     "default_memory",
     "direction_path",
@@ -115,7 +115,7 @@ __all__ = [
     "latents_path",
     "path_path",
     "plan_path",
-    "read_bases",
+    "runs_for_analyses",
     "sample_paths",
     "share_directions",
     "summarize",
