@@ -37,7 +37,7 @@ constexpr int kDepth<Tf32> = 8;
 // The nearest number of Tf32, the larger of two that are as near; as the bits of a float.
 __device__ inline uint32_t tf32(float x) {
 #if defined(PULLBACK_EMULATION)
-  const uint32_t bits = detail::bits_of_float(x);
+  const uint32_t bits = pullback::detail::bits_of_float(x);
   const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
   return (finite ? bits + 0x1000u : bits | (bits & 0x1fffu) << 9) & 0xffffe000u;
 #else
@@ -53,7 +53,7 @@ struct SplitTf32 {
   uint32_t big, small;
 
   __device__ explicit SplitTf32(float x)
-      : big(tf32(x)), small(tf32(x - detail::float_of_bits(big))) {}
+      : big(tf32(x)), small(tf32(x - pullback::detail::float_of_bits(big))) {}
 };
 
 // Two numbers, rounded to the nearest, in one register.
@@ -86,6 +86,10 @@ __device__ inline uint32_t packed<BFloat16>(float low, float high) {
 #include "tensor_cores.h"
 
 #else
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error "the CUDA kernels need compute capability 8.0: build for no older architecture"
+#endif
 
 #define PULLBACK_MULTIPLY(Type, a, b, c) ::pullback::cuda::multiply(Type(), (a), (b), (c))
 #define PULLBACK_LOAD_MATRICES(row, to) ::pullback::cuda::load_matrices((row), (to))

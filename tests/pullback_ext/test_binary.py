@@ -272,30 +272,44 @@ def test_no_register_is_spilled(elf):
 
 
 # Machine code of compute capability 8 and 9: a load from global memory, how its 16 bytes are told,
-# and the bits of an instruction that say so.
-LOAD, WIDE = 0x981, 6
+# and a product of tensor cores.
+LOAD, WIDE, MULTIPLY = 0x981, 6, 0x23C
 
 
-def wide_loads(code, kernel):
-    """How many loads of 16 bytes the code of a kernel holds."""
-    text = Elf(code).section(f".text.{kernel}")
-    words = (struct.unpack_from("<QQ", text, at) for at in range(0, len(text), 16))
-    return sum(low & 0xFFF == LOAD and high >> 9 & 7 == WIDE for low, high in words)
+def is_wide_load(low, high):
+    return low & 0xFFF == LOAD and high >> 9 & 7 == WIDE
+
+
+def is_tensor_product(low, _):
+    return low & 0xFFF == MULTIPLY
+
+
+READERS = {"gram_split", "part_peaks", "block_products", "apply_transform", "late_passes"}
+ON_TENSOR_CORES = {"attention_rows_of_warps", "attention_sums_of_warps", "products_with_peaks"}
 
 
 @needs_cuda_build
-def test_rows_are_read_16_bytes_at_a_time(elf):
-    readers = {"gram_split", "part_peaks", "block_products", "apply_transform", "late_passes"}
+@pytest.mark.parametrize(
+    ("named", "wanted"),
+    [
+        (READERS | ON_TENSOR_CORES - {"products_with_peaks"}, is_wide_load),
+        (ON_TENSOR_CORES, is_tensor_product),
+    ],
+    ids=["rows are read 16 bytes at a time", "tensor cores multiply"],
+)
+def test_kernels_hold_the_instructions_that_they_are_built_for(elf, named, wanted):
     seen = set()
     for architecture, code in fat_binary(elf.section(".nv_fatbin")):
         if architecture.endswith("virtual"):
             continue
         for kernel in kernels(architecture, code):
-            for name in readers:
+            for name in named:
                 if re.search(rf"\d{name}(?=[IEv])", kernel):
-                    assert wide_loads(code, kernel) > 0, (architecture, kernel)
+                    text = Elf(code).section(f".text.{kernel}")
+                    words = struct.iter_unpack("<QQ", text)
+                    assert any(wanted(*word) for word in words), (architecture, kernel)
                     seen.add(name)
-    assert seen == readers
+    assert seen == named
 
 
 def test_a_cpu_build_holds_no_gpu_code(elf):
