@@ -4,6 +4,7 @@
 // tangents, dq, dk and dv are in these terms is told by the jobs below.
 #include "cuda/attention.h"
 
+#include "cuda/attention_job.h"
 #include "cuda/attention_stages.h"
 #include "cuda/attention_tile.h"
 #include "numerics/entry_type.h"
@@ -11,31 +12,13 @@
 namespace pullback::cuda {
 namespace {
 
-// "Mine" are the rows of the block, queries or keys, "theirs" the others. Rows that are not given
-// are left out.
-struct Job {
-  HeadRows mine, theirs;  // q and k, or k and q
-  struct {
-    HeadRows mine, theirs;  // of tangents, or not
-    int64_t width;
-  } products[2];
-  HeadRows times_products;  // of theirs: what h is multiplied by
-  HeadRows times_weights;   // of theirs: what p is multiplied by
-  HeadRows o;               // of mine, Real: what the sums of h are multiplied by
-  bool of_keys;             // whether keys are mine
-  double products_scale;
-  double out_scale;
-  int64_t width;  // of the result
-  void* out;      // [T, B, heads of mine, mine, width]
-};
-
 // Tangents in a group: as many sums as registers hold.
 template <class Real, int kColumns>
 constexpr int kGroup = sizeof(Real) == 4 ? 128 / kColumns : 1;
 
-template <class T, class Real, class Out, int kColumns>
+template <class Real, int kColumns>
 __global__ void __launch_bounds__(kThreads, kAttentionBlocks<Real>)
-    attention_sums(AttentionParams params, Job job) {
+    attention_sums(AttentionParams params, AttentionJob job) {
   constexpr int kMost = kGroup<Real, kColumns>, kWide = kColumns / 16;
   PULLBACK_SHARED(memory);
   const AttentionShared<Real, kColumns> shared(memory);
@@ -70,10 +53,10 @@ __global__ void __launch_bounds__(kThreads, kAttentionBlocks<Real>)
                           : others;
       for (int tile = from; tile < end; tile += kBlockRows) {
         const auto mine = [&](const HeadRows& rows, int64_t tangent) {
-          return HeadTile<T>(rows, tangent, sample, head, first, length - first);
+          return HeadTile<Real>(rows, tangent, sample, head, first, length - first);
         };
         const auto theirs = [&](const HeadRows& rows, int64_t tangent) {
-          return HeadTile<T>(rows, tangent, sample, their_head, tile, others - tile);
+          return HeadTile<Real>(rows, tangent, sample, their_head, tile, others - tile);
         };
         Real p[kOfThread][kOfThread] = {};
         add_products(shared, mine(job.mine, 0), theirs(job.theirs, 0), params.depth, p);
@@ -84,8 +67,9 @@ __global__ void __launch_bounds__(kThreads, kAttentionBlocks<Real>)
             const int own = first + y + 16 * i, their = tile + x + 16 * j;
             const int query = job.of_keys ? their : own;
             const Real value =
-                logit<T>(params, p[i][j], sample, query_head, query, job.of_keys ? own : their);
-            p[i][j] = query < params.queries ? weight(value, params.lse[row + query]) : Real(0);
+                logit<Real>(params, p[i][j], sample, query_head, query, job.of_keys ? own : their);
+            p[i][j] = query < params.queries ? LogSum<Real>(params.lse[row + query]).weight(value)
+                                             : Real(0);
           }
         }
         if (job.times_weights.data != nullptr) keep(p, shared.weights);
@@ -144,17 +128,17 @@ __global__ void __launch_bounds__(kThreads, kAttentionBlocks<Real>)
           if (job.o.data != nullptr) {
             value -= total * HeadTile<Real>(job.o, 0, sample, head, own, 1).data[c];
           }
-          narrow(value * static_cast<Real>(job.out_scale),
-                 static_cast<Out*>(job.out) + (place * length + own) * job.width + c);
+          static_cast<Real*>(job.out)[(place * length + own) * job.width + c] =
+              value * static_cast<Real>(job.out_scale);
         }
       }
     }
   }
 }
 
-template <class T, class Real, class Out, int kColumns>
-const char* run_job(const AttentionParams& params, const Job& job, void* stream) {
-  const auto kernel = attention_sums<T, Real, Out, kColumns>;
+template <class Real, int kColumns>
+const char* run_job(const AttentionParams& params, const AttentionJob& job, void* stream) {
+  const auto kernel = attention_sums<Real, kColumns>;
   constexpr size_t bytes = AttentionShared<Real, kColumns>::kBytes;
   const int64_t groups = ceil_divide(params.tangents, kGroup<Real, kColumns>);
   const int64_t chunks = ceil_divide(job.width, kColumns);
@@ -163,22 +147,27 @@ const char* run_job(const AttentionParams& params, const Job& job, void* stream)
   const int64_t items = groups * chunks * params.batch * rows;
   if (items == 0) return nullptr;
   if (const char* error = allow_shared(kernel, bytes, params.device)) return error;
-  PULLBACK_LAUNCH((attention_sums<T, Real, Out, kColumns>), grid_of(items), kThreads, bytes, stream,
-                  params, job);
+  PULLBACK_LAUNCH((attention_sums<Real, kColumns>), grid_of(items), kThreads, bytes, stream, params,
+                  job);
   return launch_error();
 }
 
-// A block has 64 columns of the result, or, where there are more, 128 of float32.
-template <class T, class Real, class Out = T>
-const char* run(const AttentionParams& params, const Job& job, void* stream) {
-  if constexpr (sizeof(Real) == 4) {
-    if (job.width > 64) return run_job<T, Real, Out, 128>(params, job, stream);
+// Products of 16-bit entries are the tensor cores' work. Of others a block has 64 columns of the
+// result, or, where there are more, 128 of float32.
+template <class T>
+const char* run(const AttentionParams& params, const AttentionJob& job, void* stream) {
+  if constexpr (sizeof(T) == 2) {
+    return attention_sums_by_tensor_cores(params, job, stream);
+  } else {
+    if constexpr (sizeof(T) == 4) {
+      if (job.width > 64) return run_job<T, 128>(params, job, stream);
+    }
+    return run_job<T, 64>(params, job, stream);
   }
-  return run_job<T, Real, Out, 64>(params, job, stream);
 }
 
-Job job_of(const AttentionParams& params, bool of_keys) {
-  Job job{};
+AttentionJob job_of(const AttentionParams& params, bool of_keys) {
+  AttentionJob job{};
   job.mine = of_keys ? params.k : params.q;
   job.theirs = of_keys ? params.q : params.k;
   job.of_keys = of_keys;
@@ -189,15 +178,15 @@ Job job_of(const AttentionParams& params, bool of_keys) {
 }
 
 // o = p v
-Job attended(const AttentionParams& params) {
-  Job job = job_of(params, false);
+AttentionJob attended(const AttentionParams& params) {
+  AttentionJob job = job_of(params, false);
   job.times_weights = params.v;
   return job;
 }
 
 // h = p (scale (dq k^T + q dk^T) - center), h v + p dv - sums of h o
-Job tangents(const AttentionParams& params, const HeadRows& o) {
-  Job job = job_of(params, false);
+AttentionJob tangents(const AttentionParams& params, const HeadRows& o) {
+  AttentionJob job = job_of(params, false);
   if (params.dq.data != nullptr) job.products[0] = {params.dq, params.k, params.depth};
   if (params.dk.data != nullptr) job.products[1] = {params.q, params.dk, params.depth};
   if (params.dq.data != nullptr || params.dk.data != nullptr) {
@@ -210,8 +199,8 @@ Job tangents(const AttentionParams& params, const HeadRows& o) {
 }
 
 // h = p (g v^T - center), scale h k; for keys scale h^T q
-Job cotangents(const AttentionParams& params, bool of_keys) {
-  Job job = job_of(params, of_keys);
+AttentionJob cotangents(const AttentionParams& params, bool of_keys) {
+  AttentionJob job = job_of(params, of_keys);
   job.products[0] = {of_keys ? params.v : params.g, of_keys ? params.g : params.v, params.width};
   job.times_products = job.theirs;
   job.out_scale = params.scale;
@@ -221,46 +210,51 @@ Job cotangents(const AttentionParams& params, bool of_keys) {
 }
 
 // p^T g
-Job cotangents_of_values(const AttentionParams& params) {
-  Job job = job_of(params, true);
+AttentionJob cotangents_of_values(const AttentionParams& params) {
+  AttentionJob job = job_of(params, true);
   job.times_weights = params.g;
   job.out = params.out_v;
   return job;
 }
 
 // o as Real: what was given, or for 16-bit types computed anew.
-template <class T, class Real>
+template <class T>
 const char* exact(const AttentionParams& params, void* stream, HeadRows* o) {
   *o = params.o;
-  if (sizeof(T) == sizeof(Real)) return nullptr;
+  if (sizeof(T) > 2) return nullptr;
   const int64_t head = params.queries * params.width;
   *o = {params.exact, {0, params.heads * head, head, params.width}};
   AttentionParams one = params;
   one.tangents = 1;
   one.out = params.exact;
-  return run<T, Real, Real>(one, attended(one), stream);
+  AttentionJob job = attended(one);
+  job.exact = true;
+  return run<T>(one, job, stream);
 }
 
-template <class T, class Real>
+template <class T>
 const char* run_kind(const AttentionParams& params, void* stream) {
   HeadRows o;
+  AttentionJob job;
   switch (params.kind) {
     case AttentionKind::kForward:
       if (const char* error = attention_log_sums(params, stream)) return error;
-      return run<T, Real>(params, attended(params), stream);
+      return run<T>(params, attended(params), stream);
     case AttentionKind::kTangents:
-      if (const char* error = exact<T, Real>(params, stream, &o)) return error;
-      if (const char* error = attention_centers_of_tangents(params, stream)) return error;
-      return run<T, Real>(params, tangents(params, o), stream);
+      if (const char* error = exact<T>(params, stream, &o)) return error;
+      job = tangents(params, o);
+      if (const char* error = attention_centers_of_tangents(params, job, stream)) return error;
+      return run<T>(params, job, stream);
     case AttentionKind::kCotangentsOfQueries:
-      if (const char* error = exact<T, Real>(params, stream, &o)) return error;
-      if (const char* error = attention_centers_of_cotangents(params, o, stream)) return error;
-      return run<T, Real>(params, cotangents(params, false), stream);
+      if (const char* error = exact<T>(params, stream, &o)) return error;
+      job = cotangents(params, false);
+      if (const char* error = attention_centers_of_cotangents(params, job, o, stream)) return error;
+      return run<T>(params, job, stream);
     case AttentionKind::kCotangentsOfKeys:
       break;
   }
-  if (const char* error = run<T, Real>(params, cotangents(params, true), stream)) return error;
-  return run<T, Real>(params, cotangents_of_values(params), stream);
+  if (const char* error = run<T>(params, cotangents(params, true), stream)) return error;
+  return run<T>(params, cotangents_of_values(params), stream);
 }
 
 }  // namespace
@@ -269,7 +263,7 @@ const char* attention(const AttentionParams& params, void* stream) {
   if (const char* error = select_device(params.device)) return error;
   return with_entry_type(params.dtype, [&](auto entry) {
     using T = decltype(entry);
-    return run_kind<T, Working<T>>(params, stream);
+    return run_kind<T>(params, stream);
   });
 }
 

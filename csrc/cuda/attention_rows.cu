@@ -1,4 +1,5 @@
 // What attention needs of whole rows: the logarithms of their sums, their peaks and their centers.
+#include "cuda/attention_job.h"
 #include "cuda/attention_stages.h"
 #include "cuda/attention_tile.h"
 #include "numerics/entry_type.h"
@@ -8,7 +9,7 @@ namespace {
 
 // Logarithms of the row sums, or, kPeaks, the keys of the largest logits, the first of equal ones:
 // a thread has its own largest logit of each row, its key, and the sum relative to it.
-template <class T, class Real, bool kPeaks>
+template <class Real, bool kPeaks>
 __global__ void __launch_bounds__(kThreads, kAttentionBlocks<Real>)
     attention_rows(AttentionParams params) {
   PULLBACK_SHARED(memory);
@@ -20,8 +21,8 @@ __global__ void __launch_bounds__(kThreads, kAttentionBlocks<Real>)
     const int64_t head = item / blocks % params.heads, sample = item / blocks / params.heads;
     const int first = static_cast<int>(item % blocks) * kBlockRows;
     const int64_t key_head = head / (params.heads / params.key_heads);
-    const HeadTile<T> mine(params.q, 0, sample, head, first,
-                           static_cast<int>(params.queries) - first);
+    const HeadTile<Real> mine(params.q, 0, sample, head, first,
+                              static_cast<int>(params.queries) - first);
     Real most[kOfThread], sum[kOfThread];
     int at[kOfThread];
 #pragma unroll
@@ -34,7 +35,7 @@ __global__ void __launch_bounds__(kThreads, kAttentionBlocks<Real>)
     const int end = params.causal && first + kBlockRows < keys ? first + kBlockRows : keys;
     for (int tile = 0; tile < end; tile += kBlockRows) {
       Real p[kOfThread][kOfThread] = {};
-      const HeadTile<T> theirs(params.k, 0, sample, key_head, tile, keys - tile);
+      const HeadTile<Real> theirs(params.k, 0, sample, key_head, tile, keys - tile);
       add_products(shared, mine, theirs, params.depth, p);
 #pragma unroll
       for (int i = 0; i < kOfThread; ++i) {
@@ -42,7 +43,7 @@ __global__ void __launch_bounds__(kThreads, kAttentionBlocks<Real>)
 #pragma unroll
         for (int j = 0; j < kOfThread; ++j) {
           const int key = tile + x + 16 * j;
-          p[i][j] = logit<T>(params, p[i][j], sample, head, first + y + 16 * i, key);
+          p[i][j] = logit<Real>(params, p[i][j], sample, head, first + y + 16 * i, key);
           at[i] = p[i][j] > larger ? key : at[i];
           larger = p[i][j] > larger ? p[i][j] : larger;
         }
@@ -113,7 +114,7 @@ __device__ void add_products_of_rows(const T* left, const T* right, int64_t widt
 }
 
 // Centers, each by a thread.
-template <class T, class Real>
+template <class Real>
 __global__ void __launch_bounds__(kThreads) centers_of_tangents(AttentionParams params) {
   const int64_t all = params.tangents * params.batch * params.heads * params.queries;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
@@ -121,17 +122,18 @@ __global__ void __launch_bounds__(kThreads) centers_of_tangents(AttentionParams 
     const QueryRow row(params, i);
     Real sum = 0;
     if (params.dq.data != nullptr) {
-      add_products_of_rows(row.of_query<T>(params.dq, row.tangent), row.of_peak<T>(params.k, 0),
-                           params.depth, &sum);
+      add_products_of_rows(row.of_query<Real>(params.dq, row.tangent),
+                           row.of_peak<Real>(params.k, 0), params.depth, &sum);
     }
     if (params.dk.data != nullptr) {
-      add_products_of_rows(row.of_query<T>(params.q, 0), row.of_peak<T>(params.dk, row.tangent),
-                           params.depth, &sum);
+      add_products_of_rows(row.of_query<Real>(params.q, 0),
+                           row.of_peak<Real>(params.dk, row.tangent), params.depth, &sum);
     }
     static_cast<Real*>(params.sums)[i] = sum * static_cast<Real>(params.scale);
   }
 }
 
+// Those of 16-bit entries begin with g v*^T in params.sums.
 template <class T, class Real>
 __global__ void __launch_bounds__(kThreads)
     centers_of_cotangents(AttentionParams params, HeadRows o) {
@@ -142,59 +144,79 @@ __global__ void __launch_bounds__(kThreads)
     const T* const g = row.of_query<T>(params.g, row.tangent);
     const T* const v = row.of_peak<T>(params.v, 0);
     const Real* const mine = row.of_query<Real>(o, 0);
+    Real* const center = static_cast<Real*>(params.sums) + i;
     Real sum = 0, rest = 0;
-    add_products_of_rows(g, v, params.width, &sum);
+    if constexpr (sizeof(T) == 2) {
+      sum = *center;
+    } else {
+      add_products_of_rows(g, v, params.width, &sum);
+    }
     for (int64_t c = 0; c < params.width; ++c) {
       rest += static_cast<Real>(widen(g[c])) * (mine[c] - static_cast<Real>(widen(v[c])));
     }
-    static_cast<Real*>(params.sums)[i] = sum + rest;
+    *center = sum + rest;
   }
 }
 
-template <class T, class Real, bool kPeaks>
+template <class Real, bool kPeaks>
 const char* run_rows(const AttentionParams& params, void* stream) {
   constexpr size_t bytes = AttentionShared<Real, kBlockRows>::kBytes;
   const int64_t items = params.batch * params.heads * ceil_divide(params.queries, kBlockRows);
-  const auto kernel = attention_rows<T, Real, kPeaks>;
+  const auto kernel = attention_rows<Real, kPeaks>;
   if (const char* error = allow_shared(kernel, bytes, params.device)) return error;
-  PULLBACK_LAUNCH((attention_rows<T, Real, kPeaks>), grid_of(items), kThreads, bytes, stream,
-                  params);
+  PULLBACK_LAUNCH((attention_rows<Real, kPeaks>), grid_of(items), kThreads, bytes, stream, params);
   return launch_error();
 }
 
-int64_t blocks_of_rows(const AttentionParams& params) {
-  return ceil_divide(params.tangents * params.batch * params.heads * params.queries, kThreads);
+// Products of 16-bit entries are the tensor cores' work.
+template <class T, bool kPeaks>
+const char* rows(const AttentionParams& params, void* stream) {
+  if constexpr (sizeof(T) == 2) {
+    return attention_rows_by_tensor_cores(params, kPeaks, stream);
+  } else {
+    return run_rows<T, kPeaks>(params, stream);
+  }
+}
+
+unsigned blocks_of_rows(const AttentionParams& params) {
+  return grid_of(params.tangents * params.batch * params.heads * params.queries, kThreads);
 }
 
 }  // namespace
 
 const char* attention_log_sums(const AttentionParams& params, void* stream) {
+  return with_entry_type(params.dtype,
+                         [&](auto entry) { return rows<decltype(entry), false>(params, stream); });
+}
+
+const char* attention_centers_of_tangents(const AttentionParams& params, const AttentionJob& job,
+                                          void* stream) {
+  if (job.times_products.data == nullptr || params.keys == 0) return nullptr;
   return with_entry_type(params.dtype, [&](auto entry) {
     using T = decltype(entry);
-    return run_rows<T, Working<T>, false>(params, stream);
+    if (const char* error = rows<T, true>(params, stream)) return error;
+    if constexpr (sizeof(T) == 2) {
+      return products_with_peaks_by_tensor_cores(params, job, stream);
+    } else {
+      PULLBACK_LAUNCH(centers_of_tangents<T>, blocks_of_rows(params), kThreads, 0, stream, params);
+      return launch_error();
+    }
   });
 }
 
-const char* attention_centers_of_tangents(const AttentionParams& params, void* stream) {
-  const bool turns = params.dq.data != nullptr || params.dk.data != nullptr;
-  if (!turns || params.keys == 0) return nullptr;
-  return with_entry_type(params.dtype, [&](auto entry) {
-    using T = decltype(entry);
-    if (const char* error = run_rows<T, Working<T>, true>(params, stream)) return error;
-    PULLBACK_LAUNCH((centers_of_tangents<T, Working<T>>), grid_of(blocks_of_rows(params)), kThreads,
-                    0, stream, params);
-    return launch_error();
-  });
-}
-
-const char* attention_centers_of_cotangents(const AttentionParams& params, const HeadRows& o,
-                                            void* stream) {
+const char* attention_centers_of_cotangents(const AttentionParams& params, const AttentionJob& job,
+                                            const HeadRows& o, void* stream) {
   if (params.keys == 0) return nullptr;
   return with_entry_type(params.dtype, [&](auto entry) {
     using T = decltype(entry);
-    if (const char* error = run_rows<T, Working<T>, true>(params, stream)) return error;
-    PULLBACK_LAUNCH((centers_of_cotangents<T, Working<T>>), grid_of(blocks_of_rows(params)),
-                    kThreads, 0, stream, params, o);
+    if (const char* error = rows<T, true>(params, stream)) return error;
+    if constexpr (sizeof(T) == 2) {
+      if (const char* error = products_with_peaks_by_tensor_cores(params, job, stream)) {
+        return error;
+      }
+    }
+    PULLBACK_LAUNCH((centers_of_cotangents<T, Working<T>>), blocks_of_rows(params), kThreads, 0,
+                    stream, params, o);
     return launch_error();
   });
 }

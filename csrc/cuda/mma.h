@@ -90,6 +90,10 @@ __device__ inline uint32_t packed<BFloat16>(float low, float high) {
 
 #else
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error "the CUDA kernels need compute capability 8.0: build for no older architecture"
+#endif
+
 #define PULLBACK_MULTIPLY(Type, a, b, c) ::pullback::cuda::multiply(Type(), (a), (b), (c))
 #define PULLBACK_LOAD_MATRICES(row, to) ::pullback::cuda::load_matrices((row), (to))
 #define PULLBACK_LOAD_TRANSPOSED(row, to) ::pullback::cuda::load_transposed((row), (to))

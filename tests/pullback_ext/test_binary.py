@@ -272,47 +272,58 @@ def test_no_register_is_spilled(elf):
 
 
 # Machine code of compute capability 8 and 9: a load from global memory, a store, how the 16 bytes
-# of an access are told, and the bits of an instruction that say so.
-LOAD, STORE, WIDE = 0x981, 0x986, 6
+# of an access are told, and products of tensor cores: of float32 sums and of float64.
+LOAD, STORE, WIDE, MULTIPLY, MULTIPLY_DOUBLES = 0x981, 0x986, 6, 0x23C, 0x23F
+
+
+def is_wide_load(low, high):
+    return low & 0xFFF == LOAD and high >> 9 & 7 == WIDE
+
+
+def is_wide_store(low, high):
+    return low & 0xFFF == STORE and high >> 9 & 7 == WIDE
+
+
+def is_tensor_product(low, _):
+    return low & 0xFFF == MULTIPLY
 
 
 def instructions(code, kernel):
     """The two words of every instruction of a kernel."""
-    text = Elf(code).section(f".text.{kernel}")
-    return [struct.unpack_from("<QQ", text, at) for at in range(0, len(text), 16)]
+    return struct.iter_unpack("<QQ", Elf(code).section(f".text.{kernel}"))
 
 
-def check_wide(elf, operation, names):
-    """Every kernel of these names accesses global memory 16 bytes at a time, in all its forms."""
+READERS = {"gram_split", "part_peaks", "block_products", "apply_transform", "late_passes"}
+WRITERS = {"apply_transform", "late_passes"}
+ON_TENSOR_CORES = {"attention_rows_of_warps", "attention_sums_of_warps", "products_with_peaks"}
+
+
+@needs_cuda_build
+@pytest.mark.parametrize(
+    ("named", "wanted"),
+    [
+        (READERS | ON_TENSOR_CORES - {"products_with_peaks"}, is_wide_load),
+        (WRITERS, is_wide_store),
+        (ON_TENSOR_CORES, is_tensor_product),
+    ],
+    ids=[
+        "rows are read 16 bytes at a time",
+        "rows are written 16 bytes at a time",
+        "tensor cores multiply",
+    ],
+)
+def test_kernels_hold_the_instructions_that_they_are_built_for(elf, named, wanted):
     seen = set()
     for architecture, code in fat_binary(elf.section(".nv_fatbin")):
         if architecture.endswith("virtual"):
             continue
         for kernel in kernels(architecture, code):
-            for name in names:
+            for name in named:
                 if re.search(rf"\d{name}(?=[IEv])", kernel):
-                    found = instructions(code, kernel)
-                    wide = [
-                        low & 0xFFF == operation and high >> 9 & 7 == WIDE for low, high in found
-                    ]
-                    assert any(wide), (architecture, kernel)
+                    words = instructions(code, kernel)
+                    assert any(wanted(*word) for word in words), (architecture, kernel)
                     seen.add(name)
-    assert seen == names
-
-
-@needs_cuda_build
-def test_rows_are_read_16_bytes_at_a_time(elf):
-    readers = {"gram_split", "part_peaks", "block_products", "apply_transform", "late_passes"}
-    check_wide(elf, LOAD, readers)
-
-
-@needs_cuda_build
-def test_rows_are_written_16_bytes_at_a_time(elf):
-    check_wide(elf, STORE, {"apply_transform", "late_passes"})
-
-
-# A product of tensor cores in float64.
-DOUBLE_PRODUCT = 0x23F
+    assert seen == named
 
 
 @needs_cuda_build
@@ -325,7 +336,7 @@ def test_products_of_many_rows_are_those_of_tensor_cores(elf):
             found = re.search(r"\d(block_products|late_passes)I.*Li(\d)E", kernel)
             if found:
                 on_tensor_cores = any(
-                    low & 0xFFF == DOUBLE_PRODUCT for low, _ in instructions(code, kernel)
+                    low & 0xFFF == MULTIPLY_DOUBLES for low, _ in instructions(code, kernel)
                 )
                 assert on_tensor_cores == (found[2] == "4"), (architecture, kernel)
                 seen.add((found[1], found[2]))

@@ -148,32 +148,35 @@ def test_queries_that_see_nothing_give_zeros(kernels):
     assert np.isfinite(dv).all()
 
 
-def test_a_weight_of_one_has_no_derivative(kernels):
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT16, BFLOAT16], ids=lambda d: NAMES[d])
+def test_a_weight_of_one_has_no_derivative(kernels, dtype):
     """Its terms cancel to the last digit; the key, the query's peak, may be in any tile."""
     rng = np.random.default_rng(9)
-    primal, turned, g = case(rng, FLOAT32, (3, 1, 4, 2, 70, 130, 24, 20))
+    primal, turned, g = case(rng, dtype, (3, 1, 4, 2, 70, 130, 24, 20))
     chosen = rng.integers(130, size=70)
-    primal[1] /= np.linalg.norm(primal[1], axis=-1, keepdims=True)
-    primal[0][:] = 3e4 * primal[1][:, [0, 0, 1, 1]][:, :, chosen]
-    o, lse = attend(FLOAT32, *primal, kernels=kernels)
+    k = wide(dtype, primal[1])
+    primal[1] = narrow(dtype, k / np.linalg.norm(k, axis=-1, keepdims=True))
+    primal[0] = narrow(dtype, 3e4 * wide(dtype, primal[1])[:, [0, 0, 1, 1]][:, :, chosen])
+    o, lse = attend(dtype, *primal, kernels=kernels)
     assert np.array_equal(o, primal[2][:, [0, 0, 1, 1]][:, :, chosen])
-    out = tangents(FLOAT32, *primal, o, lse, *turned[:2], None, kernels=kernels)
-    assert np.abs(out).max() < 1e-6
-    dq, dk, dv = cotangents(FLOAT32, *primal, o, lse, g, kernels=kernels)
+    out = tangents(dtype, *primal, o, lse, *turned[:2], None, kernels=kernels)
+    assert np.abs(wide(dtype, out)).max() < 1e-6
+    dq, dk, dv = (wide(dtype, x) for x in cotangents(dtype, *primal, o, lse, g, kernels=kernels))
     assert not dq.any()
     assert not dk.any()
     assert dv.any()
 
 
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT16], ids=lambda d: NAMES[d])
 @pytest.mark.parametrize("given", range(1, 7), ids=lambda g: f"{g:03b}")
-def test_missing_tangents_count_as_zeros(kernels, given):
-    primal, turned, g = case(np.random.default_rng(5), FLOAT32, (2, 1, 1, 1, 20, 30, 8, 12))
-    o, lse = attend(FLOAT32, *primal, kernels=kernels)
+def test_missing_tangents_count_as_zeros(kernels, given, dtype):
+    primal, turned, g = case(np.random.default_rng(5), dtype, (2, 1, 1, 1, 20, 30, 8, 12))
+    o, lse = attend(dtype, *primal, kernels=kernels)
     some = [x if given >> i & 1 else None for i, x in enumerate(turned)]
     zeros = [np.zeros_like(x) if y is None else x for x, y in zip(turned, some, strict=True)]
-    want = expected(FLOAT32, primal, zeros, g)[2]
-    got = tangents(FLOAT32, *primal, o, lse, *some, kernels=kernels)
-    assert np.abs(got - want).max() < 2e-6 * np.abs(want).max()
+    want = expected(dtype, primal, zeros, g)[2]
+    got = wide(dtype, tangents(dtype, *primal, o, lse, *some, kernels=kernels))
+    assert np.abs(got - want).max() < BOUND[dtype] * np.abs(want).max()
 
 
 @pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16], ids=NAMES[2:])
@@ -184,31 +187,36 @@ def test_an_offset_that_values_have_in_common_does_not_matter(kernels, dtype):
     close(dtype, got, expected(dtype, primal, turned, g))
 
 
-def test_a_tangent_is_computed_alike_in_any_company(kernels):
-    primal, turned, g = case(np.random.default_rng(7), FLOAT32, (5, 2, 2, 1, 20, 70, 8, 12))
-    o, lse, out, *back = everything(FLOAT32, primal, turned, g, kernels=kernels)
+@pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16], ids=lambda d: NAMES[d])
+def test_a_tangent_is_computed_alike_in_any_company(kernels, dtype):
+    primal, turned, g = case(np.random.default_rng(7), dtype, (5, 2, 2, 1, 20, 70, 8, 12))
+    o, lse, out, *back = everything(dtype, primal, turned, g, kernels=kernels)
     one = [np.ascontiguousarray(x[1:]) for x in primal]
     few = [np.ascontiguousarray(x[3:4, 1:]) for x in turned]
-    alone = everything(FLOAT32, one, few, np.ascontiguousarray(g[3:4, 1:]), kernels=kernels)
+    alone = everything(dtype, one, few, np.ascontiguousarray(g[3:4, 1:]), kernels=kernels)
     whole = [o[1:], lse[1:], out[3:4, 1:], *(x[3:4, 1:] for x in back)]
     assert all(np.array_equal(x, y) for x, y in zip(alone, whole, strict=True))
 
 
-def test_strides_between_rows_heads_and_tangents(kernels):
-    primal, turned, g = case(np.random.default_rng(8), FLOAT32, (2, 2, 2, 2, 20, 30, 8, 12))
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT16], ids=lambda d: NAMES[d])
+def test_strides_between_rows_heads_and_tangents(kernels, dtype):
+    primal, turned, g = case(np.random.default_rng(8), dtype, (2, 2, 2, 2, 20, 30, 8, 12))
     apart = [np.ascontiguousarray(x.swapaxes(-2, -3)).swapaxes(-2, -3) for x in (*primal, *turned)]
-    want = everything(FLOAT32, primal, turned, g, kernels=kernels)
-    got = everything(FLOAT32, apart[:3], apart[3:], g, kernels=kernels)
+    want = everything(dtype, primal, turned, g, kernels=kernels)
+    got = everything(dtype, apart[:3], apart[3:], g, kernels=kernels)
     assert all(np.array_equal(x, y) for x, y in zip(got, want, strict=True))
 
 
-def test_launches():
+@pytest.mark.parametrize(
+    ("dtype", "rows", "suffix"), [(FLOAT32, 64, ""), (BFLOAT16, 128, "_of_warps")]
+)
+def test_launches(dtype, rows, suffix):
     """As csrc/README.md tells them."""
-    params = attending.AttentionParams(dtype=FLOAT32, kind=attending.FORWARD)
+    params = attending.AttentionParams(dtype=dtype, kind=attending.FORWARD)
     params.tangents, params.batch, params.heads, params.key_heads = 5, 2, 8, 4
     params.queries, params.keys, params.depth, params.width = 1000, 77, 40, 160
     launches = recorded(emulated.library().attention, params)
-    assert [one.kernel for one in launches] == ["attention_rows", "attention_sums"]
-    assert launches[0].grid == 2 * 8 * 16
+    assert [one.kernel for one in launches] == [f"attention_{x}{suffix}" for x in ("rows", "sums")]
+    assert launches[0].grid == 2 * 8 * -(-1000 // rows)
     assert all(one.block == 256 for one in launches)
     assert all(one.shared <= 99 * 1024 for one in launches)

@@ -332,23 +332,26 @@ def test_attention_is_launched_as_told(tables, dtype, width):
     params.queries, params.keys, params.depth, params.width = 1000, 77, 48, width
     for rows in (params.q, params.k, params.v, params.g, params.dq):
         rows.data = 1  # there; nothing runs
-    rows, o = ("attention_rows", 1, 0, 0, 0), ("attention_sums", 1, 8, 1000, width)
-    again = [o] if BYTES[dtype] == 2 else []  # o of 16 bits
+    halves = BYTES[dtype] == 2  # by tensor cores, and o is computed anew
+    sums = "attention_sums" + "_of_warps" * halves
+    rows, o = ("attention_rows" + "_of_warps" * halves, 1, 0, 0, 0), (sums, 1, 8, 1000, width)
+    again, peaks = [o] * halves, [("products_with_peaks", 7, 0, 0, 0)] * halves
     told = {  # kernel, T, M, L, n
         attending.FORWARD: [rows, o],
         attending.TANGENTS: [
             *again,
             rows,
-            ("centers_of_tangents", 7, 0, 0, 0),
-            ("attention_sums", 7, 8, 1000, width),
+            *(peaks or [("centers_of_tangents", 7, 0, 0, 0)]),
+            (sums, 7, 8, 1000, width),
         ],
         attending.OF_QUERIES: [
             *again,
             rows,
+            *peaks,
             ("centers_of_cotangents", 7, 0, 0, 0),
-            ("attention_sums", 7, 8, 1000, 48),
+            (sums, 7, 8, 1000, 48),
         ],
-        attending.OF_KEYS: [("attention_sums", 7, 4, 77, 48), ("attention_sums", 7, 4, 77, width)],
+        attending.OF_KEYS: [(sums, 7, 4, 77, 48), (sums, 7, 4, 77, width)],
     }
     for kind, expected_launches in told.items():
         params.kind, params.tangents = kind, 1 if kind == attending.FORWARD else 7
