@@ -1,5 +1,6 @@
 """`pullback analyse`: what it writes and says, what it goes on from, and what it refuses."""
 
+import copy
 import json
 import shutil
 
@@ -172,8 +173,8 @@ def test_a_folder_of_other_settings_is_kept_and_results_are_told(analyse, folder
     assert done(analyse(*args, "--rank", "3", "--quiet")).output == ""
 
 
-def test_a_run_is_analysed_with_its_own_model_alone(call, stored, tmp_path, monkeypatch):
-    other = pullback.load("digits")
+def test_a_run_is_analysed_with_its_own_model_alone(call, digits, stored, tmp_path, monkeypatch):
+    other = copy.deepcopy(digits)
     with torch.no_grad():
         other.network.conv_out.bias += 1
     monkeypatch.setattr(models, "load", lambda *_args, **_options: other)

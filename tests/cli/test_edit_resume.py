@@ -5,11 +5,7 @@ import torch
 
 import pullback
 from pullback import editing
-from tests.cli.calls import QUICK_EDIT, done, edits, refused
-
-
-def snapshot(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+from tests.cli.calls import QUICK_EDIT, done, edits, refused, snapshot
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bytes(edit, tmp_path, monkeypatch):

@@ -158,12 +158,13 @@ def flags_of(tensor):
     reason="this system has no huge pages for the asking",
 )
 def test_large_results_are_in_huge_pages(rng):
-    for queries, asked in ((4096, True), (64, False)):
-        primal, (dq, _, _), g = draw(
-            rng, torch.float32, (queries, 2, 40, 40), batch=1, heads=8, key_heads=8, count=8
-        )
-        o, lse = attention(*primal)
-        tangents = attention_tangents(*primal, o, lse, dq, None, None)
-        cotangents, _, _ = attention_cotangents(*primal, o, lse, g, with_kv=False)
-        for found in (tangents, cotangents):
-            assert ("hg" in flags_of(found)) == asked
+    primal, (dq, _, _), g = draw(
+        rng, torch.float32, (4096, 2, 40, 40), batch=1, heads=8, key_heads=8, count=8
+    )
+    o, lse = attention(*primal)
+    tangents = attention_tangents(*primal, o, lse, dq, None, None)
+    cotangents, _, _ = attention_cotangents(*primal, o, lse, g, with_kv=False)
+    for found in (tangents, cotangents):
+        assert "hg" in flags_of(found)
+    # Memory of this size is never that of an earlier tensor.
+    assert "hg" not in flags_of(torch.zeros_like(tangents) + 1)

@@ -21,6 +21,7 @@ def alive():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated names of torch that are touched
         found = [one for one in gc.get_objects() if isinstance(one, torch.Tensor)]
+    found = [one for one in found if one.layout == torch.strided]
     storages = {one.untyped_storage()._cdata: one.untyped_storage().nbytes() for one in found}
     return sum(storages.values())
 
