@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -102,15 +101,11 @@ def _stored(folder: Path, device: str, given: dict[str, Any]) -> _Subject:
     run = BatchRun(folder)
 
     def read() -> LatentModel:
-        told = run.source
-        if not {"model", "dtype", "call"} <= told.keys():
-            raise ValueError(
-                f"The run in {folder} does not say how its model is read: it was created from "
-                "Python. Expected analyses that need none, "
-                f"{' '.join('--only ' + name for name in runs.OF_BASES)}; or call "
-                "pullback.runs.analyse from Python."
-            )
-        return Source(told["model"], told["dtype"], tuple(told["call"]))(device)
+        alone = " ".join(f"--only {name}" for name in runs.OF_BASES)
+        advice = (
+            f"Expected analyses that need none, {alone}; or call pullback.runs.analyse from Python."
+        )
+        return Source.of(folder, run.source, advice)(device)
 
     return run, None, read
 
@@ -140,7 +135,7 @@ def _made(
             threads=torch.get_num_threads(),
         )
         run, compared = runs.runs_for_analyses(
-            delivery.folder, model, bases, source={**asdict(source), "call": list(source.call)},
+            delivery.folder, model, bases, source=source.told,
             overwrite=delivery.overwrite,
         )  # fmt: skip
     for one in (run,) if compared is None else (run, compared):

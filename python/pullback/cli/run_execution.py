@@ -137,19 +137,7 @@ def _same(run: BatchRun, given: dict[str, Any], source: Source) -> Source:
 
 
 def _source_of(run: BatchRun) -> Source:
-    """How the model of a run is read.
-
-    Raises:
-        ValueError: the run was created from Python, which did not say it.
-    """
-    source = run.source
-    try:
-        return Source(source["model"], source["dtype"], tuple(source["call"]))
-    except (KeyError, TypeError):
-        raise ValueError(
-            f"The run in {run.folder} does not say how its model is read: it was created from "
-            "Python. Go on with it there: BatchRun(folder).work(model)."
-        ) from None
+    return Source.of(run.folder, run.source, "Go on with it there: BatchRun(folder).work(model).")
 
 
 def _work(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -33,6 +35,21 @@ class Source:
 
     def __post_init__(self) -> None:
         parse_call(self.call)
+
+    @classmethod
+    def of(cls, folder: Path, told: Mapping[str, Any], advice: str) -> Source:
+        """How the model of a run is read, from what its plan says.
+
+        Raises:
+            ValueError: the run was created from Python, which did not say it; with the advice.
+        """
+        try:
+            return cls(told["model"], told["dtype"], tuple(told["call"]))
+        except (KeyError, TypeError):
+            raise ValueError(
+                f"The run in {folder} does not say how its model is read: it was created from "
+                f"Python. {advice}"
+            ) from None
 
     @property
     def told(self) -> dict[str, Any]:
