@@ -71,12 +71,58 @@ def device(request):
     return torch.device(request.param)
 
 
+_shared = {}  # the models that the tests of a process share, each as it was when it was read
+
+
+def _as_it_is(model):
+    """What changes when a network does: versions and places of its tensors, its modules, hooks."""
+    network = model.network
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    modules = [(name, m, m.training) for name, m in network.named_modules()]
+    return (
+        [(name, p.data_ptr(), p._version, p.stride(), p.requires_grad) for name, p in tensors],
+        [(name, type(m), training, len(m._forward_hooks), len(m._forward_pre_hooks),
+          m.__dict__.get("forward"), m.__dict__.get("processor")) for name, m, training in modules],
+    )  # fmt: skip
+
+
+def _settings():
+    """Settings of torch that change what an operation rounds to, as which attention it takes."""
+    return {
+        "threads": torch.get_num_threads(),
+        "dtype": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "matmul": torch.get_float32_matmul_precision(),
+        "mkldnn": (torch.backends.mkldnn.enabled, torch.backends.mkldnn.matmul.fp32_precision,
+                   torch.backends.mkldnn.conv.fp32_precision),
+        "attention": (torch.backends.cuda.math_sdp_enabled(),
+                      torch.backends.cuda.flash_sdp_enabled(),
+                      torch.backends.cuda.mem_efficient_sdp_enabled()),
+    }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    """Every test leaves torch's settings, and the models that all share, as it found them."""
+    before = _settings()
+    yield
+    assert _settings() == before
+    for name, (model, found) in _shared.items():
+        assert _as_it_is(model) == found, f"this test changed {name}, which all tests share"
+
+
+def _share(name, model):
+    _shared[name] = model, _as_it_is(model)
+    return model
+
+
 @pytest.fixture(scope="session")
 def digits():
     """The bundled digit model in float32 on the CPU; tests leave it as they find it."""
     import pullback
 
-    return pullback.load("digits")
+    return _share("digits", pullback.load("digits"))
 
 
 @pytest.fixture(scope="session")
@@ -84,4 +130,4 @@ def digits64():
     """The same network in float64: the oracle."""
     import pullback
 
-    return pullback.load("digits", dtype=torch.float64)
+    return _share("digits64", pullback.load("digits", dtype=torch.float64))

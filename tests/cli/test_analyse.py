@@ -164,12 +164,14 @@ def test_a_folder_of_other_settings_is_kept_and_results_are_told(analyse, folder
     refused(analyse(*args, "--rank", "3"), 1, "other settings: rank 2 (now 3)", "--overwrite")
     refused(analyse(*args, "--segments", "9"), 1, "segments 15 (now 9)", "--overwrite")
     assert snapshot(folder) == before
+    (folder / "bases" / "notes.txt").write_text("mine")
     told = " ".join(done(analyse(*args, "--rank", "3", "--overwrite")).stdout.split())
     for words in ("become finer", "not shown", "analyses.md"):
         assert words in told
     summary = json.loads((folder / "analyses.json").read_text())
     assert summary["settings"]["rank"] == 3
     assert list(summary["analyses"]) == ["frequencies"]
+    assert (folder / "bases" / "notes.txt").read_text() == "mine"
     assert done(analyse(*args, "--rank", "3", "--quiet")).output == ""
 
 

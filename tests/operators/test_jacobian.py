@@ -189,6 +189,7 @@ def test_autocast_and_reduced_matmul_precision_outside_do_not_reach_the_products
         return f(x, shift)
 
     precision = torch.get_float32_matmul_precision()
+    of_mkldnn = torch.backends.mkldnn.matmul.fp32_precision
     try:
         torch.set_float32_matmul_precision("medium")
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -197,6 +198,7 @@ def test_autocast_and_reduced_matmul_precision_outside_do_not_reach_the_products
         assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
     finally:
         torch.set_float32_matmul_precision(precision)
+        torch.backends.mkldnn.matmul.fp32_precision = of_mkldnn
     assert torch.equal(product, expected)
     assert set(seen) == {"ieee"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from pullback.runs.analyse_plan import (
 )
 from pullback.runs.batch_plan import BatchPlan
 from pullback.runs.batch_run import BatchRun
-from pullback.runs.batch_store import plan_path, read_plan
+from pullback.runs.batch_store import clear, plan_path, read_plan
 from pullback.runs.settings import ANOTHER, check_same, mapping_of, summary_of
 
 #: Of analyses.json.
@@ -91,7 +90,7 @@ def runs_for_analyses(
     for name, one in plans.items():
         there = folder / name
         if overwrite and plan_path(there).exists():
-            shutil.rmtree(there)
+            clear(there)
         if plan_path(there).exists():
             known, settings, _ = read_plan(there)
             # They decide how numbers are rounded, and stay what they were on this machine.

@@ -93,15 +93,18 @@ def read_result(
     return found
 
 
-def check_command(folder: Path, form: str) -> None:
-    """Raise where a folder has the summary of another command than the one with this format.
+def check_command(folder: Path, form: str) -> dict[str, Any] | None:
+    """The settings in the summary of a folder; None where it has no summary.
+
+    Args:
+        folder: an existing folder.
+        form: the format that the summary must have.
 
     Raises:
-        ValueError: it has, or its summary is damaged.
+        ValueError: it is the summary of another command, or is damaged.
     """
     path = summary_path(folder)
-    if path.exists():
-        settings_of_summary(path, form)
+    return settings_of_summary(path, form) if path.exists() else None
 
 
 def check_summary(folder: Path, form: str, settings: Mapping[str, Any], *, overwrite: bool) -> None:
@@ -116,7 +119,6 @@ def check_summary(folder: Path, form: str, settings: Mapping[str, Any], *, overw
     Raises:
         ValueError: it is the summary of another command, has other settings, or is damaged.
     """
-    check_command(folder, form)
-    path = summary_path(folder)
-    if path.exists() and not overwrite:
-        check_same(path, settings_of_summary(path, form), settings)
+    there = check_command(folder, form)
+    if there is not None and not overwrite:
+        check_same(summary_path(folder), there, settings)
