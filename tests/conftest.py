@@ -1,5 +1,6 @@
 """Devices, seeds and threads for all tests."""
 
+import gc
 import os
 import random
 
@@ -47,6 +48,12 @@ def pytest_configure():
     torch.set_num_threads(threads)
     if workers:
         os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def pytest_collection_finish():
+    """Collections of garbage leave alone what is here to stay: they took a tenth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -39,7 +39,7 @@ FOUNDATIONS = {
 #: Packages inside a room that users import by name, too: doors of their own.
 DOORS = {"pullback.geometry.grassmann", "pullback.geometry.transport"}
 #: Serve everyone, and know no room.
-COMMON = ("_files", "_memory", "_numbers", "_ranges", "_version")
+COMMON = ("_files", "_garbage", "_memory", "_numbers", "_ranges", "_version")
 #: Libraries of others that belong to some rooms alone.
 LIBRARIES = {
     "diffusers": {"models", "sampling", "geometry", "cli", "zoo.digits"},  # geometry: its version

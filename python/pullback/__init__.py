@@ -7,8 +7,10 @@ line's help do not wait for torch and diffusers.
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING
 
+from pullback._garbage import paused
 from pullback._version import __version__
 
 if TYPE_CHECKING:
@@ -78,10 +80,15 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name in _MODULE_OF:
-        return getattr(importlib.import_module(f"pullback.{_MODULE_OF[name]}"), name)
+        return getattr(_imported(_MODULE_OF[name]), name)
     if name in ("krylov", "maps"):
-        return importlib.import_module(f"pullback.{name}")
+        return _imported(name)
     raise AttributeError(f"module 'pullback' has no attribute {name!r}")
+
+
+def _imported(name: str) -> ModuleType:
+    with paused():
+        return importlib.import_module(f"pullback.{name}")
 
 
 def __dir__() -> list[str]:

@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 
+from pullback import _garbage
 from pullback.cli.signals import heed
 
 
 def main() -> None:
     """Entry point of the `pullback` command."""
     heeded = heed()
+    _garbage.loading()
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal does not know must not cost the results.
         if stream is not None:  # as where it was closed

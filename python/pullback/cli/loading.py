@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pullback import _garbage
+
 if TYPE_CHECKING:
     import torch
 
@@ -34,4 +36,6 @@ def load(
     from pullback import models
 
     kind: torch.dtype | None = None if dtype is None else getattr(torch, dtype)
-    return models.load(name, device=device, dtype=kind, call=call or None)
+    model = models.load(name, device=device, dtype=kind, call=call or None)
+    _garbage.loaded()
+    return model
