@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
@@ -134,6 +135,9 @@ def main(
         )
     if threads is not None:
         torch.set_num_threads(threads)
+    # As in the program: no method pays for looking through what was imported.
+    gc.collect()
+    gc.freeze()
     # Rounding to TF32 would keep every method from the accuracy that is asked for.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     place = torch.device(device.value)
