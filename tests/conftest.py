@@ -111,7 +111,8 @@ def _settings():
                    torch.backends.mkldnn.conv.fp32_precision),
         "attention": (torch.backends.cuda.math_sdp_enabled(),
                       torch.backends.cuda.flash_sdp_enabled(),
-                      torch.backends.cuda.mem_efficient_sdp_enabled()),
+                      torch.backends.cuda.mem_efficient_sdp_enabled(),
+                      torch.backends.cuda.cudnn_sdp_enabled()),
     }  # fmt: skip
 
 

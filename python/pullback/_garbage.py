@@ -29,8 +29,9 @@ def paused() -> Iterator[None]:
 def loading() -> None:
     """Look rarely, until `loaded`: for a program that imports as it goes."""
     global _usual
-    _usual = gc.get_threshold()
-    gc.set_threshold(100_000)
+    if _usual is None:
+        _usual = gc.get_threshold()
+        gc.set_threshold(100_000)
 
 
 def loaded() -> None:

@@ -72,8 +72,8 @@ class Settings:
     def quick(cls) -> Settings:
         """Less than a minute's work, which shows that everything runs."""
         return cls(
-            samples=2, directions=1, strengths=(-1.0, 1.0), matching=1, learning=24, variants=1,
-            steps=4, copies=0,
+            samples=3, directions=1, strengths=(-1.0, 1.0), matching=1, learning=24, variants=2,
+            steps=5, copies=0,
         )  # fmt: skip
 
 
