@@ -157,8 +157,9 @@ def test_two_threads(of_any_size):
             found[i] = [pull(f, x, u) for _ in range(10)], calls.names
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
-    usual = ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH", "CUDNN_ATTENTION")
-    with sdpa_kernel([getattr(SDPBackend, name) for name in usual]):  # which puts back what the two may leave of one another
+    usual = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    # At its end all is put back, whatever the two leave of one another.
+    with sdpa_kernel([*usual, SDPBackend.CUDNN_ATTENTION]):
         for thread in threads:
             thread.start()
         for thread in threads:
